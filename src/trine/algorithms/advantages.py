@@ -1,0 +1,53 @@
+"""Generalized advantage estimation (Schulman et al. 2016) and where the reward of a response goes.
+
+Shapes: B responses (or environments), T steps; `mask` says which steps the policy acted at.
+"""
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    final_values: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, [B, T] each, 0 outside the mask (eqs. 11-16 of the paper).
+
+    delta_t = r_t + gamma V_next - V_t;  A_t = delta_t + gamma lam A_next;  return = A + V, before any whitening.
+    `next` is the next step *under the mask*, so that padding leaks nothing and tool output inside a response is
+    skipped over. After the last step comes `final_values` [B]: 0 for an ended or cut response, V(s_T) to bootstrap.
+    """
+    next_value = torch.zeros_like(values[:, 0]) if final_values is None else final_values
+    next_advantage = torch.zeros_like(next_value)
+    advantages = torch.zeros_like(values)
+    for t in range(values.shape[1] - 1, -1, -1):
+        acted = mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = delta + gamma * lam * next_advantage
+        next_value = torch.where(acted, values[:, t], next_value)
+        next_advantage = torch.where(acted, advantage, next_advantage)
+        advantages[:, t] = torch.where(acted, advantage, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def last_step(mask: Tensor) -> Tensor:
+    """Index [B] of the last masked step of every row."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, steps, -1).amax(1)
+
+
+def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """r_t = -beta (log pi_t - log ref_t), plus the score [B] at the last masked step (Ziegler et al. 2019, eq. 2).
+
+    `log_ratios` [B, T] is the k1 estimate, without gradient. A row with no masked step gets no reward.
+    """
+    rewards = torch.where(mask, -kl_coefficient * log_ratios, 0.0)
+    last = last_step(mask)
+    acted = (last >= 0).nonzero().squeeze(1)
+    rewards[acted, last[acted]] += scores[acted].to(rewards.dtype)
+    return rewards

@@ -1,0 +1,116 @@
+"""Log-probabilities and cross-entropy from hidden states, a chunk of rows at a time.
+
+The full logits of a batch (B x T x V in fp32) are the largest tensor a language model would ever build; here only
+`CHUNK_ROWS` x V exists at once, forward and backward. Every result is a sum or a per-token value: dividing by a
+count is the training loop's business. Rows N are tokens, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_ROWS = 1024
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """Gradients are made in the forward pass, while a chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:  # type: ignore[override]
+        weight_cast = weight.to(hidden.dtype)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(hidden), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            target = targets[rows].unsqueeze(1)
+            scale = row_weights[rows].unsqueeze(1)
+            log_probs = torch.log_softmax(F.linear(hidden[rows], weight_cast), -1, dtype=torch.float32)
+            total -= (log_probs.gather(1, target) * scale).sum(dtype=torch.float64)
+            gradient = log_probs.exp_().mul_(scale)
+            gradient.scatter_add_(1, target, -scale)
+            gradient = gradient.to(hidden.dtype)
+            hidden_gradient[rows] = gradient @ weight_cast
+            weight_gradient += gradient.mT @ hidden[rows]
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        scale = gradients[0]
+        return (
+            hidden_gradient * scale.to(hidden_gradient.dtype),
+            (weight_gradient * scale.to(weight_gradient.dtype)).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:
+    """Sum over rows of row_weight * -log softmax(hidden weight^T)[target], in nats; a float64 scalar.
+
+    `hidden` [N, D], `weight` [V, D], `targets` [N] int64, `row_weights` [N] fp32 (0 leaves a row out).
+    Equal in value and gradient to building the logits; a test holds it to that.
+    """
+    return _CrossEntropySum.apply(hidden, weight, targets, row_weights)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """Logits are made again in the backward pass, since per-row gradients are not known before."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Any:  # type: ignore[override]
+        weight_cast = weight.to(hidden.dtype)
+        log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(log_probs)
+        for start in range(0, len(hidden), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            chunk = _log_softmax(hidden[rows], weight_cast, temperature)
+            log_probs[rows] = chunk.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
+            entropy[rows] = -(chunk.exp() * chunk).sum(1)
+        ctx.save_for_backward(hidden, weight, targets, entropy)
+        ctx.temperature = temperature
+        return log_probs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, entropy = ctx.saved_tensors
+        log_prob_gradient, entropy_gradient = gradients
+        weight_cast = weight.to(hidden.dtype)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        for start in range(0, len(hidden), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            chunk = _log_softmax(hidden[rows], weight_cast, ctx.temperature)
+            probs = chunk.exp()
+            # d entropy / d logits = -p (log p + H); d log_prob / d logits = onehot - p
+            outer = log_prob_gradient[rows].unsqueeze(1)
+            gradient = chunk.add_(entropy[rows].unsqueeze(1)).mul_(entropy_gradient[rows].unsqueeze(1)).add_(outer)
+            gradient = gradient.mul_(probs).neg_()
+            gradient.scatter_add_(1, targets[rows].unsqueeze(1), outer)
+            gradient = gradient.div_(ctx.temperature).to(hidden.dtype)
+            hidden_gradient[rows] = gradient @ weight_cast
+            weight_gradient += gradient.mT @ hidden[rows]
+        return hidden_gradient, weight_gradient.to(weight.dtype), None, None
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(hidden, weight)
+    if temperature != 1.0:
+        logits = logits.float().div_(temperature)
+    return torch.log_softmax(logits, -1, dtype=torch.float32)
+
+
+def token_log_probs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden weight^T / temperature)[target] and the entropy of that distribution, both [N] fp32, nats.
+
+    `hidden` [N, D], `weight` [V, D], `targets` [N] int64. Both results carry gradients to hidden and weight.
+    """
+    log_probs, entropy = _TokenLogProbs.apply(hidden, weight, targets, temperature)
+    return log_probs, entropy

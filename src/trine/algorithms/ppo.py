@@ -1,0 +1,59 @@
+"""Proximal policy optimization (Schulman et al. 2017): the clipped policy and value losses, as sums over steps.
+
+Both worlds, text and control, call these. Every input is flat or padded alike; `mask` marks the steps that count.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trine.algorithms.masked import masked_sum
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """The clipped objective summed over steps, and what to watch: both sums over the same steps."""
+
+    loss: Tensor
+    clipped: Tensor
+    approximate_kl: Tensor
+
+
+def clipped_policy_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip: float,
+    dual_clip: float | None = None,
+) -> PolicyLoss:
+    """Sum of max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) with rho = exp(new - old) (eq. 7).
+
+    `dual_clip` c > 1 bounds the loss at -c A where A < 0 (Ye et al. 2020, eq. 5). `approximate_kl` is the k3
+    estimate of KL(old || new), `clipped` counts the steps where the clip is the one that acts.
+    """
+    log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    bounded = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    losses = torch.maximum(unclipped, bounded)
+    if dual_clip is not None:
+        losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)
+    return PolicyLoss(
+        loss=masked_sum(losses, mask),
+        clipped=masked_sum((bounded > unclipped).float(), mask).detach(),
+        approximate_kl=masked_sum(ratio - 1 - log_ratio, mask).detach(),
+    )
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None
+) -> Tensor:
+    """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2); plain squared error without clip."""
+    losses = (values - returns).square()
+    if clip is not None:
+        bounded = old_values + (values - old_values).clamp(-clip, clip)
+        losses = torch.maximum(losses, (bounded - returns).square())
+    return 0.5 * masked_sum(losses, mask)

@@ -1,0 +1,41 @@
+"""Learning to score from preferences (Bradley & Terry 1952; Christiano et al. 2017; Stiennon et al. 2020)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pairwise_ranking_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
+    """Sum over pairs of -log sigmoid(chosen - rejected - margin); scores [P] each."""
+    return -F.logsigmoid(chosen - rejected - margin).sum()
+
+
+def ranking_loss(scores: Tensor, best: Tensor) -> Tensor:
+    """Sum over prompts of the cross-entropy of picking `best` [P] among k scores [P, k] (Ziegler et al. 2019, eq. 1)."""
+    return F.cross_entropy(scores, best, reduction="sum")
+
+
+def normalization(scores: Tensor) -> tuple[float, float]:
+    """Gain and offset that give `scores` [N] mean 0 and variance 1: gain * score + offset."""
+    deviation = float(scores.double().std(unbiased=False))
+    gain = 1.0 / deviation if deviation > 1e-8 else 1.0
+    return gain, -gain * float(scores.double().mean())
+
+
+def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
+    """Share of pairs whose chosen side scores higher; a tie counts half."""
+    wins = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
+    return float(wins.mean()) if len(wins) else float("nan")
+
+
+def reliability(margins: Tensor, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Predicted against observed: per bin of sigmoid(margin) folded to [0.5, 1], (mean prediction, share right, n)."""
+    confidence = torch.sigmoid(margins.abs().double())
+    right = (margins > 0).double()
+    rows = []
+    for index in range(bins):
+        low, high = 0.5 + 0.5 * index / bins, 0.5 + 0.5 * (index + 1) / bins
+        inside = (confidence >= low) & ((confidence < high) if index + 1 < bins else (confidence <= high))
+        if inside.any():
+            rows.append((float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum())))
+    return rows

@@ -1,0 +1,172 @@
+"""Configs of the stages that align a model: finetune, compare, reward, ppo, evaluate."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trine.config.base import (
+    Config,
+    LoopConfig,
+    NonNegativeInt,
+    OptimizerConfig,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    StageConfig,
+)
+
+
+class FinetuneConfig(StageConfig):
+    """Fine-tune a model on prompts and answers, packed several to a row."""
+
+    model: Path
+    """folder of the model to start from"""
+    examples: Path
+    """JSONL of {prompt, response}"""
+    held_out: Path | None = None
+    """JSONL of examples to evaluate on"""
+    epochs: PositiveFloat = 1.0
+    """passes over the examples; may be a fraction"""
+    row_tokens: PositiveInt = 256
+    """length of a packed row, at most the model's context"""
+    batch_rows: PositiveInt = 8
+    """rows per optimizer step"""
+    micro_batch_rows: PositiveInt = 8
+    """rows that go through the model at once"""
+    prompt_weight: Share = 0.0
+    """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
+    loop: LoopConfig = LoopConfig()
+
+
+class CompareConfig(StageConfig):
+    """Make comparisons without a labeller: the answer a person wrote against answers the model samples."""
+
+    model: Path
+    """folder of the model that samples"""
+    examples: Path
+    """JSONL of {prompt, response} to compare on"""
+    held_out: Path | None = None
+    """JSONL of examples whose comparisons only evaluate"""
+    samples: PositiveInt = 1
+    """answers sampled per training prompt"""
+    largest_prompts: NonNegativeInt = 0
+    """how many training prompts to use, chosen by seed; 0 takes all"""
+    response_tokens: PositiveInt = 64
+    """token budget of an answer; a sample that exceeds it makes no pair"""
+    temperature: PositiveFloat = 1.0
+    """sampling temperature"""
+    rows: PositiveInt = 128
+    """answers generated at a time"""
+
+
+class RewardConfig(StageConfig):
+    """Train a reward model on comparisons (pairwise ranking loss)."""
+
+    model: Path
+    """folder of the language model to start from"""
+    comparisons: Path
+    """folder of a compare stage, or a JSONL of {prompt, chosen, rejected}"""
+    held_out: Path | None = None
+    """JSONL of comparisons to evaluate on; a compare folder brings its own"""
+    epochs: PositiveFloat = 1.0
+    """passes over the comparisons; may be a fraction"""
+    batch_pairs: PositiveInt = 16
+    """pairs per optimizer step"""
+    micro_batch_pairs: PositiveInt = 16
+    """pairs that go through the model at once"""
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """how much higher the chosen score has to be before the loss is content"""
+    normalize: bool = True
+    """scale the scores to mean 0 and variance 1 over the rejected (sampled) answers"""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
+    loop: LoopConfig = LoopConfig()
+
+
+class KlConfig(Config):
+    """How the policy is held near its reference."""
+
+    coefficient: Annotated[float, Field(ge=0)] = 0.05
+    """beta: price in reward of one nat of KL"""
+    target: PositiveFloat | None = None
+    """nats per response to steer to by adapting the coefficient; unset keeps it fixed"""
+    horizon: PositiveFloat = 10_000.0
+    """responses over which an adaptive coefficient reacts"""
+    in_loss: Literal["none", "k1", "k2", "k3"] = "none"
+    """none: KL is part of the reward (k1); k1, k2, k3: a penalty in the loss instead, with exact gradient"""
+
+
+class PpoConfig(StageConfig):
+    """Improve a policy against a reward by PPO, held near a reference by KL."""
+
+    model: Path
+    """folder of the policy to start from, which is also the reference"""
+    prompts: Path
+    """JSONL of examples; their prompts are used"""
+    reward: str
+    """folder of a reward stage, or package.module:function taking (prompts, responses) and returning scores"""
+    critic: Literal["shared", "policy", "reward"] = "shared"
+    """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
+    iterations: PositiveInt = 100
+    """rollout-then-update rounds"""
+    batch_prompts: PositiveInt = 64
+    """responses per iteration"""
+    minibatch_prompts: PositiveInt = 32
+    """responses per optimizer step"""
+    micro_batch_prompts: PositiveInt = 32
+    """responses that go through the model at once; changes memory, not results"""
+    epochs: PositiveInt = 2
+    """passes over each iteration's responses"""
+    response_tokens: PositiveInt = 64
+    """token budget of a response"""
+    temperature: PositiveFloat = 1.0
+    """of rollouts, old, new and reference log-probabilities alike"""
+    gamma: Share = 1.0
+    """discount"""
+    lam: Share = 0.95
+    """GAE's lambda"""
+    clip: PositiveFloat = 0.2
+    """how far the probability ratio may move"""
+    dual_clip: PositiveFloat | None = None
+    """bound on the loss where the advantage is negative; unset is plain PPO"""
+    value_clip: PositiveFloat | None = 0.2
+    """how far a value may move from the old one; unset is plain squared error"""
+    value_weight: PositiveFloat = 0.1
+    """weight of the value loss"""
+    entropy_weight: Annotated[float, Field(ge=0)] = 0.0
+    """weight of the entropy bonus"""
+    length_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """subtracted from the score of a response that ran out of budget"""
+    length_score: float | None = None
+    """score of a response that ran out of budget, in place of the reward's; unset keeps the reward's"""
+    kl: KlConfig = KlConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(
+        kind="adamw", learning_rate=1e-4, beta2=0.95, decay="linear", warmup_share=0.02
+    )
+    loop: LoopConfig = LoopConfig(save_every=40)
+
+
+class EvaluateConfig(StageConfig):
+    """Compare a policy before and after PPO on held-out prompts."""
+
+    before: Path
+    """folder of the model PPO started from"""
+    after: Path
+    """folder of the policy PPO made"""
+    base: Path
+    """folder of the pretrained model, for plain completions"""
+    reward: Path
+    """reward model the policy learned from"""
+    judge: Path
+    """second, independent reward model"""
+    prompts: Path
+    """JSONL of held-out examples"""
+    response_tokens: PositiveInt = 64
+    """token budget of a response"""
+    temperature: PositiveFloat = 1.0
+    """sampling temperature"""
+    samples: PositiveInt = 1
+    """responses per prompt"""
+    shown: PositiveInt = 8
+    """samples shown side by side"""

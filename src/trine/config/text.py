@@ -1,0 +1,74 @@
+"""Configs of the stages that learn from plain text: tokenizer and pretrain; and of mining tasks from it."""
+
+from pathlib import Path
+from typing import Literal
+
+from trine.config.base import (
+    Config,
+    CorpusConfig,
+    LoopConfig,
+    OptimizerConfig,
+    PositiveInt,
+    Share,
+    StageConfig,
+)
+
+
+class TokenizerConfig(StageConfig):
+    """Train a byte-level BPE tokenizer on a corpus."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    vocab_size: PositiveInt = 32768
+    """entries, the 256 bytes and 4 reserved tokens included"""
+
+
+class ModelShape(Config):
+    """The model to train from scratch."""
+
+    family: Literal["qwen3", "gpt2"] = "qwen3"
+    """qwen3: rotary positions, RMS norms, QK-norm, SwiGLU. gpt2: learned positions, LayerNorm, GELU"""
+    layers: PositiveInt = 12
+    """number of blocks"""
+    width: PositiveInt = 768
+    """size of the hidden states"""
+    heads: PositiveInt = 12
+    """attention heads"""
+    context: PositiveInt = 1024
+    """longest text the model can read, in tokens"""
+
+
+class PretrainConfig(StageConfig):
+    """Train a GPT from scratch on plain text."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: Path
+    """folder of a tokenizer stage"""
+    model: ModelShape = ModelShape()
+    tokens: PositiveInt = 100_000_000
+    """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
+    row_tokens: PositiveInt = 1024
+    """length of a training row, at most the model's context"""
+    batch_rows: PositiveInt = 32
+    """rows per optimizer step"""
+    micro_batch_rows: PositiveInt = 32
+    """rows that go through the model at once; changes memory, not results"""
+    evaluation_tokens: PositiveInt = 60_000
+    """held-out tokens read by each evaluation during training; the last one reads all"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
+
+
+class FunctionsConfig(StageConfig):
+    """Mine tasks from code: signature and docstring ask, the body a person wrote answers."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: Path
+    """folder of a tokenizer stage; budgets are counted in its tokens"""
+    prompt_tokens: PositiveInt = 80
+    """longest prompt kept"""
+    response_tokens: PositiveInt = 64
+    """longest body kept, its end token included"""
+    smallest_response_tokens: PositiveInt = 8
+    """shortest body kept"""
+    judge_share: Share = 0.4
+    """share of the tasks set apart, by a hash of their name, for a second, independent reward model"""

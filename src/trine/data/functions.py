@@ -1,0 +1,117 @@
+"""Tasks found in code: a function's signature and docstring ask, the body a person wrote answers.
+
+Bodies are dedented, so that an answer starts at the margin; `join_function` puts prompt and body together again.
+The parsing checks that evaluation uses live here too, since they are about the same text.
+"""
+
+import ast
+import io
+import textwrap
+import tokenize
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from trine.records import Document, Example, Message
+
+INDENT = " " * 4
+
+
+def mine_functions(documents: Iterable[Document]) -> Iterator[Example]:
+    """Every documented function of every document that parses; nothing of those that do not."""
+    for document in documents:
+        try:
+            tree = ast.parse(document.text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        lines = document.text.splitlines(keepends=True)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                example = _example(node, lines, document)
+                if example is not None:
+                    yield example
+
+
+def _example(node: ast.FunctionDef, lines: list[str], document: Document) -> Example | None:
+    docstring = ast.get_docstring(node)
+    first = node.body[0]
+    if not docstring or len(node.body) < 2 or first.end_lineno is None or node.end_lineno is None:
+        return None
+    if first.lineno == node.lineno or node.body[1].lineno <= first.end_lineno:
+        return None  # a one-line function, or code on the docstring's last line
+    signature = textwrap.dedent("".join(lines[node.lineno - 1 : first.lineno - 1])).rstrip()
+    body = textwrap.dedent("".join(lines[first.end_lineno : node.end_lineno])).strip("\n").rstrip()
+    summary = docstring.split("\n\n")[0].strip().replace("\\", "\\\\").replace('"""', "'''")
+    if not body or body.startswith((" ", "\t")) or summary.endswith('"'):
+        return None
+    prompt = f'{signature}\n{INDENT}"""{summary}"""'.replace("\n" + summary, "\n" + summary)
+    if not parses(join_function(prompt, body)):
+        return None
+    name = f"{document.name}:{node.lineno}"
+    return Example((Message("user", prompt),), body, name=name, group=document.group)
+
+
+def join_function(prompt: str, body: str) -> str:
+    """The whole function: the prompt, then the body indented again."""
+    return f"{prompt}\n{textwrap.indent(body, INDENT)}\n"
+
+
+def parses(code: str) -> bool:
+    """Whether `code` is Python."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def cut_at_last_line(text: str) -> str:
+    """`text` without its last, possibly unfinished, line; unchanged where it has one line only."""
+    head, newline, _ = text.rpartition("\n")
+    return head.rstrip() if newline and head.strip() else text
+
+
+def cut_at_last_statement(body: str) -> str:
+    """`body` up to its last complete statement: open brackets, strings and `if x:` without a block are cut off.
+
+    It repairs nothing: a mistake before the cut stays in, and does not parse.
+    """
+    end = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(body + "\n").readline):
+            if token.type == tokenize.NEWLINE:
+                end = token.end[0] if token.end[1] == 0 else token.start[0]
+    except (tokenize.TokenError, IndentationError, SyntaxError):
+        pass
+    lines = body.splitlines()[:end]
+    while lines and lines[-1].split("#")[0].rstrip().endswith(":"):
+        lines.pop()
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ParseCheck:
+    """Shares of completions that parse: of those that ended by themselves, and of those cut by the budget."""
+
+    ended: int
+    ended_parsing: int
+    cut: int
+    cut_parsing: int
+
+    @property
+    def share(self) -> float:
+        """Over all completions, a cut one being judged up to its last complete statement."""
+        return (self.ended_parsing + self.cut_parsing) / max(self.ended + self.cut, 1)
+
+
+def check_parsing(completions: Iterable[tuple[str, str, bool]]) -> ParseCheck:
+    """Count over (prompt, body, ended by itself)."""
+    ended = ended_parsing = cut = cut_parsing = 0
+    for prompt, body, by_itself in completions:
+        if by_itself:
+            ended += 1
+            ended_parsing += bool(body.strip()) and parses(join_function(prompt, body))
+        else:
+            cut += 1
+            kept = cut_at_last_statement(cut_at_last_line(body))
+            cut_parsing += bool(kept.strip()) and parses(join_function(prompt, kept))
+    return ParseCheck(ended, ended_parsing, cut, cut_parsing)

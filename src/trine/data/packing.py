@@ -1,0 +1,87 @@
+"""Several examples in one row: attention and positions restart in each, so that packed equals padded.
+
+Rows of unequal examples waste half their places as padding; packed best-fit they waste a few percent
+(docs/LOG.md). Shapes: R rows, T row length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trine.records import TokenSpan
+from trine.runtime.errors import TrineError
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """`ids`, `positions`, `segments` [R, T] int64 (segment -1 is padding); `weights` [R, T] fp32.
+
+    `weights[r, t]` is how much the token at t counts as a *target*; an example's first token never does.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    weights: Tensor
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """[R, T, T] additive attention bias: a position sees earlier positions of its own segment."""
+        same = self.segments.unsqueeze(2) == self.segments.unsqueeze(1)
+        length = self.ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril_()
+        zeros = torch.zeros(same.shape, dtype=dtype, device=self.ids.device)
+        return zeros.masked_fill_(~(same & causal), float("-inf"))
+
+
+def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Assign items to rows of `row_length`, best fit, longest first; returns the items of each row.
+
+    Deterministic. Raises `TrineError` when an item is longer than a row.
+    """
+    rows: list[list[int]] = []
+    rows_with_room: dict[int, list[int]] = {}
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        length = lengths[item]
+        if length > row_length:
+            raise TrineError(f"an example of {length} tokens does not fit a row of {row_length}")
+        room = next((room for room in range(length, row_length + 1) if rows_with_room.get(room)), None)
+        if room is None:
+            rows.append([item])
+            row, room = len(rows) - 1, row_length
+        else:
+            row = rows_with_room[room].pop()
+            rows[row].append(item)
+        rows_with_room.setdefault(room - length, []).append(row)
+    return rows
+
+
+def pack(spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: int, context_weight: float) -> PackedRows:
+    """Lay the spans out; trained tokens weigh 1, the others `context_weight`."""
+    shape = (len(rows), row_length)
+    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    segments, weights = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
+    for row, items in enumerate(rows):
+        start = 0
+        for segment, item in enumerate(items):
+            span = spans[item]
+            place = (row, slice(start, start + len(span.ids)))
+            ids[place] = span.ids
+            positions[place] = np.arange(len(span.ids))
+            segments[place] = segment
+            weights[place] = np.where(span.trained, 1.0, context_weight)
+            weights[row, start] = 0.0
+            start += len(span.ids)
+    # A padding position sees itself, so that no softmax is over nothing.
+    return PackedRows(*(torch.from_numpy(array) for array in (ids, positions, segments, weights)))
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids [B, T] and lengths [B]."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    ids = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids, lengths

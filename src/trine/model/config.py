@@ -1,0 +1,101 @@
+"""The shape of a Transformer: every choice that separates GPT-2, Llama, Qwen2 and Qwen3.
+
+The fields are the architecture and nothing else: no training, no checkpoint, no chat. Two constructors name
+the shapes Trine trains from scratch; imported models fill the same fields from their own `config.json`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trine.runtime.errors import TrineError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only Transformer.
+
+    `norm`: layer (with bias, GPT-2) or rms. `position`: learned table (GPT-2) or rotary. `mlp`: gelu
+    (tanh form, GPT-2) or swiglu. Biases are switched apart because Qwen2 has them on q, k, v only.
+    """
+
+    vocab_size: int
+    context: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    norm: Literal["layer", "rms"] = "rms"
+    norm_epsilon: float = 1e-6
+    position: Literal["learned", "rotary"] = "rotary"
+    rope_theta: float = 10000.0
+    mlp: Literal["gelu", "swiglu"] = "swiglu"
+    qkv_bias: bool = False
+    projection_bias: bool = False
+    qk_norm: bool = True
+    tied_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise TrineError(
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; "
+                "every key/value head must serve the same number of query heads"
+            )
+        if self.position == "rotary" and self.head_dim % 2:
+            raise TrineError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs of dimensions")
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable values, tied embeddings counted once."""
+        attention_in = self.width * (self.heads + 2 * self.kv_heads) * self.head_dim
+        attention_out = self.heads * self.head_dim * self.width
+        gates = 2 if self.mlp == "swiglu" else 1
+        mlp = (gates + 1) * self.width * self.mlp_width
+        norm = self.width * (2 if self.norm == "layer" else 1)
+        per_layer = attention_in + attention_out + mlp + 2 * norm
+        per_layer += 2 * self.head_dim if self.qk_norm else 0
+        per_layer += (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        per_layer += 2 * self.width + gates * self.mlp_width if self.projection_bias else 0
+        tables = 1 if self.tied_embeddings else 2
+        positions = self.context * self.width if self.position == "learned" else 0
+        return self.layers * per_layer + norm + tables * self.vocab_size * self.width + positions
+
+
+def gpt2_config(
+    vocab_size: int = 50257, context: int = 1024, layers: int = 12, width: int = 768, heads: int = 12
+) -> ModelConfig:
+    """The GPT-2 shape (Radford et al. 2019); the defaults are its 124M size."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context=context,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        mlp_width=4 * width,
+        norm="layer",
+        norm_epsilon=1e-5,
+        position="learned",
+        mlp="gelu",
+        qkv_bias=True,
+        projection_bias=True,
+        qk_norm=False,
+    )
+
+
+def qwen3_config(
+    vocab_size: int, context: int, layers: int, width: int, heads: int, *, kv_heads: int | None = None
+) -> ModelConfig:
+    """The Qwen3 shape (rotary positions, RMS norms, QK-norm, SwiGLU), dimensions multiples of 32."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context=context,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads or heads,
+        head_dim=width // heads,
+        mlp_width=round(width * 8 / 3 / 32) * 32,
+    )

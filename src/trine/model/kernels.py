@@ -1,0 +1,107 @@
+"""The few operations worth writing by hand: on a CPU, PyTorch composes them from many small passes.
+
+Each has a plain formula in its docstring, and a test that holds it to that formula in values and gradients.
+All take any dtype; statistics are computed in fp32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Above this many keys the T x T score matrix costs more memory than the fused kernel costs time.
+LONGEST_MATERIALIZED_SCORES = 1024
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # type: ignore[no-untyped-def,override]
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = (norm.square_().div_(x.shape[-1]).add_(epsilon)).rsqrt_().to(x.dtype)
+        normalized = x * inverse
+        ctx.save_for_backward(normalized, inverse, weight)
+        return normalized * weight
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+        normalized, inverse, weight = ctx.saved_tensors
+        product = gradient * normalized
+        # weight may have fewer leading dimensions than x: sum over those it was broadcast along.
+        weight_gradient = product.flatten(0, -weight.dim() - 1).sum(0, dtype=torch.float32)
+        scale = (product * weight).sum(-1, keepdim=True, dtype=torch.float32).div_(normalized.shape[-1])
+        x_gradient = torch.addcmul(gradient * weight, normalized, scale.to(normalized.dtype), value=-1)
+        return x_gradient.mul_(inverse), weight_gradient.to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension (Zhang & Sennrich 2019, eq. 4).
+
+    `weight` is [D], or [H, D] where every head has its own. Same dtype as `x`.
+    """
+    return _RmsNorm.apply(x, weight.to(x.dtype), epsilon)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(cos, sin)
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+        cos, sin = ctx.saved_tensors
+        turned = (gradient * sin).roll(-(gradient.shape[-1] // 2), -1)
+        return turned.addcmul_(gradient, cos), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34) in the half-split layout of Llama.
+
+    `x` [B, T, H, d]; `cos`, `sin` [B or 1, T, 1, d] from `rotary_table`: x * cos + roll(x, d/2) * sin,
+    the sign of the rotation lying in the first half of `sin`.
+    """
+    return _Rotate.apply(x, cos, sin)
+
+
+def rotary_table(head_dim: int, theta: float, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sign-carrying sin for `positions` [..., T] as [..., T, 1, head_dim]."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = positions.float().unsqueeze(-1) * frequencies  # [..., T, d/2]
+    cos, sin = angles.cos(), angles.sin()
+    cos_table = torch.cat((cos, cos), -1).unsqueeze(-2).to(dtype)
+    return cos_table, torch.cat((-sin, sin), -1).unsqueeze(-2).to(dtype)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(query key^T / sqrt(d) + bias) value (Vaswani et al. 2017, eq. 1).
+
+    `query` [B, H, T, d]; `key`, `value` [B, K, S, d] with K dividing H; `bias` [B or 1, T, S] additive, or None for
+    causal. On a CPU, short rows go through batched matrix products: 3 times faster than the fused kernel there
+    (docs/LOG.md), which serves long rows and GPUs.
+    """
+    B, H, T, _ = query.shape  # noqa: N806
+    if query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALIZED_SCORES:
+        return _attention_by_products(query, key, value, bias)
+    mask = None if bias is None else bias.unsqueeze(1).expand(B, 1, T, key.shape[2])
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=bias is None, enable_gqa=H != key.shape[1]
+    )
+
+
+def _attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    B, H, T, d = query.shape  # noqa: N806
+    K, S = key.shape[1], key.shape[2]  # noqa: N806
+    if bias is None:
+        bias = causal_bias(T, query.dtype, query.device)
+    # The query heads that share a key head stand one below the other, so that each key is read once.
+    grouped = query.reshape(B * K, (H // K) * T, d)
+    bias = bias.repeat(1, H // K, 1)
+    if len(bias) > 1:
+        bias = bias.repeat_interleave(K, 0)
+    scores = torch.baddbmm(bias, grouped, key.reshape(B * K, S, d).mT, alpha=d**-0.5)
+    mixed = torch.bmm(scores.softmax(-1), value.reshape(B * K, S, d))
+    return mixed.view(B, H, T, d)
+
+
+def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, T, T]: 0 where a position may look, -inf above the diagonal."""
+    return torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu_(1).unsqueeze(0)

@@ -1,0 +1,189 @@
+"""One Transformer for four families (Vaswani et al. 2017; Radford et al. 2019; Touvron et al. 2023; Qwen3 2025).
+
+It maps token ids to hidden states and stops there: logits belong to `algorithms.log_probs`, which never builds a
+batch x time x vocabulary tensor. Parameters stay in the dtype they were made in (fp32 when training); every
+product runs in `compute_dtype`, the weights being cast on the way in, so that master weights are exact.
+
+Shapes: B batch, T time, D width, H query heads, K key/value heads, d head_dim, F mlp_width, V vocabulary.
+Invariant: hidden states at position t depend on ids at positions <= t of the same segment only.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trine.model.config import ModelConfig
+from trine.model.kernels import attention, rms_norm, rotary_table, rotate
+
+
+class KeyValueCache(Protocol):
+    """Where a decoding engine keeps keys and values between calls."""
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new [B, K, T, d] of one layer; return all keys and values to attend to, [B, K, S, d]."""
+        ...
+
+
+class Linear(nn.Linear):
+    """A linear map whose weights follow the dtype of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
+
+
+class Norm(nn.Module):
+    """LayerNorm with bias or RMSNorm, statistics in fp32."""
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.norm == "layer" else None
+        self.epsilon = config.norm_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return rms_norm(x, self.weight, self.epsilon)
+        return F.layer_norm(
+            x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon
+        )
+
+
+class Attention(nn.Module):
+    """Causal self-attention, q, k and v in one product; optional QK-norm and rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads = config.heads + 2 * config.kv_heads
+        self.qkv = Linear(config.width, heads * config.head_dim, bias=config.qkv_bias)
+        self.out = Linear(config.heads * config.head_dim, config.width, bias=config.projection_bias)
+        if config.qk_norm:
+            self.q_norm = nn.Parameter(torch.ones(config.head_dim))
+            self.k_norm = nn.Parameter(torch.ones(config.head_dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        layer: int,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        config = self.config
+        B, T, _ = x.shape  # noqa: N806
+        H, K = config.heads, config.kv_heads  # noqa: N806
+        heads = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)
+        turned, value = heads[:, :, : H + K], heads[:, :, H + K :]
+        if config.qk_norm:
+            scales = torch.cat((self.q_norm.expand(H, -1), self.k_norm.expand(K, -1)))
+            turned = rms_norm(turned, scales, config.norm_epsilon)
+        if rotary is not None:
+            turned = rotate(turned, *rotary)
+        query = turned[:, :, :H].transpose(1, 2)  # B, H, T, d
+        key = turned[:, :, H:].transpose(1, 2)  # B, K, T, d
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        mixed = attention(query, key, value, bias)  # B, H, T, d
+        return self.out(mixed.transpose(1, 2).reshape(B, T, H * config.head_dim))
+
+
+class Mlp(nn.Module):
+    """gelu(x W) W or the gated silu(x G) * (x U) W (Shazeer 2020), gate and up in one product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.mlp == "swiglu"
+        hidden = config.mlp_width * (2 if self.gated else 1)
+        self.up = Linear(config.width, hidden, bias=config.projection_bias)
+        self.down = Linear(config.mlp_width, config.width, bias=config.projection_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gated:
+            gate, up = hidden.chunk(2, -1)
+            return self.down(F.silu(gate) * up)
+        return self.down(F.gelu(hidden, approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = Norm(config.width, config)
+        self.attention = Attention(config)
+        self.mlp_norm = Norm(config.width, config)
+        self.mlp = Mlp(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        layer: int,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, bias, layer, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids to hidden states. `output_weight` [V, D] turns hidden states into logits."""
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = Norm(config.width, config)
+        if not config.tied_embeddings:
+            self.head = Linear(config.width, config.vocab_size, bias=False)
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embedding.weight if self.config.tied_embeddings else self.head.weight
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        bias: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] after the last norm, in `compute_dtype`.
+
+        `ids` [B, T]; `positions` [B, T] (0, 1, 2, ... by default); `bias` [B or 1, T, S] added to the attention
+        scores (causal by default); `cache` where keys and values of earlier calls lie.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        x = self.embedding(ids)
+        rotary = None
+        if self.config.position == "learned":
+            x = x + self.position_embedding(positions)
+        else:
+            rotary = rotary_table(self.config.head_dim, self.config.rope_theta, positions, self.compute_dtype)
+        x = x.to(self.compute_dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, bias, layer, cache)
+        return self.norm(x)
+
+
+@torch.no_grad()
+def initialize(model: Transformer, seed: int) -> None:
+    """GPT-2's initialisation (std 0.02, residual projections divided by sqrt(2 layers)), from `seed` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    residual_scale = (2 * model.config.layers) ** -0.5
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        std = 0.02 * (residual_scale if name.endswith(("attention.out.weight", "mlp.down.weight")) else 1.0)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

@@ -1,0 +1,104 @@
+"""The small frozen types that cross rooms. They hold data, know nothing, and import nothing of Trine's.
+
+Token ids are plain Python integers here; tensors begin inside the rooms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+StopReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself)."""
+
+    text: str
+    name: str
+    source: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answer to learn from; `name` says where it came from, `group` splits train from held-out."""
+
+    prompt: tuple[Message, ...]
+    response: str
+    name: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to one prompt, the first preferred. `*_ended`: the answer ended by itself, not by the budget."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    chosen_ended: bool = True
+    rejected_ended: bool = True
+    name: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """Token ids of a rendered text, and for each whether the model is trained to write it."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response, ragged and unpadded, made once by the engine.
+
+    `log_probs`: fp32, one per response token, of the distribution sampled from (at `temperature`).
+    `stop_reason`: eos (the model ended the text; the end token is the last response token), stop (a stop token
+    of the caller's; likewise the last token), length (the budget ran out).
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    stop_reason: StopReason
+    temperature: float = 1.0
+    seed: int = 0
+    policy_version: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.stop_reason != "length"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: a sum over tokens (or pairs), how many there were, and its weight.
+
+    `sum` is a scalar tensor with a gradient; the training loop divides it by the global count of the step.
+    """
+
+    sum: Any
+    count: float
+    weight: float = 1.0
+
+
+class Encode(Protocol):
+    """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+Render = Callable[[Rollout], tuple[str, str]]
+"""From a rollout to (prompt text, response text), for rewards that read text."""

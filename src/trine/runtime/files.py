@@ -1,0 +1,140 @@
+"""Files that are either whole or absent: written aside, flushed to the disk, then renamed into place."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trine.runtime.errors import TrineError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into a message that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise TrineError(f"cannot write {path}: {error.strerror or error}; free some space or choose --out") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.partial")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; a `TrineError` naming the file when it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise TrineError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TrineError(f"{path} is not readable JSON: {error}") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; a `TrineError` naming file and line when one is broken."""
+    rows = []
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        raise TrineError(f"{path} does not exist") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TrineError(f"{path}:{number}: not a JSON object in UTF-8: {error}") from error
+        if not isinstance(row, dict):
+            raise TrineError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make `folder` by letting `fill` write into a folder aside, then renaming it into place.
+
+    An existing `folder` is replaced; nothing half-written ever carries its name.
+    """
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.partial")
+    with disk_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            fill(aside)
+            for path in aside.rglob("*"):
+                if path.is_file():
+                    _sync_file(path)
+            sync_folder(aside)
+            if folder.exists():
+                old = folder.with_name(f".{folder.name}.old")
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(folder, old)
+                os.replace(aside, folder)
+                shutil.rmtree(old)
+            else:
+                os.replace(aside, folder)
+            sync_folder(folder.parent)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sha256_of(*parts: bytes | str) -> str:
+    """Hex digest of the parts, each preceded by its length so that boundaries count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

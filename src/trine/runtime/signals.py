@@ -1,0 +1,36 @@
+"""Leave in order: Ctrl-C and SIGTERM ask the running loop to save and stop; a second one stops at once."""
+
+import signal
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818  (it is a request, not an error)
+    """The run saved its state and stopped because of `signal_number`; the exit code is 128 + that."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Remembers the first signal; the training loop looks between steps."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise Interrupted(number)
+        self.received = number
+
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal has come; call where nothing is left half-done."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+
+stop_request = StopRequest()

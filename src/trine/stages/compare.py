@@ -1,0 +1,69 @@
+"""Step 3a: comparisons without a labeller: what a person wrote against what the fine-tuned model samples.
+
+Nothing but content may tell the two sides apart. Both are text of at most the token budget, dedented, encoded the
+same way and closed by the end token; a sample that ran out of budget has no end of its own and makes no pair (the
+number left out is reported).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trine.config.align import CompareConfig
+from trine.data.files import read_examples, write_comparisons
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+from trine.records import Comparison, Example
+from trine.runtime.errors import TrineError
+from trine.runtime.progress import progress_bar, say
+from trine.runtime.seeds import derive_seed, generator_for
+from trine.stages.opening import open_hardware, open_model
+from trine.tokenizer.chat_format import ChatFormat
+from trine.training.run_folder import fingerprint, open_run
+
+
+def run(config: CompareConfig) -> Path:
+    """Sample answers and write train.jsonl and held_out.jsonl of comparisons."""
+    hardware = open_hardware(config.hardware)
+    inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        model, tokenizer = open_model(config.model, hardware)
+        engine, chat = Engine(model, rows=config.rows), ChatFormat(tokenizer)
+        examples = read_examples(config.examples)
+        if config.largest_prompts and len(examples) > config.largest_prompts:
+            order = generator_for(config.seed, "prompts").permutation(len(examples))
+            examples = [examples[index] for index in sorted(order[: config.largest_prompts])]
+        train, left_out = compare(engine, chat, examples * config.samples, config, "train")
+        held_out_examples = read_examples(config.held_out) if config.held_out else []
+        held_out, _ = compare(engine, chat, held_out_examples, config, "held_out")
+        if not train:
+            raise TrineError("no sampled answer ended within the budget; raise response_tokens or fine-tune longer")
+        write_comparisons(folder.path / "train.jsonl", train)
+        write_comparisons(folder.path / "held_out.jsonl", held_out)
+        say(f"compare: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} samples ran out of budget")
+        folder.finish({"train": len(train), "held_out": len(held_out), "left_out": left_out})
+    return folder.path
+
+
+def compare(
+    engine: Engine, chat: ChatFormat, examples: Sequence[Example], config: CompareConfig, name: str
+) -> tuple[list[Comparison], int]:
+    """One pair per example whose sample ended by itself and differs from the person's answer; how many did not end."""
+    sampling = Sampling(
+        max_new_tokens=config.response_tokens,
+        temperature=config.temperature,
+        seed=derive_seed(config.seed, "compare", name),
+        eos_ids=(chat.end_id, chat.tokenizer.end_of_text),
+    )
+    with progress_bar(f"sampling {name}", len(examples)) as bar:
+        prompts = [chat.prompt_ids(example.prompt) for example in examples]
+        rollouts = engine.generate(prompts, sampling, on_finished=bar.advance)
+    pairs = []
+    for example, rollout in zip(examples, rollouts, strict=True):
+        answer = chat.text(rollout.response_ids).strip("\n").rstrip()
+        if rollout.ended and answer and answer != example.response:
+            pairs.append(
+                Comparison(example.prompt, example.response, answer, name=example.name, group=example.group)
+            )
+    return pairs, sum(not rollout.ended for rollout in rollouts)

@@ -1,0 +1,85 @@
+"""Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from trine.config.text import FunctionsConfig
+from trine.data.corpus import load_corpus
+from trine.data.files import write_examples
+from trine.data.functions import mine_functions
+from trine.data.sources import is_held_out
+from trine.records import Document, Example
+from trine.runtime.errors import TrineError
+from trine.runtime.progress import progress_bar, say
+from trine.tokenizer.bpe import Tokenizer
+from trine.tokenizer.chat_format import ChatFormat
+from trine.training.run_folder import fingerprint, open_run
+
+DOCUMENTS_AT_A_TIME = 64
+
+
+def run(config: FunctionsConfig) -> Path:
+    """Mine tasks into train.jsonl, judge.jsonl and held_out.jsonl of the run folder.
+
+    train and judge have no prompt in common, held_out no module. `train` and `judge` share nothing but the model.
+    """
+    corpus = load_corpus(config.corpus)
+    tokenizer = Tokenizer.load(config.tokenizer)
+    inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        train = _within_budget(_mine(corpus.train), tokenizer, config)
+        held_out = _within_budget(_mine(corpus.held_out), tokenizer, config)
+        if not train:
+            raise TrineError(
+                "no documented function of the corpus fits the budgets; raise prompt_tokens or response_tokens"
+            )
+        judge = [example for example in train if is_held_out(example.name, config.judge_share)]
+        kept = {example.name for example in judge}
+        write_examples(folder.path / "all.jsonl", train)
+        write_examples(folder.path / "train.jsonl", [example for example in train if example.name not in kept])
+        write_examples(folder.path / "judge.jsonl", judge)
+        write_examples(folder.path / "held_out.jsonl", held_out)
+        counts = {"train": len(train) - len(judge), "judge": len(judge), "held_out": len(held_out)}
+        say(f"functions: {counts['train']} tasks to train on, {counts['judge']} for the judge, {counts['held_out']} held out")
+        folder.finish(counts)
+    return folder.path
+
+
+def _mine(documents: Sequence[Document]) -> list[Example]:
+    """Parsing is the slow part and Python's own: it runs in two more processes."""
+    parts = [documents[start : start + DOCUMENTS_AT_A_TIME] for start in range(0, len(documents), DOCUMENTS_AT_A_TIME)]
+    found: list[Example] = []
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool, progress_bar("functions", len(parts)) as bar:
+        for examples in pool.map(_mine_part, parts):
+            found += examples
+            bar.advance()
+    return found
+
+
+def _mine_part(documents: Sequence[Document]) -> list[Example]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's code has invalid escapes
+        return list(mine_functions(documents))
+
+
+def _within_budget(examples: list[Example], tokenizer: Tokenizer, config: FunctionsConfig) -> list[Example]:
+    """Examples within the token budgets, each prompt and body pair once."""
+    chat = ChatFormat(tokenizer)
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for example in examples:
+        key = (example.prompt[0].content, example.response)
+        if key in seen:
+            continue
+        seen.add(key)
+        prompt, response = chat.prompt_ids(example.prompt), chat.response_ids(example.response)
+        smallest = config.smallest_response_tokens
+        if len(prompt) <= config.prompt_tokens and smallest <= len(response) <= config.response_tokens:
+            kept.append(example)
+    return kept

@@ -1,0 +1,295 @@
+"""Step 4: proximal policy optimization against a reward, held near a reference by KL (Ziegler et al. 2019; Ouyang
+et al. 2022).
+
+An iteration: sample responses (engine), score them (reward), take log-probabilities and values of policy and
+reference (trainer's own forward, in the very micro-batches of the first epoch, so that the first ratio is exactly 1),
+place rewards, estimate advantages; then epochs x minibatches of clipped updates. Dropout does not exist
+in Trine's models. Temperature is the same wherever a log-probability is taken.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trine.algorithms.kl import adapted_kl_coefficient, kl_loss
+from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
+from trine.config.align import PpoConfig
+from trine.data.files import read_examples
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+from trine.model.folder import save_model, save_score_model
+from trine.model.heads import PolicyWithValue, ScoreModel
+from trine.model.transformer import Transformer
+from trine.records import Rollout, Term
+from trine.rewards.reward import ModelReward, Reward, import_function
+from trine.runtime.errors import TrineError
+from trine.runtime.files import write_folder
+from trine.runtime.progress import say
+from trine.runtime.seeds import derive_seed, generator_for, seed_torch
+from trine.stages.experience import (
+    Experience,
+    Layout,
+    advantages_of,
+    final_scores,
+    lay_out,
+    response_mask,
+    statistics_of,
+)
+from trine.stages.opening import open_hardware, open_model, open_score_model
+from trine.tokenizer.chat_format import ChatFormat
+from trine.training.loop import Loop
+from trine.training.optimizers import make_optimizers
+from trine.training.run_folder import RunFolder, fingerprint, open_run
+
+
+class PpoObjective:
+    """The four terms of PPO; a micro-batch is a list of rows of the current iteration's experience."""
+
+    name = "ppo"
+
+    def __init__(
+        self,
+        model: PolicyWithValue,
+        reference: Transformer,
+        reward: Reward,
+        prompts: list[list[int]],
+        chat: ChatFormat,
+        config: PpoConfig,
+        run: RunFolder,
+    ) -> None:
+        self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
+        self.chat, self.config, self.run = chat, config, run
+        self.engine = Engine(model.policy, rows=config.batch_prompts)
+        self.device = model.policy.output_weight.device
+        self.kl_coefficient = config.kl.coefficient
+        self.steps_per_iteration = config.epochs * (config.batch_prompts // config.minibatch_prompts)
+        self.experience: Experience | None = None
+        self.observed: dict[str, float] = {}
+
+    # The loop's side
+
+    def batches(self, step: int) -> Sequence[list[int]]:
+        iteration, inner = divmod(step, self.steps_per_iteration)
+        self.observed = {}
+        if inner == 0:
+            self.experience = self.collect(iteration)
+            self._observe(iteration)
+        epoch, minibatch = divmod(inner, self.config.batch_prompts // self.config.minibatch_prompts)
+        return self._micro_batches(iteration, epoch)[minibatch]
+
+    def _micro_batches(self, iteration: int, epoch: int) -> list[list[list[int]]]:
+        """Row numbers by minibatch and micro-batch, a fresh permutation every epoch."""
+        size, micro = self.config.minibatch_prompts, self.config.micro_batch_prompts
+        order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(self.config.batch_prompts)
+        minibatches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+        return [[rows[start : start + micro] for start in range(0, size, micro)] for rows in minibatches]
+
+    def counts(self, batch: list[int]) -> dict[str, float]:
+        assert self.experience is not None
+        tokens = float(self.experience.mask[batch].sum())
+        names = ("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl", "largest_log_ratio")
+        return dict.fromkeys(names, tokens) | {"largest_log_ratio": 1.0}
+
+    def terms(self, batch: list[int]) -> dict[str, Term]:
+        assert self.experience is not None
+        experience, config = self.experience, self.config
+        log_probs, entropy, values = self._forward(self.layout([experience.rollouts[row] for row in batch]))
+        flat = {
+            name: experience.flat(getattr(experience, name), batch).to(self.device)
+            for name in ("old_log_probs", "old_values", "reference_log_probs", "advantages", "returns")
+        }
+        mask = torch.ones_like(log_probs, dtype=torch.bool)
+        policy = clipped_policy_loss(
+            log_probs, flat["old_log_probs"], flat["advantages"], mask, clip=config.clip, dual_clip=config.dual_clip
+        )
+        value = clipped_value_loss(values, flat["old_values"], flat["returns"], mask, clip=config.value_clip)
+        count = float(len(log_probs))
+        terms = {
+            "policy": Term(policy.loss, count),
+            "value": Term(value, count, config.value_weight),
+            "entropy": Term(entropy.sum(), count, -config.entropy_weight),
+            "clip_fraction": Term(policy.clipped, count, 0.0),
+            "approximate_kl": Term(policy.approximate_kl, count, 0.0),
+            "largest_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 1.0, 0.0),
+        }
+        if config.kl.in_loss != "none":
+            penalty = kl_loss(log_probs, flat["old_log_probs"], flat["reference_log_probs"], config.kl.in_loss)
+            terms["kl_loss"] = Term(penalty.sum(), count, self.kl_coefficient)
+        return terms
+
+    def evaluate(self, final: bool) -> dict[str, Any]:
+        return {}
+
+    def may_save(self, step: int) -> bool:
+        return step % self.steps_per_iteration == 0
+
+    def state(self) -> dict[str, Any]:
+        return {"kl_coefficient": self.kl_coefficient}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.kl_coefficient = float(state["kl_coefficient"])
+
+    def observations(self) -> dict[str, float]:
+        return self.observed
+
+    # An iteration's experience
+
+    def collect(self, iteration: int) -> Experience:
+        """Sample, score, and compute everything that stays fixed during the iteration's updates."""
+        config = self.config
+        self.engine.refresh()
+        rollouts = self.engine.generate(self._choose_prompts(iteration), self._sampling(iteration), policy_version=iteration)
+        scores = self.reward.score(rollouts, self.render)
+        mask = response_mask(rollouts)
+        old_log_probs, old_values, reference = (torch.zeros(mask.shape) for _ in range(3))
+        with torch.no_grad():
+            for rows in (rows for minibatch in self._micro_batches(iteration, 0) for rows in minibatch):
+                layout = self.layout([rollouts[row] for row in rows])
+                log_probs, _, values = self._forward(layout)
+                _put(old_log_probs, mask, rows, log_probs)
+                _put(old_values, mask, rows, values)
+                _put(reference, mask, rows, self._reference_log_probs(layout))
+        log_ratios = torch.where(mask, old_log_probs - reference, 0.0)
+        advantages, returns = advantages_of(
+            final_scores(scores, rollouts, config.length_penalty, config.length_score),
+            log_ratios, old_values, mask,
+            kl_coefficient=self.kl_coefficient if config.kl.in_loss == "none" else 0.0, gamma=config.gamma, lam=config.lam,
+        )  # fmt: skip
+        return Experience(rollouts, scores, mask, old_log_probs, old_values, reference, advantages, returns)
+
+    def _choose_prompts(self, iteration: int) -> list[list[int]]:
+        """The next prompts of an endless seeded sequence, reshuffled each time round."""
+        size, count = self.config.batch_prompts, len(self.prompts)
+        chosen = []
+        for index in range(iteration * size, (iteration + 1) * size):
+            epoch, place = divmod(index, count)
+            chosen.append(self.prompts[int(generator_for(self.config.seed, "prompts", epoch).permutation(count)[place])])
+        return chosen
+
+    def _sampling(self, iteration: int) -> Sampling:
+        return Sampling(
+            max_new_tokens=self.config.response_tokens,
+            temperature=self.config.temperature,
+            seed=derive_seed(self.config.seed, "rollout", iteration),
+            eos_ids=(self.chat.end_id,),
+        )
+
+    def layout(self, rollouts: Sequence[Rollout]) -> Layout:
+        return lay_out(rollouts, self.chat.tokenizer.pad, self.device)
+
+    def _forward(self, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values [N] of the response tokens."""
+        hidden, values = self.model(layout.ids, layout.rows, layout.columns)
+        log_probs, entropy = token_log_probs(
+            hidden, self.model.policy.output_weight, layout.targets, self.config.temperature
+        )
+        return log_probs, entropy, values
+
+    def _reference_log_probs(self, layout: Layout) -> Tensor:
+        hidden = self.reference(layout.ids)[layout.rows, layout.columns]
+        return token_log_probs(hidden, self.reference.output_weight, layout.targets, self.config.temperature)[0]
+
+    def render(self, rollout: Rollout) -> tuple[str, str]:
+        return self.chat.tokenizer.decode(rollout.prompt_ids), self.chat.text(rollout.response_ids)
+
+    def _observe(self, iteration: int) -> None:
+        """Note the iteration's figures, let the KL coefficient follow, and keep a few samples."""
+        assert self.experience is not None
+        config = self.config
+        self.observed = {"iteration": float(iteration), **statistics_of(self.experience)}
+        self.observed["kl_coefficient"] = self.kl_coefficient
+        if config.kl.target is not None:
+            self.kl_coefficient = adapted_kl_coefficient(
+                self.kl_coefficient, self.observed["kl"],
+                target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_prompts,
+            )  # fmt: skip
+        self.observed["score_price_kl"] = self.observed["score"] - self.observed["kl_coefficient"] * self.observed["kl"]
+
+
+def _put(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:
+    """Write flat [N] values of `rows` into their places of `padded` [B, R]."""
+    chosen = list(rows)
+    block = padded[chosen]
+    block[mask[chosen]] = flat.cpu()
+    padded[chosen] = block
+
+
+def _check(config: PpoConfig) -> None:
+    sizes = (
+        ("batch_prompts", config.batch_prompts, "minibatch_prompts", config.minibatch_prompts),
+        ("minibatch_prompts", config.minibatch_prompts, "micro_batch_prompts", config.micro_batch_prompts),
+    )
+    for name, size, part_name, part in sizes:
+        if size % part:
+            raise TrineError(f"{name}={size} is not a multiple of {part_name}={part}")
+
+
+def open_reward(name: str, config: PpoConfig) -> Reward:
+    """A reward model's folder, or `package.module:function`."""
+    if ":" in name and not Path(name).exists():
+        return import_function(name)
+    return ModelReward(*open_score_model(Path(name), open_hardware(config.hardware)))
+
+
+def run(config: PpoConfig) -> Path:
+    """Train; write `policy/` and `critic/` in Hugging Face form."""
+    _check(config)
+    hardware = open_hardware(config.hardware)
+    inputs = {"model": fingerprint(config.model), "prompts": fingerprint(config.prompts)}
+    inputs["reward"] = fingerprint(Path(config.reward)) if Path(config.reward).exists() else config.reward
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        seed_torch(config.seed)
+        policy, tokenizer = open_model(config.model, hardware)
+        reference = open_model(config.model, hardware)[0].requires_grad_(False)
+        model = _with_critic(policy, config)
+        chat = ChatFormat(tokenizer)
+        room = policy.config.context - config.response_tokens
+        prompts = [ids for ids in (chat.prompt_ids(e.prompt) for e in read_examples(config.prompts)) if len(ids) <= room]
+        if not prompts:
+            raise TrineError(f"{config.prompts}: no prompt leaves room for response_tokens={config.response_tokens}")
+        reward = open_reward(config.reward, config)
+        objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config, folder)
+        steps = config.iterations * objective.steps_per_iteration
+        say(f"ppo: {config.iterations} iterations of {config.batch_prompts} responses, {steps} steps")
+        optimizers = make_optimizers(model.named_parameters(), config.optimizer, policy.config)
+        Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
+        _write(folder.path, model, chat)
+        folder.finish({"iterations": config.iterations, "kl_coefficient": objective.kl_coefficient})
+    return folder.path
+
+
+def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
+    hardware = open_hardware(config.hardware)
+    if config.critic == "shared":
+        return PolicyWithValue(policy)
+    if config.critic == "policy":
+        return PolicyWithValue(policy, open_model(config.model, hardware)[0])
+    scorer, _ = open_score_model(Path(config.reward), hardware)
+    model = PolicyWithValue(policy, scorer.trunk)
+    model.value_head.load_state_dict(scorer.head.state_dict())
+    return model
+
+
+def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
+    tokenizer = chat.tokenizer
+
+    def fill_policy(aside: Path) -> None:
+        save_model(model.policy, aside, eos_token_id=[chat.end_id, tokenizer.end_of_text], pad_token_id=tokenizer.pad)
+        tokenizer.save(aside)
+
+    def fill_critic(aside: Path) -> None:
+        critic = ScoreModel(model.critic or model.policy)
+        critic.head = model.value_head
+        save_score_model(critic, aside, pad_token_id=tokenizer.pad)
+        tokenizer.save(aside)
+
+    write_folder(folder / "policy", fill_policy)
+    write_folder(folder / "critic", fill_critic)
+
+

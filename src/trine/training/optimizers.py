@@ -1,0 +1,116 @@
+"""AdamW, and Muon for the matrices (Jordan et al. 2024) with AdamW for the rest.
+
+Muon replaces the momentum of a weight matrix by its nearest orthogonal matrix, found by five Newton-Schulz steps.
+This one differs from `torch.optim.Muon` only in speed: matrices of one shape are orthogonalised together in one
+batched product (a test holds it to PyTorch's step). A fused weight (q, k and v in one tensor) is
+orthogonalised block by block, so that fusing is invisible to the optimizer.
+
+Weight decay goes to matrices; norms, biases and embeddings have none.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trine.config.base import OptimizerConfig
+from trine.model.config import ModelConfig
+from trine.model.families import fused_blocks
+from trine.training.schedules import learning_rate_share
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, steps: int, compute_dtype: torch.dtype) -> Tensor:
+    """Nearest semi-orthogonal matrices to a batch [N, m, n] by Newton-Schulz iteration, singular values near 1.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers", quintic iteration.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(compute_dtype)
+    transposed = x.shape[-2] > x.shape[-1]
+    if transposed:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if transposed else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon over 2-D parameters. `blocks` in a group gives, per parameter, the row counts of its fused parts."""
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        learning_rate: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        steps: int = 5,
+        compute_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.steps = steps
+        self.compute_dtype = compute_dtype
+        super().__init__(params, {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter, rows in zip(group["params"], group["blocks"], strict=True):
+                if parameter.grad is None:
+                    continue
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                for block, part in zip(parameter.split(rows), update.split(rows), strict=True):
+                    by_shape[part.shape].append((block, part))
+            for (height, width), pairs in by_shape.items():
+                stacked = torch.stack([part for _, part in pairs])
+                directions = orthogonalize(stacked, self.steps, self.compute_dtype).float()
+                scale = -group["lr"] * max(1.0, height / width) ** 0.5
+                torch._foreach_add_([block for block, _ in pairs], list(directions.unbind()), alpha=scale)
+
+
+def make_optimizers(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, shape: ModelConfig
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes."""
+    matrices, tables, vectors = [], [], []
+    for name, parameter in named_parameters:
+        if "blocks." in name and parameter.dim() == 2:
+            matrices.append((name, parameter))
+        else:
+            (tables if parameter.dim() == 2 else vectors).append(parameter)
+    plain = {"weight_decay": 0.0, "params": tables + vectors}
+    adamw = {"betas": (config.beta1, config.beta2), "eps": config.epsilon, "fused": True}
+    if config.kind == "adamw":
+        decayed = {"weight_decay": config.weight_decay, "params": [parameter for _, parameter in matrices]}
+        return [torch.optim.AdamW([decayed, plain], lr=config.learning_rate, **adamw)]
+    group = {
+        "params": [parameter for _, parameter in matrices],
+        "blocks": [fused_blocks(name, shape) or [len(parameter)] for name, parameter in matrices],
+    }
+    muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay)
+    return [muon, torch.optim.AdamW([plain], lr=config.learning_rate_rest, **adamw)]
+
+
+def set_learning_rates(
+    optimizers: Iterable[torch.optim.Optimizer], step: int, steps: int, config: OptimizerConfig
+) -> float:
+    """Give every group its learning rate at `step`; returns that of the first."""
+    share = learning_rate_share(step, steps, config.warmup_share, config.decay, config.final_share)
+    rates = []
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            peak = config.learning_rate
+            if config.kind == "muon" and not isinstance(optimizer, Muon):
+                peak = config.learning_rate_rest
+            group["lr"] = peak * share
+            rates.append(group["lr"])
+    return float(rates[0])

@@ -1,0 +1,146 @@
+"""A run folder tells its whole story: config.yaml, run.json (versions, seed), metrics.jsonl, checkpoints/, results.
+
+`done.json`, written last, holds a fingerprint of config and inputs: the same command again finds it and does
+nothing. Another config in the same folder is refused with the keys that changed.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trine import __version__
+from trine.runtime.errors import TrineError
+from trine.runtime.files import disk_errors, read_json, read_jsonl, sha256_of, write_json, write_jsonl, write_text
+from trine.runtime.lock import folder_lock
+
+# Neither where the results go nor the permission to replace them changes what they are.
+NOT_PART_OF_THE_RESULT = ("out", "overwrite")
+
+
+class RunFolder:
+    """The folder of one stage's run. Use `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "done.json").exists()
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Write `done.json`, the last file of a run, and drop the checkpoints nobody needs any more."""
+        write_json(self.path / "done.json", results)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `finish` was given."""
+        return dict(read_json(self.path / "done.json"))
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metric rows beyond `step`, which a resumed run is about to write again."""
+        if self.metrics.exists():
+            self._mend_last_line()
+            rows = [row for row in read_jsonl(self.metrics) if row.get("step", 0) <= step]
+            write_jsonl(self.metrics, rows)
+
+    def _mend_last_line(self) -> None:
+        """A killed process may have left half a row."""
+        data = self.metrics.read_bytes()
+        if data and not data.endswith(b"\n"):
+            self.metrics.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+@contextmanager
+def open_run(config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFolder]:
+    """Lock and prepare the run folder `config["out"]`.
+
+    `inputs` names what else the result depends on (fingerprints of earlier stages). Raises `TrineError` when
+    the folder holds a run of another config, unless `overwrite` is set.
+    """
+    path = Path(config["out"])
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with folder_lock(path):
+        described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
+        identity = {"config": described, "inputs": inputs, "trine": __version__}
+        _agree(path, identity, overwrite=bool(config.get("overwrite")))
+        if not (path / "run.json").exists():
+            write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_json(path / "run.json", identity | {"made_with": _versions()})
+        yield RunFolder(path)
+
+
+def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
+    record = path / "run.json"
+    if not record.exists():
+        return
+    before = read_json(record)
+    identity = json.loads(json.dumps(identity))
+    changed = sorted(
+        set(_differences("", before["config"], identity["config"]))
+        | set(_differences("inputs.", before["inputs"], identity["inputs"]))
+        | ({"trine version"} if before["trine"] != identity["trine"] else set())
+    )
+    if not changed:
+        return
+    if not overwrite:
+        raise TrineError(
+            f"{path} holds a run with another config ({', '.join(changed)} changed); "
+            "give another --out, or --overwrite true to start over"
+        )
+    for child in path.iterdir():
+        if child.name != ".lock":
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(f"{prefix}{key}.", old, new)
+        elif old != new:
+            yield f"{prefix}{key}"
+
+
+def fingerprint(folder: Path) -> str:
+    """Of a finished stage: what it was made from, so that whatever depends on it knows when to be made again.
+
+    A folder that no stage made (an imported model) is known by its files' names and sizes.
+    """
+    folder = Path(folder)
+    for place in (folder, folder.parent):
+        if (place / "run.json").exists():
+            record = read_json(place / "run.json")
+            return sha256_of(json.dumps([record["config"], record["inputs"], record["trine"]], sort_keys=True))
+    if folder.is_file():
+        return sha256_of(folder.read_bytes())
+    if not folder.exists():
+        raise TrineError(f"{folder} does not exist; run the stage that makes it first")
+    return sha256_of(*(f"{path.name}:{path.stat().st_size}" for path in sorted(folder.iterdir()) if path.is_file()))
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
+    try:
+        root = Path(__file__).parent
+        run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return versions
+    return versions | ({"commit": run.stdout.strip()} if run.returncode == 0 else {})
