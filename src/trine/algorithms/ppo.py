@@ -52,8 +52,9 @@ def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None
 ) -> Tensor:
     """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2); plain squared error without clip."""
+    values, old_values, returns = (torch.where(mask, tensor, 0.0) for tensor in (values, old_values, returns))
     losses = (values - returns).square()
     if clip is not None:
         bounded = old_values + (values - old_values).clamp(-clip, clip)
         losses = torch.maximum(losses, (bounded - returns).square())
-    return 0.5 * masked_sum(losses, mask)
+    return 0.5 * losses.sum()

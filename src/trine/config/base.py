@@ -67,6 +67,8 @@ class OptimizerConfig(Config):
     """peak learning rate of Muon's matrices (or of everything, with adamw)"""
     learning_rate_rest: PositiveFloat = 0.003
     """peak learning rate of embeddings, norms and biases when kind is muon"""
+    learning_rate_head: PositiveFloat = 0.003
+    """peak learning rate of a scalar head (reward, value), with either kind"""
     beta1: Share = 0.9
     """AdamW's first moment decay"""
     beta2: Share = 0.95

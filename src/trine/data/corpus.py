@@ -1,7 +1,8 @@
 """A corpus: documents of all its sources, split into a training and a held-out part."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from trine.config.base import CorpusConfig
 from trine.data.sources import (
@@ -54,7 +55,9 @@ def load_corpus(config: CorpusConfig) -> Corpus:
         found = [document for document in source(damage) if document.text.strip()]
         damage.check(name, config.largest_broken_share)
         if not found:
-            raise TrineError(f"corpus source {name} holds no text; Trine reads .py, .txt, .md and .jsonl (field 'text')")
+            raise TrineError(
+                f"corpus source {name} holds no text; Trine reads .py, .txt, .md and .jsonl (field 'text')"
+            )
         broken += damage.broken
         share = config.distributions.get(name, 1.0)
         documents += [
@@ -74,10 +77,13 @@ def load_corpus(config: CorpusConfig) -> Corpus:
     return Corpus(train, held_out, tuple(broken))
 
 
-def _sources(config: CorpusConfig):  # type: ignore[no-untyped-def]
-    sources = {str(folder): (lambda damage, f=folder: folder_documents(f, damage)) for folder in config.folders}
+def _sources(config: CorpusConfig) -> dict[str, Callable[[Damage], Iterator[Document]]]:
+    """Every source by name, each a function that reads it."""
+    sources: dict[str, Callable[[Damage], Iterator[Document]]] = {}
+    for folder in config.folders:
+        sources[str(folder)] = partial(folder_documents, folder)
     if config.standard_library:
         sources["standard library"] = standard_library_documents
     for name in config.distributions:
-        sources[name] = lambda damage, n=name: distribution_documents(n, damage)
+        sources[name] = partial(distribution_documents, name)
     return sources

@@ -58,7 +58,9 @@ def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
-def pack(spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: int, context_weight: float) -> PackedRows:
+def pack(
+    spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: int, context_weight: float
+) -> PackedRows:
     """Lay the spans out; trained tokens weigh 1, the others `context_weight`."""
     shape = (len(rows), row_length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -113,8 +113,7 @@ def distribution_documents(distribution: str, damage: Damage) -> Iterator[Docume
         files = importlib.metadata.files(distribution)
     except importlib.metadata.PackageNotFoundError:
         raise TrineError(
-            f"distribution '{distribution}' of the corpus is not installed; "
-            "install the project with -c constraints.txt"
+            f"distribution '{distribution}' of the corpus is not installed; install the project with -c constraints.txt"
         ) from None
     for file in sorted(files or [], key=str):
         parts = file.parts

@@ -35,13 +35,13 @@ class Engine:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the source model's weights."""
+        """Copy the source model's weights; until the next call the engine knows no others."""
         dtype = self.source.compute_dtype
         for mine, other in zip(self.model.modules(), self.source.modules(), strict=True):
             for name, parameter in other.named_parameters(recurse=False):
-                cast = parameter.to(dtype) if isinstance(other, Linear) else parameter.clone()
-                getattr(mine, name).data = cast.detach()
-        self.output_weight = self.source.output_weight.detach().to(dtype)
+                kept = dtype if isinstance(other, Linear) else parameter.dtype
+                getattr(mine, name).data = parameter.detach().to(kept, copy=True)
+        self.output_weight = self.model.output_weight.to(dtype)
 
     def generate(
         self,

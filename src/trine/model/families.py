@@ -102,7 +102,7 @@ _GPT2_KEYS = {
     "norm_epsilon": "layer_norm_epsilon",
     "tied_embeddings": "tie_word_embeddings",
 }
-_GATED_FIXED = {"hidden_act": "silu", "rope_scaling": None, "sliding_window": None, "mlp_bias": False}
+_GATED_FIXED = {"hidden_act": "silu", "rope_scaling": None, "mlp_bias": False}
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -125,7 +125,8 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias", "qk_norm")
-# Keys that do not change what the network computes at inference, written by many tools.
+# Keys that do not change what the network computes at inference, written by many tools. `sliding_window` is read
+# only where `use_sliding_window` is true, which is refused.
 _HARMLESS = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id",
     "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop",
@@ -133,6 +134,7 @@ _HARMLESS = {
     "summary_use_proj", "n_ctx", "task_specific_params", "_name_or_path", "num_labels", "id2label", "label2id",
     "max_window_layers", "pretraining_tp", "trine", "rope_parameters", "layer_types", "problem_type",
     "chunk_size_feed_forward", "is_encoder_decoder", "output_attentions", "output_hidden_states", "return_dict",
+    "sliding_window",
 }  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConf
 
 def _flatten_rope(described: dict[str, Any]) -> dict[str, Any]:
     rope = described.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
+    if rope.get("rope_type", "default") != "default" or rope.keys() - {"rope_type", "rope_theta"}:
         return described | {"rope_scaling": rope}
     return described | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
 
@@ -196,6 +198,7 @@ def to_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig) -> 
 
 def from_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
     """Their tensors as our parameters; raises `TrineError` naming what is missing or left over."""
+    weights = _with_trunk_prefix(weights, family_of(config))
     result: dict[str, Tensor] = {}
     used: set[str] = set()
     for ours, theirs, layout in _entries(config):
@@ -210,6 +213,14 @@ def from_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig, p
     if left:
         raise TrineError(f"{place}: tensors {sorted(left)[:5]} have no place in the model")
     return result
+
+
+def _with_trunk_prefix(weights: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """A bare trunk (`GPT2Model`, as GPT-2 itself is published) lacks the first part of its tensors' names."""
+    prefix = family.weights["embedding.weight"][0][0].split(".")[0] + "."
+    if any(name.startswith(prefix) for name in weights):
+        return weights
+    return {name if name.startswith("lm_head.") else prefix + name: tensor for name, tensor in weights.items()}
 
 
 def _entries(config: ModelConfig) -> list[tuple[str, tuple[str, ...], Layout]]:

@@ -1,7 +1,7 @@
 """The few operations worth writing by hand: on a CPU, PyTorch composes them from many small passes.
 
 Each has a plain formula in its docstring, and a test that holds it to that formula in values and gradients.
-All take any dtype; statistics are computed in fp32.
+All take any dtype; statistics are computed in fp32, or in fp64 where that is what comes in.
 """
 
 import torch
@@ -12,10 +12,14 @@ from torch import Tensor
 LONGEST_MATERIALIZED_SCORES = 1024
 
 
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # type: ignore[no-untyped-def,override]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_at_least_fp32(x.dtype))
         inverse = (norm.square_().div_(x.shape[-1]).add_(epsilon)).rsqrt_().to(x.dtype)
         normalized = x * inverse
         ctx.save_for_backward(normalized, inverse, weight)
@@ -25,9 +29,10 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
         normalized, inverse, weight = ctx.saved_tensors
         product = gradient * normalized
+        exact = _at_least_fp32(product.dtype)
         # weight may have fewer leading dimensions than x: sum over those it was broadcast along.
-        weight_gradient = product.flatten(0, -weight.dim() - 1).sum(0, dtype=torch.float32)
-        scale = (product * weight).sum(-1, keepdim=True, dtype=torch.float32).div_(normalized.shape[-1])
+        weight_gradient = product.flatten(0, -weight.dim() - 1).sum(0, dtype=exact)
+        scale = (product * weight).sum(-1, keepdim=True, dtype=exact).div_(normalized.shape[-1])
         x_gradient = torch.addcmul(gradient * weight, normalized, scale.to(normalized.dtype), value=-1)
         return x_gradient.mul_(inverse), weight_gradient.to(weight.dtype), None
 
@@ -83,7 +88,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
         return _attention_by_products(query, key, value, bias)
     mask = None if bias is None else bias.unsqueeze(1).expand(B, 1, T, key.shape[2])
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=bias is None, enable_gqa=H != key.shape[1]
+        query, key, value, attn_mask=mask, is_causal=bias is None, enable_gqa=key.shape[1] != H
     )
 
 

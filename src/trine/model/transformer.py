@@ -184,6 +184,7 @@ def initialize(model: Transformer, seed: int) -> None:
     residual_scale = (2 * model.config.layers) ** -0.5
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
         std = 0.02 * (residual_scale if name.endswith(("attention.out.weight", "mlp.down.weight")) else 1.0)
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            aside.replace(path)
         except OSError:
             aside.unlink(missing_ok=True)
             raise
@@ -109,11 +109,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             if folder.exists():
                 old = folder.with_name(f".{folder.name}.old")
                 shutil.rmtree(old, ignore_errors=True)
-                os.replace(folder, old)
-                os.replace(aside, folder)
+                folder.replace(old)
+                aside.replace(folder)
                 shutil.rmtree(old)
             else:
-                os.replace(aside, folder)
+                aside.replace(folder)
             sync_folder(folder.parent)
         except OSError:
             shutil.rmtree(aside, ignore_errors=True)

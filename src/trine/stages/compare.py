@@ -63,7 +63,5 @@ def compare(
     for example, rollout in zip(examples, rollouts, strict=True):
         answer = chat.text(rollout.response_ids).strip("\n").rstrip()
         if rollout.ended and answer and answer != example.response:
-            pairs.append(
-                Comparison(example.prompt, example.response, answer, name=example.name, group=example.group)
-            )
+            pairs.append(Comparison(example.prompt, example.response, answer, name=example.name, group=example.group))
     return pairs, sum(not rollout.ended for rollout in rollouts)

@@ -134,7 +134,9 @@ def run(config: FinetuneConfig) -> Path:
         model, tokenizer = open_model(config.model, hardware)
         chat = ChatFormat(tokenizer)
         spans = render(read_examples(config.examples), chat, config.row_tokens, config.examples)
-        held_out = render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
+        held_out = (
+            render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
+        )
         seed_torch(config.seed)
         packed = PackedExamples(spans, config.row_tokens, config.seed)
         steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_rows))

@@ -44,7 +44,8 @@ def run(config: FunctionsConfig) -> Path:
         write_examples(folder.path / "judge.jsonl", judge)
         write_examples(folder.path / "held_out.jsonl", held_out)
         counts = {"train": len(train) - len(judge), "judge": len(judge), "held_out": len(held_out)}
-        say(f"functions: {counts['train']} tasks to train on, {counts['judge']} for the judge, {counts['held_out']} held out")
+        train_count, judge_count, held_out_count = counts.values()
+        say(f"functions: {train_count} tasks to train on, {judge_count} for the judge, {held_out_count} held out")
         folder.finish(counts)
     return folder.path
 
@@ -53,7 +54,10 @@ def _mine(documents: Sequence[Document]) -> list[Example]:
     """Parsing is the slow part and Python's own: it runs in two more processes."""
     parts = [documents[start : start + DOCUMENTS_AT_A_TIME] for start in range(0, len(documents), DOCUMENTS_AT_A_TIME)]
     found: list[Example] = []
-    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool, progress_bar("functions", len(parts)) as bar:
+    with (
+        ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool,
+        progress_bar("functions", len(parts)) as bar,
+    ):
         for examples in pool.map(_mine_part, parts):
             found += examples
             bar.advance()

@@ -20,7 +20,9 @@ def model_folder(path: Path) -> Path:
     for candidate in (path, path / "model", path / "policy"):
         if (candidate / "config.json").exists():
             return candidate
-    raise TrineError(f"{path} holds no model (no config.json there, nor in model/ or policy/); name a run or model folder")
+    raise TrineError(
+        f"{path} holds no model (no config.json there, nor in model/ or policy/); name a run or model folder"
+    )
 
 
 def open_model(path: Path, hardware: Hardware) -> tuple[Transformer, Tokenizer]:

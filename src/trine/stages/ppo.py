@@ -7,6 +7,7 @@ place rewards, estimate advantages; then epochs x minibatches of clipped updates
 in Trine's models. Temperature is the same wherever a log-probability is taken.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,19 @@ class PpoObjective:
         if inner == 0:
             self.experience = self.collect(iteration)
             self._observe(iteration)
+        assert self.experience is not None
         epoch, minibatch = divmod(inner, self.config.batch_prompts // self.config.minibatch_prompts)
-        return self._micro_batches(iteration, epoch)[minibatch]
+        return self._micro_batches(iteration, epoch, self.experience.rollouts)[minibatch]
 
-    def _micro_batches(self, iteration: int, epoch: int) -> list[list[list[int]]]:
-        """Row numbers by minibatch and micro-batch, a fresh permutation every epoch."""
+    def _micro_batches(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
+        """Row numbers by minibatch and micro-batch, a fresh permutation every epoch.
+
+        Within a minibatch rows are sorted by length, so that micro-batches hold little padding.
+        """
         size, micro = self.config.minibatch_prompts, self.config.micro_batch_prompts
-        order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(self.config.batch_prompts)
-        minibatches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+        order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
+        lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
+        minibatches = [sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)]
         return [[rows[start : start + micro] for start in range(0, size, micro)] for rows in minibatches]
 
     def counts(self, batch: list[int]) -> dict[str, float]:
@@ -142,33 +148,39 @@ class PpoObjective:
         """Sample, score, and compute everything that stays fixed during the iteration's updates."""
         config = self.config
         self.engine.refresh()
-        rollouts = self.engine.generate(self._choose_prompts(iteration), self._sampling(iteration), policy_version=iteration)
+        rollouts = self.engine.generate(
+            self._choose_prompts(iteration), self._sampling(iteration), policy_version=iteration
+        )
         scores = self.reward.score(rollouts, self.render)
         mask = response_mask(rollouts)
         old_log_probs, old_values, reference = (torch.zeros(mask.shape) for _ in range(3))
         with torch.no_grad():
-            for rows in (rows for minibatch in self._micro_batches(iteration, 0) for rows in minibatch):
+            for rows in itertools.chain(*self._micro_batches(iteration, 0, rollouts)):
                 layout = self.layout([rollouts[row] for row in rows])
                 log_probs, _, values = self._forward(layout)
                 _put(old_log_probs, mask, rows, log_probs)
                 _put(old_values, mask, rows, values)
                 _put(reference, mask, rows, self._reference_log_probs(layout))
-        log_ratios = torch.where(mask, old_log_probs - reference, 0.0)
         advantages, returns = advantages_of(
             final_scores(scores, rollouts, config.length_penalty, config.length_score),
-            log_ratios, old_values, mask,
-            kl_coefficient=self.kl_coefficient if config.kl.in_loss == "none" else 0.0, gamma=config.gamma, lam=config.lam,
-        )  # fmt: skip
+            torch.where(mask, old_log_probs - reference, 0.0),
+            old_values,
+            mask,
+            kl_coefficient=self.kl_coefficient if config.kl.in_loss == "none" else 0.0,
+            gamma=config.gamma,
+            lam=config.lam,
+        )
         return Experience(rollouts, scores, mask, old_log_probs, old_values, reference, advantages, returns)
 
     def _choose_prompts(self, iteration: int) -> list[list[int]]:
         """The next prompts of an endless seeded sequence, reshuffled each time round."""
         size, count = self.config.batch_prompts, len(self.prompts)
-        chosen = []
-        for index in range(iteration * size, (iteration + 1) * size):
-            epoch, place = divmod(index, count)
-            chosen.append(self.prompts[int(generator_for(self.config.seed, "prompts", epoch).permutation(count)[place])])
-        return chosen
+        places = [divmod(index, count) for index in range(iteration * size, (iteration + 1) * size)]
+        orders = {
+            epoch: generator_for(self.config.seed, "prompts", epoch).permutation(count)
+            for epoch in {epoch for epoch, _ in places}
+        }
+        return [self.prompts[int(orders[epoch][place])] for epoch, place in places]
 
     def _sampling(self, iteration: int) -> Sampling:
         return Sampling(
@@ -249,10 +261,7 @@ def run(config: PpoConfig) -> Path:
         reference = open_model(config.model, hardware)[0].requires_grad_(False)
         model = _with_critic(policy, config)
         chat = ChatFormat(tokenizer)
-        room = policy.config.context - config.response_tokens
-        prompts = [ids for ids in (chat.prompt_ids(e.prompt) for e in read_examples(config.prompts)) if len(ids) <= room]
-        if not prompts:
-            raise TrineError(f"{config.prompts}: no prompt leaves room for response_tokens={config.response_tokens}")
+        prompts = _read_prompts(config, chat, policy.config.context - config.response_tokens)
         reward = open_reward(config.reward, config)
         objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config, folder)
         steps = config.iterations * objective.steps_per_iteration
@@ -262,6 +271,17 @@ def run(config: PpoConfig) -> Path:
         _write(folder.path, model, chat)
         folder.finish({"iterations": config.iterations, "kl_coefficient": objective.kl_coefficient})
     return folder.path
+
+
+def _read_prompts(config: PpoConfig, chat: ChatFormat, room: int) -> list[list[int]]:
+    """Prompt ids; those too long to answer within the context are left out, and counted."""
+    rendered = [chat.prompt_ids(example.prompt) for example in read_examples(config.prompts)]
+    prompts = [ids for ids in rendered if len(ids) <= room]
+    if not prompts:
+        raise TrineError(f"{config.prompts}: no prompt leaves room for response_tokens={config.response_tokens}")
+    if len(prompts) < len(rendered):
+        say(f"ppo: {len(rendered) - len(prompts)} of {len(rendered)} prompts are too long and left out")
+    return prompts
 
 
 def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
@@ -291,5 +311,3 @@ def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
 
     write_folder(folder / "policy", fill_policy)
     write_folder(folder / "critic", fill_critic)
-
-

@@ -100,10 +100,10 @@ class PretrainObjective:
 def _windows(ids: np.ndarray, length: int) -> list[Tensor]:  # type: ignore[type-arg]
     """All of `ids` as windows of T + 1 in batches, the shorter rest as a row of its own."""
     whole = (len(ids) - 1) // length
-    rows = torch.from_numpy(np.stack([ids[i * length : i * length + length + 1] for i in range(whole)])) if whole else None
-    rest = ids[whole * length :]
-    batches = list(rows.split(EVALUATION_ROWS)) if rows is not None else []
-    return batches + ([torch.from_numpy(rest).unsqueeze(0)] if len(rest) > 1 else [])
+    windows = [torch.from_numpy(ids[start : start + length + 1]) for start in range(0, whole * length, length)]
+    batches = [torch.stack(windows[start : start + EVALUATION_ROWS]) for start in range(0, whole, EVALUATION_ROWS)]
+    rest = torch.from_numpy(ids[whole * length :]).unsqueeze(0)
+    return batches + ([rest] if rest.shape[1] > 1 else [])
 
 
 def run(config: PretrainConfig) -> Path:
@@ -124,7 +124,8 @@ def run(config: PretrainConfig) -> Path:
         initialize(model, derive_seed(config.seed, "initialize"))
         model.to(hardware.device)
         steps = step_count(config)
-        say(f"pretrain: {shape.parameter_count / 1e6:.1f}M parameters, {config.tokens / 1e6:.2f}M tokens in {steps} steps")
+        size, tokens = shape.parameter_count / 1e6, config.tokens / 1e6
+        say(f"pretrain: {size:.1f}M parameters, {tokens:.2f}M tokens in {steps} steps")
         windows = Windows(shards["train"].ids, config.row_tokens, derive_seed(config.seed, "windows"))
         held_out = {name: shard for name, shard in shards.items() if name != "train"}
         objective = PretrainObjective(model, windows, held_out, config)

@@ -16,8 +16,8 @@ from torch import Tensor
 from trine.algorithms.ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
 from trine.config.align import RewardConfig
 from trine.data.files import read_comparisons
-from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.data.packing import pad
+from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
 from trine.records import Comparison, Term
@@ -59,7 +59,9 @@ def render(comparisons: Sequence[Comparison], chat: ChatFormat, context: int, pl
             chat.response_ids(comparison.rejected, ended=comparison.rejected_ended),
         )
         if pair.longest > context:
-            raise TrineError(f"{place}:{number}: the pair has {pair.longest} tokens, more than the context of {context}")
+            raise TrineError(
+                f"{place}:{number}: the pair has {pair.longest} tokens, more than the context of {context}"
+            )
         pairs.append(pair)
     return pairs
 
@@ -150,9 +152,7 @@ def report_on(model: ScoreModel, train: list[Pair], held_out: list[Pair], vocab_
     if not held_out:
         return {}
     chosen, rejected = score_all(model, held_out)
-    alike = torch.tensor(
-        [abs(len(pair.chosen) - len(pair.rejected)) <= LENGTHS_AGREE_WITHIN for pair in held_out]
-    )
+    alike = torch.tensor([abs(len(pair.chosen) - len(pair.rejected)) <= LENGTHS_AGREE_WITHIN for pair in held_out])
     train_sides = [(pair.chosen, pair.rejected) for pair in train]
     sides = [(pair.chosen, pair.rejected) for pair in held_out]
     return {

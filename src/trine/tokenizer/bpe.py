@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_json, write_text
+from trine.runtime.files import read_json, sha256_of, write_json, write_text
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, TURN_START, TURN_END)
@@ -53,13 +53,13 @@ class Tokenizer:
         table = _byte_of_character()
         pieces = [self.backend.id_to_token(token_id) for token_id in range(self.vocab_size)]
         return [
-            piece.encode() if piece in SPECIAL_TOKENS else bytes(table[character] for character in piece)
+            piece.encode() if piece in SPECIAL_TOKENS else bytes(table[character] for character in piece or "")
             for piece in pieces
         ]
 
     @cached_property
     def _encoder(self) -> tiktoken.Encoding:
-        special = {token: self.backend.token_to_id(token) for token in SPECIAL_TOKENS}
+        special = {token: self._special(token) for token in SPECIAL_TOKENS}
         ranks = {
             data: token_id for token_id, data in enumerate(self.token_bytes) if token_id not in special.values()
         }
@@ -82,8 +82,6 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """A hash of vocabulary and merges."""
-        from trine.runtime.files import sha256_of
-
         return sha256_of(self.backend.to_str())
 
     def save(self, folder: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trine.runtime.files import read_json, sha256_of_file, write_folder, write_json
 from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, sha256_of_file, write_folder, write_json
 from trine.runtime.progress import say
 
 FILES = ("tensors.safetensors", "state.json")

@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trine.config.base import LoopConfig, OptimizerConfig
 from trine.records import Term
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.signals import stop_request
-from trine.config.base import LoopConfig, OptimizerConfig
 from trine.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from trine.training.optimizers import set_learning_rates
 from trine.training.run_folder import RunFolder
@@ -90,7 +90,8 @@ class Loop:
                     self._save(step)
                     stop_request.check()
         results = self._evaluate(final=True)
-        self.run.log({"step": step, **{key: value for key, value in results.items() if isinstance(value, float)}})
+        if results:
+            self.run.log({"step": step, **results})
         return results
 
     def _step(self, step: int) -> dict[str, float]:

@@ -81,23 +81,33 @@ def make_optimizers(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, shape: ModelConfig
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes."""
-    matrices, tables, vectors = [], [], []
+    matrices: list[tuple[str, nn.Parameter]] = []
+    others: list[nn.Parameter] = []
+    heads: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if "blocks." in name and parameter.dim() == 2:
             matrices.append((name, parameter))
+        elif name.endswith("head.weight") and len(parameter) == 1:
+            heads.append(parameter)
         else:
-            (tables if parameter.dim() == 2 else vectors).append(parameter)
-    plain = {"weight_decay": 0.0, "params": tables + vectors}
-    adamw = {"betas": (config.beta1, config.beta2), "eps": config.epsilon, "fused": True}
+            others.append(parameter)
+    plain = [
+        {"weight_decay": 0.0, "params": others, "peak": config.learning_rate_rest},
+        {"weight_decay": 0.0, "params": heads, "peak": config.learning_rate_head},
+    ]
+    adamw: dict[str, Any] = {"betas": (config.beta1, config.beta2), "eps": config.epsilon, "fused": True}
     if config.kind == "adamw":
-        decayed = {"weight_decay": config.weight_decay, "params": [parameter for _, parameter in matrices]}
-        return [torch.optim.AdamW([decayed, plain], lr=config.learning_rate, **adamw)]
+        weights = [parameter for _, parameter in matrices]
+        decayed = {"weight_decay": config.weight_decay, "params": weights, "peak": config.learning_rate}
+        plain[0]["peak"] = config.learning_rate
+        return [torch.optim.AdamW([decayed, *plain], **adamw)]
     group = {
+        "peak": config.learning_rate,
         "params": [parameter for _, parameter in matrices],
         "blocks": [fused_blocks(name, shape) or [len(parameter)] for name, parameter in matrices],
     }
     muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay)
-    return [muon, torch.optim.AdamW([plain], lr=config.learning_rate_rest, **adamw)]
+    return [muon, torch.optim.AdamW(plain, **adamw)]
 
 
 def set_learning_rates(
@@ -105,12 +115,7 @@ def set_learning_rates(
 ) -> float:
     """Give every group its learning rate at `step`; returns that of the first."""
     share = learning_rate_share(step, steps, config.warmup_share, config.decay, config.final_share)
-    rates = []
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            peak = config.learning_rate
-            if config.kind == "muon" and not isinstance(optimizer, Muon):
-                peak = config.learning_rate_rest
-            group["lr"] = peak * share
-            rates.append(group["lr"])
-    return float(rates[0])
+            group["lr"] = group["peak"] * share
+    return config.learning_rate * share

@@ -1,0 +1,95 @@
+"""What each command does once its config is known."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trine.config.registry import STAGES
+from trine.config.use import ChatConfig, GenerateConfig, QuickstartConfig, ReportConfig, RunConfig
+from trine.runtime.allocator import keep_freed_memory
+from trine.runtime.progress import say
+from trine.runtime.signals import stop_request
+
+
+def perform(command: str, config: Any, *, dry_run: bool) -> None:
+    """Call the command; results go to standard output, words about it to standard error."""
+    keep_freed_memory()
+    if dry_run:
+        from trine.cli.dry_run import describe
+
+        sys.stdout.write(describe(command, config) + "\n")
+        return
+    stop_request.install()
+    if command in STAGES:
+        stop_request.check()
+        path = import_module(f"trine.stages.{command}").run(config)
+        say(f"{command}: done, in {path}")
+    else:
+        _COMMANDS[command](config)
+
+
+def quickstart(config: QuickstartConfig) -> None:
+    values = config.model_dump()
+    run_recipe(RunConfig(recipe="quickstart", **values))
+    out = config.out
+    say(
+        "\nThree things to try next:\n"
+        f"  trine generate {out}/pretrain --prompt 'import numpy as'\n"
+        f"  trine chat {out}/ppo\n"
+        f"  trine run quickstart --dry-run --out runs/mine     # then copy the recipe: {_recipe_path()}"
+    )
+
+
+def _recipe_path() -> Path:
+    import trine.pipeline
+
+    return Path(trine.pipeline.__path__[0]) / "recipes" / "quickstart.yaml"
+
+
+def run_recipe(config: RunConfig) -> None:
+    from trine.pipeline.runner import run
+
+    run(config)
+
+
+def report(config: ReportConfig) -> None:
+    from trine.pipeline.report import write_report
+
+    path, text = write_report(config.out)
+    sys.stdout.write(text + "\n")
+    say(f"report: {path}")
+
+
+def generate(config: GenerateConfig) -> None:
+    from trine.engine.engine import Engine
+    from trine.engine.sampling import Sampling
+    from trine.records import Message
+    from trine.stages.opening import open_hardware, open_model
+    from trine.tokenizer.chat_format import ChatFormat
+
+    model, tokenizer = open_model(config.model, open_hardware(config.hardware))
+    chat = ChatFormat(tokenizer)
+    text = sys.stdin.read() if config.prompt == "-" else config.prompt
+    ids = chat.prompt_ids((Message("user", text),)) if config.chat else tokenizer.encode(text)
+    ends = (chat.end_id, tokenizer.end_of_text)
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed, eos_ids=ends)
+    rollouts = Engine(model).generate([ids] * config.samples, sampling)
+    for rollout in rollouts:
+        sys.stdout.write(("" if config.chat else text) + tokenizer.decode(rollout.response_ids) + "\n")
+
+
+def chat(config: ChatConfig) -> None:
+    from trine.cli.chat import talk
+
+    talk(config)
+
+
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "quickstart": quickstart,
+    "run": run_recipe,
+    "report": report,
+    "generate": generate,
+    "chat": chat,
+}

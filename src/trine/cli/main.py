@@ -1,0 +1,63 @@
+"""The `trine` command: find the command, parse its options, call it, and turn what goes wrong into words.
+
+Exit codes: 0 done, 2 wrong input, 130 / 143 stopped by Ctrl-C / SIGTERM after saving. Nothing heavy is imported
+before the command is known.
+"""
+
+import sys
+
+from trine.config.registry import COMMANDS, STAGES
+from trine.runtime.errors import TrineError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(arguments)
+    except TrineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except BrokenPipeError:
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        from trine.cli.arguments import print_overview
+
+        print_overview(STAGES, COMMANDS)
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        from trine import __version__
+
+        sys.stdout.write(f"trine {__version__}\n")
+        return 0
+    command = arguments[0]
+    if command not in STAGES and command not in COMMANDS:
+        from trine.config.loading import nearest
+
+        raise TrineError(f"unknown command {command!r}{nearest(command, [*STAGES, *COMMANDS])}")
+    return _run(command, arguments[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    from trine.cli.arguments import parse
+    from trine.config.registry import command_config_class
+
+    config, dry_run = parse(command, command_config_class(command), arguments)
+    from trine.cli.commands import perform
+    from trine.runtime.signals import Interrupted
+
+    try:
+        perform(command, config, dry_run=dry_run)
+    except Interrupted as interruption:
+        sys.stderr.write(f"{interruption}; the same command continues\n")
+        return 128 + interruption.signal_number
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The report of a recipe: run folders in, one HTML page and the same as plain text out.
+
+The page stands alone: plots are inline SVG, nothing is loaded, no script runs. Everything a model wrote is escaped.
+"""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trine.pipeline.outcome import (
+    completions_section,
+    evaluation_section,
+    gains,
+    headline_section,
+    samples_section,
+)
+from trine.pipeline.run_reader import RecipeRun, StageRun, read_recipe_run
+from trine.pipeline.sections import Section, overview_section
+from trine.pipeline.tables import WIDTH, duration, printable, shortened
+from trine.pipeline.training_sections import finetune_section, ppo_section, pretrain_section, reward_section
+from trine.runtime.files import write_text
+
+# The page's order; a kind that is not here has its line in the overview and no section of its own.
+SECTIONS: tuple[tuple[str, Callable[[StageRun, RecipeRun], Section]], ...] = (
+    ("evaluate", headline_section),
+    ("pretrain", pretrain_section),
+    ("finetune", finetune_section),
+    ("reward", reward_section),
+    ("ppo", ppo_section),
+    ("evaluate", evaluation_section),
+    ("evaluate", samples_section),
+    ("evaluate", completions_section),
+)
+
+
+def write_report(out: Path) -> tuple[Path, str]:
+    """Write `out`/report.html from what is finished in `out`; returns its path and the report as text."""
+    recipe = read_recipe_run(Path(out))
+    sections = _sections(recipe)
+    path = Path(out) / "report.html"
+    write_text(path, _writable(_page(recipe, sections)))
+    return path, _writable(_text(recipe, sections))
+
+
+def _sections(recipe: RecipeRun) -> list[Section]:
+    """Headline first, then the overview, then the stages' own; empty ones left out."""
+    made = [make(run, recipe) for stage, make in SECTIONS for run in recipe.of_kind(stage)]
+    filled = [section for section in made if section.tables or section.plots or section.samples]
+    headlines = len(recipe.of_kind("evaluate"))
+    return [*filled[:headlines], overview_section(recipe), *filled[headlines:]]
+
+
+def _page(recipe: RecipeRun, sections: list[Section]) -> str:
+    environment = Environment(loader=PackageLoader("trine.pipeline"), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    return environment.get_template("report.html.j2").render(
+        recipe=recipe,
+        summary=_summary(recipe),
+        gains=[gain for run in recipe.of_kind("evaluate") for gain in gains(run)],
+        sections=sections,
+    )
+
+
+def _summary(recipe: RecipeRun) -> str:
+    seconds = sum(run.seconds or 0.0 for run in recipe.stages)
+    return f"{len(recipe.stages)} stages in {duration(seconds)}, seed {recipe.seed}"
+
+
+def _text(recipe: RecipeRun, sections: list[Section]) -> str:
+    """Titles and key tables, the headline last: that is where a terminal's reader looks."""
+    headlines = len(recipe.of_kind("evaluate"))
+    parts = [*_wrapped(recipe.title), _summary(recipe)]
+    for section in [*sections[headlines:], *sections[:headlines]]:
+        tables = [table for table in section.tables if table.brief]
+        if tables:
+            title = shortened(section.title, WIDTH)
+            parts += ["", title, "=" * len(title), *(f"{table.text()}\n" for table in tables)]
+    return "\n".join(parts).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(printable(text), WIDTH) or [""]
+
+
+def _writable(text: str) -> str:
+    """Half of a surrogate pair, which a model may write, is no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")

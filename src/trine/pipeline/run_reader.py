@@ -1,0 +1,110 @@
+"""What a recipe left on disk, read back: recipe.json and the run folders of its finished stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, read_jsonl
+
+Series = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One finished stage: its config, what it made (`done.json`) and its metric rows."""
+
+    name: str
+    stage: str
+    seconds: float | None
+    config: dict[str, Any]
+    made_with: dict[str, str]
+    results: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+
+    def by_step(self, key: str) -> Series:
+        """Steps and values of the rows that hold `key`."""
+        rows = [row for row in self.metrics if _is_number(row.get(key)) and "step" in row]
+        return [float(row["step"]) for row in rows], [float(row[key]) for row in rows]
+
+    def by_iteration(self, key: str) -> Series:
+        """Iterations, counted from 1, and the mean of `key` over each iteration's steps.
+
+        Only the first step of an iteration names it; what is known once per iteration stands there alone.
+        """
+        groups: dict[float, list[float]] = {}
+        iteration = 0.0
+        for row in self.metrics:
+            iteration = float(row.get("iteration", iteration))
+            if _is_number(row.get(key)):
+                groups.setdefault(iteration + 1, []).append(float(row[key]))
+        return list(groups), [sum(values) / len(values) for values in groups.values()]
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """A recipe's title, seed and minutes, and its finished stages in order."""
+
+    title: str
+    seed: int
+    minutes: float | None
+    stages: list[StageRun]
+
+    def of_kind(self, stage: str) -> list[StageRun]:
+        return [run for run in self.stages if run.stage == stage]
+
+    def at(self, path: Any, stage: str) -> StageRun | None:
+        """The stage of kind `stage` whose folder a config names as `path`."""
+        name = Path(str(path)).name
+        return next((run for run in self.of_kind(stage) if run.name == name), None)
+
+    def made_with(self) -> dict[str, str]:
+        """Versions, machine and commit; where stages differ, every value once."""
+        values: dict[str, list[str]] = {}
+        for run in self.stages:
+            for key, value in run.made_with.items():
+                known = values.setdefault(key, [])
+                if str(value) not in known:
+                    known.append(str(value))
+        return {key: ", ".join(known) for key, known in values.items()}
+
+
+def read_recipe_run(out: Path) -> RecipeRun:
+    """Read `out`; stages that are missing or unfinished are left out."""
+    described = read_json(out / "recipe.json")
+    if not isinstance(described, dict) or not isinstance(described.get("stages"), list):
+        raise TrineError(f"{out / 'recipe.json'} names no stages; `trine run` writes it")
+    stages = [_read_stage(out / entry["name"], entry) for entry in described["stages"]]
+    return RecipeRun(
+        str(described.get("title", out.name)),
+        int(described.get("seed", 0)),
+        described.get("minutes"),
+        [run for run in stages if run is not None],
+    )
+
+
+def _read_stage(folder: Path, entry: dict[str, Any]) -> StageRun | None:
+    if not (folder / "done.json").exists():
+        return None
+    config, record = folder / "config.yaml", folder / "run.json"
+    return StageRun(
+        name=str(entry["name"]),
+        stage=str(entry["stage"]),
+        seconds=entry.get("seconds"),
+        config=yaml.safe_load(config.read_text("utf-8")) if config.exists() else {},
+        made_with=read_json(record).get("made_with", {}) if record.exists() else {},
+        results=read_json(folder / "done.json"),
+        metrics=_rows(folder / "metrics.jsonl"),
+        samples=_rows(folder / "samples.jsonl"),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.exists() else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,71 @@
+"""Run a recipe: every stage in order, finished ones skipped, the report at the end.
+
+The estimate printed first is the recipe's own minutes, corrected by how fast this machine multiplies matrices
+compared with the machine the recipe was written on.
+"""
+
+import time
+from importlib import import_module
+from pathlib import Path
+
+from trine.config.use import RunConfig
+from trine.pipeline.recipes import Recipe, load_recipe
+from trine.runtime.device import choose_hardware
+from trine.runtime.files import write_json
+from trine.runtime.lock import folder_lock
+from trine.runtime.progress import say
+from trine.runtime.signals import stop_request
+from trine.runtime.speed import time_factor
+
+
+def run(config: RunConfig) -> Path:
+    """Run the recipe; returns the report's path."""
+    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware)
+    hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
+    factor = time_factor(hardware)
+    say(f"{recipe.title} on {hardware.description}: about {recipe.minutes * factor:.0f} minutes")
+    with folder_lock(config.out):
+        seconds = _run_stages(recipe)
+        write_json(config.out / "recipe.json", _description(recipe, config, seconds))
+        from trine.pipeline.report import write_report
+
+        path, text = write_report(config.out)
+    print(text)
+    say(f"\nreport: {path}\nrun folders: {', '.join(step.name for step in recipe.steps)} in {config.out}")
+    return path
+
+
+def _run_stages(recipe: Recipe) -> dict[str, float]:
+    """Seconds each stage took, this time or, for those finished before, then."""
+    seconds: dict[str, float] = {}
+    for number, step in enumerate(recipe.steps, 1):
+        stop_request.check()
+        marker = step.config.out / "seconds.json"
+        done_before = (step.config.out / "done.json").exists()
+        say(f"[bold]{number}/{len(recipe.steps)} {step.name}[/bold]")
+        started = time.perf_counter()
+        import_module(f"trine.stages.{step.stage}").run(step.config)
+        if not done_before or not marker.exists():
+            write_json(marker, {"seconds": time.perf_counter() - started})
+        seconds[step.name] = _seconds(marker)
+        say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")
+    return seconds
+
+
+def _seconds(marker: Path) -> float:
+    from trine.runtime.files import read_json
+
+    return float(read_json(marker)["seconds"])
+
+
+def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -> dict[str, object]:
+    """What the report needs to know of the recipe."""
+    return {
+        "title": recipe.title,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "minutes": config.minutes,
+        "stages": [
+            {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]} for step in recipe.steps
+        ],
+    }

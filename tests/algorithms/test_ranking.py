@@ -1,0 +1,59 @@
+"""Preference losses and what is reported of a reward model."""
+
+from math import exp, log
+
+import pytest
+import torch
+
+from trine.algorithms.ranking import normalization, pair_accuracy, pairwise_ranking_loss, ranking_loss, reliability
+
+
+def test_the_pairwise_loss_is_minus_log_sigmoid_of_the_margin_summed_over_pairs() -> None:
+    loss = pairwise_ranking_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
+    assert float(loss) == pytest.approx(log(1 + exp(-1)) + log(2))
+
+
+def test_a_margin_asks_the_chosen_score_to_be_higher_by_that_much() -> None:
+    loss = pairwise_ranking_loss(torch.tensor([1.5]), torch.tensor([0.0]), margin=1.5)
+    assert float(loss) == pytest.approx(log(2))
+
+
+def test_only_the_difference_of_scores_counts() -> None:
+    chosen, rejected = torch.tensor([0.3, 2.0]), torch.tensor([-0.4, 3.0])
+    torch.testing.assert_close(
+        pairwise_ranking_loss(chosen + 5, rejected + 5), pairwise_ranking_loss(chosen, rejected)
+    )
+
+
+def test_ranking_two_answers_is_the_pairwise_loss() -> None:
+    scores = torch.tensor([[0.3, -0.4], [3.0, 2.0]])
+    pairwise = pairwise_ranking_loss(torch.tensor([0.3, 2.0]), torch.tensor([-0.4, 3.0]))
+    torch.testing.assert_close(ranking_loss(scores, torch.tensor([0, 1])), pairwise)
+
+
+def test_ranking_equal_scores_costs_log_k_per_prompt() -> None:
+    assert float(ranking_loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]))) == pytest.approx(3 * log(4))
+
+
+def test_normalization_gives_mean_zero_and_variance_one() -> None:
+    scores = torch.tensor([2.0, 4.0, 9.0])
+    gain, offset = normalization(scores)
+    scaled = gain * scores + offset
+    assert float(scaled.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(scaled.var(unbiased=False)) == pytest.approx(1, abs=1e-6)
+
+
+def test_normalization_of_equal_scores_only_shifts() -> None:
+    assert normalization(torch.full((3,), 5.0)) == (1.0, -5.0)
+
+
+def test_a_tie_counts_half_in_accuracy() -> None:
+    assert pair_accuracy(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 0.0, 1.0, 5.0])) == 0.625
+
+
+def test_reliability_counts_every_pair_once_and_compares_prediction_with_outcome() -> None:
+    """Margin log 3 predicts 75% and is right once in two."""
+    rows = reliability(torch.tensor([log(3), -log(3), 50.0, 0.0]))
+    assert sum(count for _, _, count in rows) == 4
+    assert (pytest.approx(0.75), 0.5, 2) in rows
+    assert rows[-1] == (1.0, 1.0, 1)

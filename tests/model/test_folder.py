@@ -1,0 +1,274 @@
+"""Model folders against `transformers`: each opens what the other wrote, and computes the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tests.tiny import FAMILY_NAMES, random_ids, tiny_config, tiny_model, tiny_score_model
+from trine.data.packing import pad
+from trine.model.families import FAMILIES, to_hugging_face_config, to_hugging_face_weights
+from trine.model.folder import load_model, load_score_model, read_config, save_model, save_score_model
+from trine.model.transformer import Transformer
+from trine.runtime.errors import TrineError
+
+CPU = torch.device("cpu")
+PAD = 1
+families = pytest.mark.parametrize("family", FAMILY_NAMES)
+
+
+def logits_of(model: Transformer, ids: Tensor) -> Tensor:
+    return model(ids) @ model.output_weight.T
+
+
+def reopen(folder: Path) -> Transformer:
+    return load_model(folder, torch.float32, CPU)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(tiny_model("llama"), tmp_path)
+    return tmp_path
+
+
+def stock_config(family: str, **changes: Any) -> Any:
+    if family == "gpt2":
+        return GPT2Config(vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=4, **changes)
+    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
+    shape = {
+        "vocab_size": 97, "max_position_embeddings": 64, "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    }  # fmt: skip
+    return kind(**shape | changes)
+
+
+def stock_model(family: str, auto: Any = AutoModelForCausalLM, **changes: Any) -> PreTrainedModel:
+    model = auto.from_config(stock_config(family, **changes)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+# What Trine writes, transformers opens
+
+
+@families
+@torch.no_grad()
+def test_transformers_opens_our_folder_and_computes_our_logits(family: str, tmp_path: Path) -> None:
+    model, ids = tiny_model(family), random_ids(3, 17)
+    save_model(model, tmp_path, eos_token_id=[3, 0], pad_token_id=PAD)
+    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert (theirs(ids).logits - logits_of(model, ids)).abs().max() < 1e-4
+    assert (theirs.config.eos_token_id, theirs.config.pad_token_id) == ([3, 0], PAD)
+
+
+@families
+def test_our_own_folder_comes_back_bit_for_bit(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    save_model(model, tmp_path)
+    again = reopen(tmp_path)
+    assert again.config == model.config == read_config(tmp_path)
+    for name, parameter in again.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name))
+
+
+# What transformers writes, Trine opens
+
+
+@families
+@torch.no_grad()
+def test_we_open_a_folder_of_transformers_bit_for_bit(family: str, tmp_path: Path) -> None:
+    theirs, ids = stock_model(family), random_ids(3, 17)
+    theirs.save_pretrained(tmp_path)
+    ours = reopen(tmp_path)
+    for name, tensor in to_hugging_face_weights(dict(ours.named_parameters()), ours.config).items():
+        assert torch.equal(tensor, theirs.state_dict()[name])
+    assert (theirs(ids).logits - logits_of(ours, ids)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"tie_word_embeddings": True}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
+        ("llama", {"head_dim": 16, "num_key_value_heads": 1}),
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 1}),
+        ("gpt2", {"n_inner": 40, "layer_norm_epsilon": 1e-3}),
+        ("llama", {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
+    ],
+)
+@torch.no_grad()
+def test_every_setting_that_is_understood_changes_the_numbers_as_in_transformers(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs, ids = stock_model(family, **changes), random_ids(2, 17)
+    theirs.save_pretrained(tmp_path)
+    if "sliding_window" in changes:  # as the published Qwen2.5 folders have it; transformers drops it on writing
+        edit_config(tmp_path, sliding_window=changes["sliding_window"])
+    assert (theirs(ids).logits - logits_of(reopen(tmp_path), ids)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_bare_trunk_opens_too_as_gpt2_itself_is_published(tmp_path: Path) -> None:
+    theirs, ids = stock_model("gpt2", AutoModel), random_ids(2, 9)
+    theirs.save_pretrained(tmp_path)
+    assert_close(theirs(ids).last_hidden_state, reopen(tmp_path)(ids), atol=1e-4, rtol=1e-4)
+
+
+# Refusals
+
+
+@families
+def test_every_fixed_setting_is_refused_by_name_at_any_other_value(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    for key in FAMILIES[family].fixed:
+        save_model(model, tmp_path)
+        edit_config(tmp_path, **{key: "something else"})
+        with pytest.raises(TrineError, match=f"{key}='something else' is not supported"):
+            read_config(tmp_path)
+
+
+def test_unknown_config_keys_are_refused_by_name(folder: Path) -> None:
+    edit_config(folder, attention_soft_cap=30.0, logit_scale=2.0)
+    with pytest.raises(TrineError, match=r"unknown keys \['attention_soft_cap', 'logit_scale'\]"):
+        reopen(folder)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0},
+        {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5},
+    ],
+)
+def test_scaled_and_partial_rotary_positions_are_refused(folder: Path, rope: dict[str, Any]) -> None:
+    edit_config(folder, rope_parameters=rope)
+    with pytest.raises(TrineError, match="rope"):
+        reopen(folder)
+
+
+def test_an_older_folder_with_rope_theta_of_its_own_opens(folder: Path) -> None:
+    described = json.loads((folder / "config.json").read_text())
+    del described["rope_parameters"]
+    (folder / "config.json").write_text(json.dumps(described))
+    assert read_config(folder).rope_theta == 5000.0
+
+
+def test_other_families_are_refused_with_the_list_of_ours(folder: Path) -> None:
+    edit_config(folder, model_type="mamba")
+    with pytest.raises(TrineError, match="model_type='mamba'; Trine opens gpt2, llama, qwen2, qwen3"):
+        reopen(folder)
+
+
+def test_missing_and_surplus_tensors_are_refused_by_name(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    norm = weights.pop("model.norm.weight")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(TrineError, match=r"tensors \['model.norm.weight'\] are missing"):
+        reopen(folder)
+    save_file(weights | {"model.norm.weight": norm, "adapter.weight": norm.clone()}, folder / "model.safetensors")
+    with pytest.raises(TrineError, match="'adapter.weight'"):
+        reopen(folder)
+
+
+def test_tensors_of_another_size_than_the_config_says_are_refused(folder: Path) -> None:
+    edit_config(folder, intermediate_size=64)
+    with pytest.raises(TrineError, match=r"mlp.up.weight has shape \(96, 32\), config.json says \(128, 32\)"):
+        reopen(folder)
+
+
+def test_a_damaged_or_absent_weight_file_is_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrineError, match="model.safetensors is damaged"):
+        reopen(folder)
+    path.unlink()
+    with pytest.raises(TrineError, match="model.safetensors does not exist"):
+        reopen(folder)
+
+
+def test_a_shape_of_no_family_cannot_be_written() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(TrineError, match="no Hugging Face family has the shape"):
+        to_hugging_face_config(replace(tiny_config("llama"), norm="layer"))
+
+
+def test_language_and_reward_models_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    save_model(tiny_model("gpt2"), tmp_path)
+    with pytest.raises(TrineError, match="holds no reward model"):
+        load_score_model(tmp_path, torch.float32, CPU)
+    save_score_model(tiny_score_model("gpt2"), tmp_path, pad_token_id=PAD)
+    with pytest.raises(TrineError, match="holds a reward model"):
+        reopen(tmp_path)
+
+
+# Reward models as sequence classifiers
+
+
+@families
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_stock_classifier_plus_offset_gives_our_score_however_it_is_padded(
+    family: str, side: str, tmp_path: Path
+) -> None:
+    model = tiny_score_model(family)
+    save_score_model(model, tmp_path, pad_token_id=PAD)
+    theirs, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    rows = [(random_ids(length, seed=length) + 2).clamp(max=96).tolist() for length in (3, 9, 1, 6)]
+    ids, lengths = pad(rows, PAD)
+    if side == "left":
+        ids = torch.stack([row.roll(ids.shape[1] - int(length)) for row, length in zip(ids, lengths, strict=True)])
+    mask = (ids != PAD).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    theirs_scores = theirs(ids, attention_mask=mask, position_ids=positions).logits.squeeze(1) + 0.75
+    alone = torch.cat([model(torch.tensor([row]), torch.tensor([len(row) - 1])) for row in rows])
+    assert_close(theirs_scores, alone, atol=1e-4, rtol=0)
+    padded, lengths = pad(rows, PAD)
+    assert_close(model(padded, lengths - 1), alone, atol=1e-5, rtol=0)
+
+
+@families
+@torch.no_grad()
+def test_a_reward_folder_comes_back_with_head_and_offset(family: str, tmp_path: Path) -> None:
+    model, ids, last = tiny_score_model(family), random_ids(2, 9), torch.tensor([8, 5])
+    save_score_model(model, tmp_path, pad_token_id=PAD)
+    again = load_score_model(tmp_path, torch.float32, CPU)
+    assert again.offset == 0.75
+    assert torch.equal(again(ids, last), model(ids, last))
+
+
+@torch.no_grad()
+def test_a_stock_classifier_opens_as_a_reward_model(tmp_path: Path) -> None:
+    theirs, ids = stock_model("qwen2", AutoModelForSequenceClassification, num_labels=1, pad_token_id=PAD), random_ids(1, 9)
+    theirs.save_pretrained(tmp_path)
+    ours = load_score_model(tmp_path, torch.float32, CPU)
+    assert_close(ours(ids, torch.tensor([8])), theirs(ids).logits[0], atol=1e-4, rtol=0)

@@ -1,0 +1,165 @@
+"""The byte-level BPE: two encoders with the same ids, reserved tokens, and text that survives."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from tests.tiny import TEXT, tiny_tokenizer
+from trine.runtime.errors import TrineError
+from trine.tokenizer.bpe import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+
+VARIED = [
+    "",
+    " ",
+    "\n",
+    "def add(first, second):\n\treturn first + second\n",
+    "   three spaces, then     five\t\ttabs \r\n and  \n\n\n lines   ",
+    "it's they'll we're I'd don't 'S 'LL ’s",
+    "naïve café Ünïcode ẞ ǅ",
+    "日本語の文章と中文混在。한국어도",
+    "👩‍👩‍👧‍👦 🇩🇪 👍🏽 ☺️ zero\u200bwidth",
+    "١٢٣ ४५६ Ⅷ ½ ² 1_000_000",
+    "\u00a0non\u2003breaking\u3000spaces\u2028line\u0085next\x1cfile\x1fseparators\x0b\x0c",
+    "\x00\x01\x7f control",
+    "e\u0301 combining \u0301alone",
+    "שלום עולם مرحبا",
+    "a" * 300 + " " * 300 + "\n" * 50,
+    "𝕄𝕒𝕥𝕙 𐍈 \U0010ffff",
+    *SPECIAL_TOKENS[:0],
+]
+whitespace_heavy = st.text(alphabet=" \n\t\r\x0b\x0c\x85\xa0\u2003ab1'!,sSl日é", max_size=40)
+
+
+def backend_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    return tokenizer.backend.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", [*VARIED, TEXT])
+@pytest.mark.parametrize("vocab_size", [260, 320, 420])
+def test_both_encoders_give_the_same_ids(text: str, vocab_size: int) -> None:
+    tokenizer = tiny_tokenizer(vocab_size)
+    assert tokenizer.encode(text) == backend_ids(text, tokenizer)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(max_size=60))
+@example("ꟲ")
+def test_both_encoders_give_the_same_ids_for_any_text(text: str) -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.encode(text) == backend_ids(text, tokenizer)
+
+
+@settings(deadline=None, max_examples=300)
+@given(whitespace_heavy)
+def test_both_encoders_give_the_same_ids_for_runs_of_whitespace(text: str) -> None:
+    tokenizer = tiny_tokenizer(420)
+    assert tokenizer.encode(text) == backend_ids(text, tokenizer)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.one_of(st.text(max_size=60), whitespace_heavy))
+def test_text_survives_encoding(text: str) -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", [*VARIED, *SPECIAL_TOKENS, "say <|im_end|> and <|endoftext|>"])
+def test_varied_text_survives_encoding(text: str) -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_ids_0_to_3_are_reserved_in_order() -> None:
+    tokenizer = tiny_tokenizer()
+    assert (tokenizer.end_of_text, tokenizer.pad, tokenizer.turn_start, tokenizer.turn_end) == (0, 1, 2, 3)
+    assert SPECIAL_TOKENS == ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+    assert [tokenizer.backend.id_to_token(token_id) for token_id in range(4)] == list(SPECIAL_TOKENS)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.one_of(st.sampled_from(SPECIAL_TOKENS), st.text(max_size=5))))
+def test_text_never_encodes_to_a_reserved_id(pieces: list[str]) -> None:
+    assert not {0, 1, 2, 3} & set(tiny_tokenizer().encode("".join(pieces)))
+
+
+def test_the_vocabulary_has_every_byte_and_the_size_asked_for() -> None:
+    tokenizer = tiny_tokenizer(320)
+    assert tokenizer.vocab_size == len(tokenizer.token_bytes) == 320
+    assert {bytes([byte]) for byte in range(256)} <= set(tokenizer.token_bytes)
+    assert len(set(tokenizer.token_bytes)) == 320
+
+
+def test_merges_shorten_text_like_that_they_were_learned_from() -> None:
+    assert len(tiny_tokenizer(420).encode(TEXT)) < 0.5 * len(TEXT)
+
+
+def test_a_batch_is_encoded_as_its_texts_are() -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.encode_batch(VARIED) == [tokenizer.encode(text) for text in VARIED]
+
+
+def test_decoding_drops_reserved_ids_unless_told_to_keep_them() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = [2, *tokenizer.encode("hi"), 3, 0]
+    assert tokenizer.decode(ids) == "hi"
+    assert tokenizer.decode(ids, keep_special=True) == "<|im_start|>hi<|im_end|><|endoftext|>"
+
+
+def test_half_a_character_decodes_to_the_replacement_character() -> None:
+    tokenizer = tiny_tokenizer(260)
+    assert tokenizer.decode(tokenizer.encode("日")[:2]) == "\ufffd"
+
+
+def test_training_is_deterministic_in_the_texts() -> None:
+    first, second = (train_tokenizer([TEXT], 300) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != train_tokenizer([TEXT[:400] * 2], 300).fingerprint
+
+
+def test_a_saved_tokenizer_comes_back_the_same(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert [again.encode(text) for text in VARIED] == [tokenizer.encode(text) for text in VARIED]
+
+
+def test_transformers_reads_the_folder_with_our_ids_and_reserved_tokens(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in VARIED:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == tokenizer.encode(text)
+        assert theirs.decode(ids) == text
+    assert (theirs.eos_token_id, theirs.pad_token_id, theirs.bos_token_id) == (0, 1, None)
+    assert theirs("plain")["input_ids"] == tokenizer.encode("plain")
+
+
+def test_a_vocabulary_below_256_bytes_and_the_reserved_tokens_is_refused() -> None:
+    assert tiny_tokenizer(260).vocab_size == 260
+    with pytest.raises(TrineError, match="vocab_size=259 is too small"):
+        train_tokenizer([TEXT], 259)
+
+
+def test_too_little_text_for_the_vocabulary_is_refused() -> None:
+    with pytest.raises(TrineError, match="too small for vocab_size=5000: it yields only"):
+        train_tokenizer([TEXT], 5000)
+
+
+def test_tokenizers_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece"}}))
+    with pytest.raises(TrineError, match="not a byte-level BPE"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_without_our_reserved_tokens_is_refused(tmp_path: Path) -> None:
+    tiny_tokenizer().save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|im_end|>", "<|other|>"))
+    with pytest.raises(TrineError, match="lacks the reserved token"):
+        Tokenizer.load(tmp_path)
