@@ -105,4 +105,6 @@ def random_ids(*shape: int, vocab_size: int = 97, seed: int = 0) -> Tensor:
 
 
 def ragged_prompts(lengths: tuple[int, ...], vocab_size: int = 97, seed: int = 0) -> list[list[int]]:
-    return [random_ids(length, vocab_size=vocab_size, seed=seed + index).tolist() for index, length in enumerate(lengths)]
+    return [
+        random_ids(length, vocab_size=vocab_size, seed=seed + index).tolist() for index, length in enumerate(lengths)
+    ]

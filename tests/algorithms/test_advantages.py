@@ -38,9 +38,7 @@ def _by_definition(rewards: torch.Tensor, values: torch.Tensor, gamma: float, la
 
 
 def test_a_value_in_the_padding_does_not_leak() -> None:
-    advantages, returns = generalized_advantages(
-        row(0, 1, 0), row(0, 0, 100), mask_of(1, 1, 0), gamma=1.0, lam=0.95
-    )
+    advantages, returns = generalized_advantages(row(0, 1, 0), row(0, 0, 100), mask_of(1, 1, 0), gamma=1.0, lam=0.95)
     assert_close(advantages, row(0.95, 1, 0))
     assert_close(returns, row(0.95, 1, 0))
 
@@ -105,9 +103,7 @@ def test_masked_steps_are_as_if_cut_out(acted: list[bool], seed: int) -> None:
     rewards, values = random_tensor(2, 1, len(acted), seed=seed, dtype=torch.float64)
     whole, _ = generalized_advantages(rewards, values, mask, gamma=0.9, lam=0.8)
     if any(acted):
-        cut, _ = generalized_advantages(
-            rewards[mask][None], values[mask][None], mask[mask][None], gamma=0.9, lam=0.8
-        )
+        cut, _ = generalized_advantages(rewards[mask][None], values[mask][None], mask[mask][None], gamma=0.9, lam=0.8)
         assert_close(whole[mask][None], cut)
     assert not whole[~mask].any()
 

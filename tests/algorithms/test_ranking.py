@@ -20,9 +20,7 @@ def test_a_margin_asks_the_chosen_score_to_be_higher_by_that_much() -> None:
 
 def test_only_the_difference_of_scores_counts() -> None:
     chosen, rejected = torch.tensor([0.3, 2.0]), torch.tensor([-0.4, 3.0])
-    torch.testing.assert_close(
-        pairwise_ranking_loss(chosen + 5, rejected + 5), pairwise_ranking_loss(chosen, rejected)
-    )
+    torch.testing.assert_close(pairwise_ranking_loss(chosen + 5, rejected + 5), pairwise_ranking_loss(chosen, rejected))
 
 
 def test_ranking_two_answers_is_the_pairwise_loss() -> None:

@@ -162,7 +162,7 @@ def test_a_prompt_and_its_budget_may_fill_the_context_exactly() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_number() -> None:
-    with pytest.raises(TrineError, match="prompt 1 has 11 tokens.*context of 16"):
+    with pytest.raises(TrineError, match=r"prompt 1 has 11 tokens.*context of 16"):
         Engine(tiny_model(context=16)).generate([[1], [1] * 11], Sampling(6))
 
 

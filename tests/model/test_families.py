@@ -36,7 +36,8 @@ def test_fused_matrices_are_cut_where_their_parts_meet(family: str) -> None:
     config = tiny_config(family)
     for name, parameter in tiny_model(family).named_parameters():
         blocks = fused_blocks(name, config)
-        assert (blocks is not None) == (name.endswith("qkv.weight") or (family != "gpt2" and name.endswith("up.weight")))
+        fused = ("qkv.weight",) if family == "gpt2" else ("qkv.weight", "up.weight")
+        assert (blocks is not None) == name.endswith(fused)
         if blocks is not None:
             assert sum(blocks) == len(parameter)
     assert fused_blocks("blocks.0.attention.qkv.weight", tiny_config("llama")) == [64, 32, 32]

@@ -12,9 +12,7 @@ from trine.model.kernels import attention, causal_bias, rms_norm, rotary_table, 
 
 
 def doubles(*shapes: tuple[int, ...]) -> list[Tensor]:
-    return [
-        random_tensor(*shape, seed=seed, dtype=torch.float64).requires_grad_() for seed, shape in enumerate(shapes)
-    ]
+    return [random_tensor(*shape, seed=seed, dtype=torch.float64).requires_grad_() for seed, shape in enumerate(shapes)]
 
 
 def assert_same(ours: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:

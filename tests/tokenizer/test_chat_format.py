@@ -35,9 +35,7 @@ def template_ids(theirs: PreTrainedTokenizerBase, messages: tuple[Message, ...],
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
-def test_prompt_ids_are_those_of_the_template(
-    theirs: PreTrainedTokenizerBase, messages: tuple[Message, ...]
-) -> None:
+def test_prompt_ids_are_those_of_the_template(theirs: PreTrainedTokenizerBase, messages: tuple[Message, ...]) -> None:
     assert tiny_chat().prompt_ids(messages) == template_ids(theirs, messages, True)
 
 
@@ -65,7 +63,9 @@ def test_exactly_the_answer_and_its_end_token_are_trained(question: str, answer:
 def test_the_prompt_has_the_same_ids_whether_an_answer_follows_or_is_to_be_sampled() -> None:
     chat = tiny_chat()
     for answer in ("x", " x", "\nx", "", "  "):
-        assert list(chat.example([QUESTION], answer).ids[: len(chat.prompt_ids([QUESTION]))]) == chat.prompt_ids([QUESTION])
+        assert list(chat.example([QUESTION], answer).ids[: len(chat.prompt_ids([QUESTION]))]) == chat.prompt_ids(
+            [QUESTION]
+        )
 
 
 def test_earlier_answers_are_context_and_not_trained() -> None:

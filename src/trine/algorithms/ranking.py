@@ -11,7 +11,7 @@ def pairwise_ranking_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0)
 
 
 def ranking_loss(scores: Tensor, best: Tensor) -> Tensor:
-    """Sum over prompts of the cross-entropy of picking `best` [P] among k scores [P, k] (Ziegler et al. 2019, eq. 1)."""
+    """Sum over prompts of the cross-entropy of `best` [P] among k scores [P, k] (Ziegler et al. 2019, eq. 1)."""
     return F.cross_entropy(scores, best, reduction="sum")
 
 

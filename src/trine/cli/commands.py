@@ -12,6 +12,9 @@ from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
 
+# Commands that look for a stop request between steps; the others leave at once on Ctrl-C.
+LONG_COMMANDS = ("quickstart", "run")
+
 
 def perform(command: str, config: Any, *, dry_run: bool) -> None:
     """Call the command; results go to standard output, words about it to standard error."""
@@ -21,7 +24,8 @@ def perform(command: str, config: Any, *, dry_run: bool) -> None:
 
         sys.stdout.write(describe(command, config) + "\n")
         return
-    stop_request.install()
+    if command in STAGES or command in LONG_COMMANDS:
+        stop_request.install()
     if command in STAGES:
         stop_request.check()
         path = import_module(f"trine.stages.{command}").run(config)

@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise TrineError(f"config file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise TrineError(f"{path}: not readable YAML: {error}") from None
     if not isinstance(values, dict):
         raise TrineError(f"{path}: expected a mapping of config keys")
@@ -70,4 +70,6 @@ def with_override(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise TrineError(f"{key} cannot be set: {parent}={values!r} is not a mapping")
     values[last] = value

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from trine.records import Comparison, Example, Message
+from trine.records import Comparison, Example, Message, Role
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_jsonl, write_jsonl
+from trine.runtime.files import read_numbered_jsonl, write_jsonl
+
+ROLES: tuple[str, ...] = get_args(Role)
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -23,7 +25,7 @@ def read_examples(path: Path) -> list[Example]:
             name=str(row.get("name", f"{path}:{number}")),
             group=str(row.get("group", f"{path}:{number}")),
         )
-        for number, row in enumerate(read_jsonl(path), 1)
+        for number, row in read_numbered_jsonl(path)
     ]
 
 
@@ -43,7 +45,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
             name=str(row.get("name", f"{path}:{number}")),
             group=str(row.get("group", f"{path}:{number}")),
         )
-        for number, row in enumerate(read_jsonl(path), 1)
+        for number, row in read_numbered_jsonl(path)
     ]
 
 
@@ -58,9 +60,13 @@ def _messages(row: dict[str, Any], path: Path, number: int) -> tuple[Message, ..
     prompt = row.get("prompt")
     if isinstance(prompt, str):
         return (Message("user", prompt),)
-    try:
-        return tuple(Message(turn["role"], turn["content"]) for turn in prompt or ())
-    except (TypeError, KeyError):
-        raise TrineError(
-            f"{path}:{number}: field 'prompt' must be a string or a list of {{role, content}}, found {prompt!r:.60}"
-        ) from None
+    if isinstance(prompt, list) and prompt and all(_is_turn(turn) for turn in prompt):
+        return tuple(Message(turn["role"], turn["content"]) for turn in prompt)
+    raise TrineError(
+        f"{path}:{number}: field 'prompt' must be a string or a list of {{role, content}} "
+        f"(roles: {', '.join(ROLES)}), found {prompt!r:.60}"
+    )
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)

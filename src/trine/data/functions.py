@@ -23,7 +23,7 @@ def mine_functions(documents: Iterable[Document]) -> Iterator[Example]:
             tree = ast.parse(document.text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-        lines = document.text.splitlines(keepends=True)
+        lines = io.StringIO(document.text, newline=None).readlines()  # as Python counts: a form feed ends no line
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 example = _example(node, lines, document)
@@ -75,17 +75,27 @@ def cut_at_last_statement(body: str) -> str:
 
     It repairs nothing: a mistake before the cut stays in, and does not parse.
     """
-    end = 0
+    statements = _logical_lines(body)
+    while statements and statements[-1][1] == ":":
+        statements.pop()
+    return "\n".join(body.split("\n")[: statements[-1][0]]) if statements else ""
+
+
+def _logical_lines(body: str) -> list[tuple[int, str]]:
+    """Every complete logical line of `body`: the number of its last line, and its last token."""
+    found: list[tuple[int, str]] = []
+    last = ""
     try:
         for token in tokenize.generate_tokens(io.StringIO(body + "\n").readline):
+            if token.type == tokenize.ERRORTOKEN and token.start[0] > body.count("\n"):
+                break  # a string left open on the last line
             if token.type == tokenize.NEWLINE:
-                end = token.end[0] if token.end[1] == 0 else token.start[0]
+                found.append((token.start[0], last))
+            elif token.type not in (tokenize.COMMENT, tokenize.NL):
+                last = token.string
     except (tokenize.TokenError, IndentationError, SyntaxError):
         pass
-    lines = body.splitlines()[:end]
-    while lines and lines[-1].split("#")[0].rstrip().endswith(":"):
-        lines.pop()
-    return "\n".join(lines)
+    return found
 
 
 @dataclass(frozen=True)

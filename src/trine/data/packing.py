@@ -87,3 +87,43 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
     return ids, lengths
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """One prompt and its two answers in one row: the prompt is read once, the answers do not see each other.
+
+    `ids`, `positions` [P, T]; `segments` [P, T]: 0 prompt, 1 and 2 the answers, -1 padding; `ends` [P, 2] the column
+    of each answer's last token.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    ends: Tensor
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """[P, T, T] additive attention bias: a position sees the prompt and its own answer up to itself."""
+        keys = self.segments.unsqueeze(1)
+        seen = (keys == 0) | (keys == self.segments.unsqueeze(2))
+        length = self.ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril_()
+        zeros = torch.zeros(seen.shape, dtype=dtype, device=self.ids.device)
+        return zeros.masked_fill_(~(seen & causal), float("-inf"))
+
+
+def pack_pairs(triples: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> PairRows:
+    """Lay out (prompt, first answer, second answer) triples, right-padded to the longest."""
+    width = max(sum(len(part) for part in triple) for triple in triples)
+    ids, positions = (np.zeros((len(triples), width), np.int64) for _ in range(2))
+    segments, ends = np.full((len(triples), width), -1, np.int64), np.zeros((len(triples), 2), np.int64)
+    for row, (prompt, *answers) in enumerate(triples):
+        start = len(prompt)
+        ids[row, :start], positions[row, :start], segments[row, :start] = prompt, np.arange(start), 0
+        for number, answer in enumerate(answers, 1):
+            place = (row, slice(start, start + len(answer)))
+            ids[place], segments[place] = answer, number
+            positions[place] = len(prompt) + np.arange(len(answer))
+            start += len(answer)
+            ends[row, number - 1] = start - 1
+    return PairRows(*(torch.from_numpy(array) for array in (ids, positions, segments, ends)))

@@ -81,6 +81,8 @@ def _jsonl_documents(path: Path, name: str, damage: Damage) -> Iterator[Document
 
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             damage.seen += 1
             try:
                 text = json.loads(line.decode("utf-8"))["text"]

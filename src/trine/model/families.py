@@ -19,7 +19,7 @@ Layout = Literal["plain", "transposed", "qkv", "qkv_transposed", "gate_up"]
 
 @dataclass(frozen=True)
 class Family:
-    """`weights`: our name -> (their names, layout); `{i}` is the layer. `fixed`: config keys with one accepted value."""
+    """`weights`: our name -> (their names, layout); `{i}` is the layer. `fixed`: config keys of one accepted value."""
 
     model_type: str
     architecture: str

@@ -39,10 +39,12 @@ class ScoreModel(nn.Module):
         width = self.head.weight.shape[1]
         self.head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
 
-    def forward(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Scores [B] read at position `last` [B] of right-padded `ids` [B, T]."""
-        hidden = self.trunk(ids)
-        rows = torch.arange(len(ids), device=ids.device)
+    def forward(
+        self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Scores read at columns `last` ([B], or [B, n] for n answers a row) of right-padded `ids` [B, T]."""
+        hidden = self.trunk(ids, positions=positions, bias=bias)
+        rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (last.dim() - 1))
         return self.head(hidden[rows, last]) + self.offset
 
     @torch.no_grad()

@@ -18,8 +18,8 @@ def headline_section(run: StageRun, recipe: RecipeRun) -> Section:
     """The one table to look at first."""
     scaled = all(units(recipe.at(run.config.get(judge), "reward")) != "raw" for judge in JUDGES)
     unit = (
-        "Scores are in standard deviations of what the fine-tuned model writes: 0 is its average answer, +1 one "
-        "standard deviation better."
+        "Scores are in standard deviations of what the fine-tuned model writes: 0 is its average answer to the prompts "
+        "the score was learned on, +1 is one standard deviation better."
         if scaled
         else "Scores are as the reward models give them, not scaled to the fine-tuned model's answers."
     )
@@ -53,7 +53,7 @@ def rewards_table(run: StageRun) -> Table:
         f"{whole(results.get('prompts'))} answers to held-out prompts on each side. In deviations: the gain over the "
         "standard deviation of the scores before. ± is one standard error of the mean gain, answer by answer."
     )
-    return Table(("score", "before PPO", "after PPO", "gain", "in deviations"), rows, caption)
+    return Table(("score", "before", "after", "gain", "in deviations"), rows, caption)
 
 
 def _standard_error(results: dict[str, Any], judge: str) -> float | None:
@@ -88,11 +88,12 @@ def evaluation_section(run: StageRun, recipe: RecipeRun) -> Section:
 
 
 def changes_table(run: StageRun) -> Table:
-    """Figures that no reward model sees, before and after."""
-    sides = (run.results["before"], run.results["after"])
+    """Figures that no reward model sees, before and after, and those of the person's answers where there are any."""
+    names = [name for name in ("before", "after", "person") if name in run.results]
+    sides = [run.results[name] for name in names]
     parsing = [side.get("parsing", {}) for side in sides]
     rows: list[tuple[str, ...]] = [
-        ("KL to the reference, nats per response", number(0.0, 2), number(run.results.get("kl"), 2)),
+        ("KL to the reference, nats per response", *(_kl(run, name) for name in names)),
         ("completions that parse", *(_parsing(part, "share", _total(part)) for part in parsing)),
         ("  of those ended by themselves", *(_parsing(part, "ended_share", part.get("ended")) for part in parsing)),
         ("  of those cut by the budget", *(_parsing(part, "cut_share", part.get("cut")) for part in parsing)),
@@ -101,7 +102,13 @@ def changes_table(run: StageRun) -> Table:
         ("mean length, tokens", *(number(side.get("length"), 1) for side in sides)),
     ]
     caption = "A completion cut by the budget is judged up to its last complete statement. ± is one standard error."
-    return Table((run.name, "before PPO", "after PPO"), rows, caption)
+    headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
+    return Table((run.name, *(headings[name] for name in names)), rows, caption)
+
+
+def _kl(run: StageRun, side: str) -> str:
+    """0 before by definition; a person's answers have no KL."""
+    return {"before": number(0.0, 2), "after": number(run.results.get("kl"), 2)}.get(side, ABSENT)
 
 
 def _total(parsing: dict[str, Any]) -> int:
@@ -155,7 +162,7 @@ def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
             [
                 _answer("before", "Before PPO", row.get("before", {})),
                 _answer("after", "After PPO", row.get("after", {})),
-                Answer("person", "What the person wrote", str(row.get("person", ""))),
+                _answer("person", "What the person wrote", row.get("person", {})),
             ],
         )
         for row in run.samples
@@ -163,7 +170,7 @@ def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
     return Section(titled("Side by side", run, recipe), words, samples=samples)
 
 
-def _answer(side: Literal["before", "after"], heading: str, answer: dict[str, Any]) -> Answer:
+def _answer(side: Literal["before", "after", "person"], heading: str, answer: dict[str, Any]) -> Answer:
     scores = [f"{judge} {signed(answer[judge])}" for judge in JUDGES if judge in answer]
     return Answer(side, heading, str(answer.get("text", "")), " · ".join(scores))
 

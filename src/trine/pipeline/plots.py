@@ -61,7 +61,7 @@ def loss_lines(steps: Sequence[float], values: Sequence[float], colour: Colour =
 def line_plot(
     lines: Sequence[Line], x_label: str, y_label: str, says: str, *, counted: bool = False, compact: bool = False
 ) -> Markup:
-    """Curves over a common axis, whole numbers where it is `counted`; `says` tells those who cannot see it what it is."""
+    """Curves over a common axis, whole numbers where `counted`; `says` describes them to those who cannot see."""
     figure, axes = _canvas(x_label, y_label, COMPACT if compact else SIZE)
     for line in lines:
         _draw(axes, line)

@@ -45,13 +45,16 @@ def load_recipe(
     """
     path, described = _read(name)
     _refuse_unknown(described, {"title", "minutes", "shared", "stages"}, str(path))
-    planned = float(described.get("minutes", minutes or 10.0))
+    planned = _number(described.get("minutes", minutes or 10.0), f"{path}: minutes")
     scale = 1.0 if minutes is None else minutes / planned
     steps: list[Step] = []
-    for number, entry in enumerate(described.get("stages") or (), 1):
+    stages = described.get("stages") or ()
+    if not isinstance(stages, list | tuple):
+        raise TrineError(f"{path}: 'stages' is a list of stages, each with a key 'stage'")
+    for number, entry in enumerate(stages, 1):
         step = _step(entry, f"{path}: stage {number}", [step.name for step in steps], out, seed, scale)
         if hardware is not None:
-            step = replace(step, config=step.config.model_copy(update={"hardware": hardware}))
+            step = replace(step, config=_with_hardware(step.config, hardware))
         steps.append(step)
     if not steps:
         raise TrineError(f"{path}: the recipe has no stages")
@@ -72,7 +75,7 @@ def _read(name: str) -> tuple[Path, dict[str, Any]]:
     if name in built_in_recipes():
         text = recipe_text(name)
     elif path.is_file():
-        text = path.read_text("utf-8")
+        text = _text(path)
     else:
         raise TrineError(f"recipe {name!r} is neither a file nor built in ({', '.join(built_in_recipes())})")
     try:
@@ -82,6 +85,26 @@ def _read(name: str) -> tuple[Path, dict[str, Any]]:
     if not isinstance(described, dict):
         raise TrineError(f"{path}: a recipe is a mapping with the keys title, minutes, stages")
     return path, described
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrineError(f"{path}: not readable as UTF-8 text: {error}") from None
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TrineError(f"{place}: expected a number, found {value!r}")
+    return float(value)
+
+
+def _with_hardware(config: StageConfig, given: HardwareConfig) -> StageConfig:
+    """What was given for the whole run goes before what the recipe says; the rest of the recipe's word stands."""
+    return config.model_copy(
+        update={"hardware": config.hardware.model_copy(update=given.model_dump(exclude_unset=True))}
+    )
 
 
 def _step(entry: Any, place: str, earlier: list[str], out: Path, seed: int, scale: float) -> Step:
@@ -95,11 +118,15 @@ def _step(entry: Any, place: str, earlier: list[str], out: Path, seed: int, scal
     if name in earlier:
         raise TrineError(f"{place}: the name {name!r} is taken; give each stage its own")
     values = _resolved(entry.get("config") or {}, _folder_of(earlier, out, place))
+    if not isinstance(values, dict):
+        raise TrineError(f"{place}: 'config' is a mapping of config keys")
     for field in entry.get("scale") or ():
         if field not in values:
             raise TrineError(f"{place}: scale names {field!r}, which its config does not set")
+        _number(values[field], f"{place}: {field}")
         values[field] = _scaled(values[field], scale)
-    values |= {"out": str(out / name), "seed": values.get("seed", seed + int(entry.get("seed", 0)) * 1_000_003)}
+    offset = int(_number(entry.get("seed", 0), f"{place}: seed"))
+    values |= {"out": str(out / name), "seed": values.get("seed", seed + offset * 1_000_003)}
     return Step(name, stage, validated(config_class(stage), values, place))
 
 

@@ -65,7 +65,8 @@ def _page(recipe: RecipeRun, sections: list[Section]) -> str:
 
 def _summary(recipe: RecipeRun) -> str:
     seconds = sum(run.seconds or 0.0 for run in recipe.stages)
-    return f"{len(recipe.stages)} stages in {duration(seconds)}, seed {recipe.seed}"
+    count = len(recipe.stages)
+    return f"{count} {'stage' if count == 1 else 'stages'} in {duration(seconds)}, seed {recipe.seed}"
 
 
 def _text(recipe: RecipeRun, sections: list[Section]) -> str:

@@ -25,8 +25,7 @@ def run(config: RunConfig) -> Path:
     factor = time_factor(hardware)
     say(f"{recipe.title} on {hardware.description}: about {recipe.minutes * factor:.0f} minutes")
     with folder_lock(config.out):
-        seconds = _run_stages(recipe)
-        write_json(config.out / "recipe.json", _description(recipe, config, seconds))
+        _run_stages(recipe, config)
         from trine.pipeline.report import write_report
 
         path, text = write_report(config.out)
@@ -35,8 +34,8 @@ def run(config: RunConfig) -> Path:
     return path
 
 
-def _run_stages(recipe: Recipe) -> dict[str, float]:
-    """Seconds each stage took, this time or, for those finished before, then."""
+def _run_stages(recipe: Recipe, config: RunConfig) -> None:
+    """Run what is not finished; after each stage, note what is there and how long it took, now or back then."""
     seconds: dict[str, float] = {}
     for number, step in enumerate(recipe.steps, 1):
         stop_request.check()
@@ -48,8 +47,8 @@ def _run_stages(recipe: Recipe) -> dict[str, float]:
         if not done_before or not marker.exists():
             write_json(marker, {"seconds": time.perf_counter() - started})
         seconds[step.name] = _seconds(marker)
+        write_json(config.out / "recipe.json", _description(recipe, config, seconds))
         say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")
-    return seconds
 
 
 def _seconds(marker: Path) -> float:
@@ -66,6 +65,8 @@ def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -
         "seed": config.seed,
         "minutes": config.minutes,
         "stages": [
-            {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]} for step in recipe.steps
+            {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]}
+            for step in recipe.steps
+            if step.name in seconds
         ],
     }

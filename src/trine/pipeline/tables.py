@@ -71,7 +71,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %" if share is not None and math.isfinite(share) else ABSENT
+    return f"{100 * share:.{digits}f}%" if share is not None and math.isfinite(share) else ABSENT
 
 
 def share_of(share: float | None, count: int) -> str:

@@ -142,7 +142,7 @@ def _reward_plots(run: StageRun) -> list[Plot]:
     results = run.results
     if results.get("reliability"):
         svg = reliability_plot(results["reliability"], f"{run.name}: reliability")
-        caption = "Sureness is the sigmoid of the score difference. On the dashed line, 80 % sure is 80 % right."
+        caption = "Sureness is the sigmoid of the score difference. On the dashed line, 80% sure is 80% right."
         plots.append(Plot(svg, caption))
     if results.get("chosen_scores"):
         groups: list[Group] = [

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from trine.runtime.errors import TrineError
 
 
@@ -26,8 +28,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder and the like into a message that names the path."""
     try:
         yield
-    except OSError as error:
-        raise TrineError(f"cannot write {path}: {error.strerror or error}; free some space or choose --out") from error
+    except (OSError, SafetensorError) as error:  # safetensors writes in Rust and reports a full disk its own way
+        reason = getattr(error, "strerror", None) or error
+        raise TrineError(f"cannot write {path}: {reason}; free some space or choose --out") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -66,17 +69,24 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise TrineError(f"{path} is not readable JSON: {error}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file; a `TrineError` naming file and line when one is broken."""
+    return [row for _, row in read_numbered_jsonl(path)]
+
+
+def read_numbered_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """`read_jsonl` with each row's line number, which blank lines count in too."""
     rows = []
     try:
         lines = Path(path).read_bytes().splitlines()
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
+    except OSError as error:
+        raise TrineError(f"{path} is not a readable JSONL file: {error.strerror or error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -86,7 +96,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise TrineError(f"{path}:{number}: not a JSON object in UTF-8: {error}") from error
         if not isinstance(row, dict):
             raise TrineError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
+        rows.append((number, row))
     return rows
 
 
@@ -115,7 +125,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             else:
                 aside.replace(folder)
             sync_folder(folder.parent)
-        except OSError:
+        except Exception:
             shutil.rmtree(aside, ignore_errors=True)
             raise
 

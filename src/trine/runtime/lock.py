@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trine.runtime.errors import TrineError
+from trine.runtime.files import disk_errors
 
 
 @contextmanager
@@ -13,8 +14,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Hold `folder`/.lock; the system lets go of it when the process ends, however it ends."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115  (closed below)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -64,6 +64,7 @@ def run(config: EvaluateConfig) -> Path:
         answers = {
             "before": _answer(before, examples, chat, config),
             "after": _answer(after, examples, chat, config),
+            "person": _persons(examples, chat),
         }
         scores = {judge: _score(getattr(config, judge), answers, hardware) for judge in ("reward", "judge")}
         results = _figures(answers, scores, examples)
@@ -82,6 +83,15 @@ def _answer(model: Transformer, examples: list[Example], chat: ChatFormat, confi
         prompts = [chat.prompt_ids(example.prompt) for example in examples]
         rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance)
     return Answers(rollouts, [chat.text(rollout.response_ids) for rollout in rollouts])
+
+
+def _persons(examples: list[Example], chat: ChatFormat) -> Answers:
+    """What people wrote, as if it had been sampled: the measure of every figure."""
+    rollouts = [
+        Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
+        for example in examples
+    ]
+    return Answers(rollouts, [example.response for example in examples])
 
 
 def _score(folder: Path, answers: dict[str, Answers], hardware: Hardware) -> dict[str, list[float]]:
@@ -106,7 +116,7 @@ def _figures(
             statistic: results["after"][judge][statistic] - results["before"][judge][statistic]
             for statistic in ("mean", "median")
         }
-        deviation = results["before"][judge]["deviation"]
+        deviation = results["before"][judge]["deviation"] or 1.0
         results[f"{judge}_gain_in_deviations"] = {name: value / deviation for name, value in gain.items()}
     return results
 
@@ -170,7 +180,6 @@ def _samples(
         {
             "prompt": examples[index].prompt[-1].content,
             "name": examples[index].name,
-            "person": examples[index].response,
             **{
                 name: {
                     "text": side.texts[index]

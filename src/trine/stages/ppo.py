@@ -91,7 +91,9 @@ class PpoObjective:
         size, micro = self.config.minibatch_prompts, self.config.micro_batch_prompts
         order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
         lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-        minibatches = [sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)]
+        minibatches = [
+            sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)
+        ]
         return [[rows[start : start + micro] for start in range(0, size, micro)] for rows in minibatches]
 
     def counts(self, batch: list[int]) -> dict[str, float]:

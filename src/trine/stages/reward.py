@@ -16,7 +16,7 @@ from torch import Tensor
 from trine.algorithms.ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
 from trine.config.align import RewardConfig
 from trine.data.files import read_comparisons
-from trine.data.packing import pad
+from trine.data.packing import PairRows, pack_pairs
 from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
@@ -47,6 +47,10 @@ class Pair:
     @property
     def longest(self) -> int:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
 def render(comparisons: Sequence[Comparison], chat: ChatFormat, context: int, place: Path) -> list[Pair]:
@@ -93,7 +97,7 @@ class RewardObjective:
         order = generator_for(self.config.seed, "epoch", epoch).permutation(len(self.pairs)).tolist()
         batches: list[list[int]] = []
         for start in range(0, len(order), size * BATCHES_SORTED_TOGETHER):
-            near = sorted(order[start : start + size * BATCHES_SORTED_TOGETHER], key=lambda i: self.pairs[i].longest)
+            near = sorted(order[start : start + size * BATCHES_SORTED_TOGETHER], key=lambda i: self.pairs[i].tokens)
             batches += [near[at : at + size] for at in range(0, len(near), size)]
         whole = [batch for batch in batches if len(batch) == size] or batches
         return [whole[index] for index in generator_for(self.config.seed, "batches", epoch).permutation(len(whole))]
@@ -127,18 +131,19 @@ class RewardObjective:
 
 
 def score_pairs(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Scores [P] of the chosen and of the rejected answers."""
-    rows = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
+    """Scores [P] of the chosen and of the rejected answers, both read in one row behind the one prompt."""
+    rows = pack_pairs([(pair.prompt, pair.chosen, pair.rejected) for pair in pairs])
     device = model.head.weight.device
-    ids, lengths = (tensor.to(device) for tensor in pad(rows, 0))
-    scores = model(ids, lengths - 1)
-    return scores[: len(pairs)], scores[len(pairs) :]
+    rows = PairRows(*(tensor.to(device) for tensor in (rows.ids, rows.positions, rows.segments, rows.ends)))
+    bias = rows.bias(model.trunk.compute_dtype)
+    scores = model(rows.ids, rows.ends, positions=rows.positions, bias=bias)
+    return scores[:, 0], scores[:, 1]
 
 
 @torch.no_grad()
 def score_all(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     """`score_pairs` of many pairs, those of like length together; fp32 on the CPU, in the order given."""
-    order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest)
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].tokens)
     chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
     for start in range(0, len(order), PAIRS_SCORED_AT_ONCE):
         batch = order[start : start + PAIRS_SCORED_AT_ONCE]
@@ -147,8 +152,14 @@ def score_all(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]
     return chosen, rejected
 
 
-def report_on(model: ScoreModel, train: list[Pair], held_out: list[Pair], vocab_size: int) -> dict[str, Any]:
-    """How well the model ranks held-out pairs, beside what length or mere words would achieve."""
+def report_on(
+    model: ScoreModel, train: list[Pair], held_out: list[Pair], vocab_size: int, gain: float
+) -> dict[str, Any]:
+    """How well the model ranks held-out pairs, beside what length or mere words would achieve.
+
+    Scores are the normalised ones; the reliability is of the probabilities the model was trained to give,
+    sigmoid of the margin before the scores were multiplied by `gain`.
+    """
     if not held_out:
         return {}
     chosen, rejected = score_all(model, held_out)
@@ -162,7 +173,7 @@ def report_on(model: ScoreModel, train: list[Pair], held_out: list[Pair], vocab_
         "pairs_alike_lengths": int(alike.sum()),
         "accuracy_length_only": length_accuracy(train_sides, sides),
         "accuracy_bag_of_tokens": bag_of_tokens_accuracy(train_sides, sides, vocab_size),
-        "reliability": reliability(chosen - rejected),
+        "reliability": reliability((chosen - rejected) / gain),
         "chosen_scores": chosen.tolist(),
         "rejected_scores": rejected.tolist(),
     }
@@ -186,9 +197,9 @@ def run(config: RewardConfig) -> Path:
         say(f"reward: {len(pairs)} pairs, {steps} steps")
         optimizers = make_optimizers(_trained(model), config.optimizer, trunk.config)
         Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
-        if config.normalize:
-            model.normalize(*normalization(score_all(model, pairs)[1]))
-        results = report_on(model, pairs, held_out, tokenizer.vocab_size)
+        gain, offset = normalization(score_all(model, pairs)[1]) if config.normalize else (1.0, 0.0)
+        model.normalize(gain, offset)
+        results = report_on(model, pairs, held_out, tokenizer.vocab_size, gain)
 
         def fill(aside: Path) -> None:
             save_score_model(model, aside, pad_token_id=tokenizer.pad)

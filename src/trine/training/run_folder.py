@@ -103,7 +103,7 @@ def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
             f"{path} holds a run with another config ({', '.join(changed)} changed); "
             "give another --out, or --overwrite true to start over"
         )
-    for child in path.iterdir():
+    for child in sorted(path.iterdir(), key=lambda child: child == record):  # run.json last: stopped midway, start here
         if child.name != ".lock":
             shutil.rmtree(child) if child.is_dir() else child.unlink()
 

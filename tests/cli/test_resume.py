@@ -1,0 +1,138 @@
+"""Stop a run any way there is, give the same command again: the models are the same to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+
+HARDWARE = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
+LONGEST_WAIT = 60
+
+
+def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trine", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finish(folder: Path, arguments: list[str]) -> None:
+    process = start(folder, arguments)
+    _, words = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == 0, words
+
+
+def steps(run: Path) -> list[int]:
+    """Of the whole rows of metrics.jsonl that tell a loss."""
+    if not (run / "metrics.jsonl").exists():
+        return []
+    lines = (run / "metrics.jsonl").read_text().split("\n")[:-1]
+    return [row["step"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def stop(process: subprocess.Popen[str], run: Path, after: int, number: signal.Signals) -> tuple[int, str]:
+    """Send the signal once step `after` is logged; (exit code, standard error)."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not (steps(run) and steps(run)[-1] >= after):
+        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, "too slow"
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, words = process.communicate(timeout=LONGEST_WAIT)
+    return process.returncode, words
+
+
+@pytest.fixture
+def pretrain(corpus_folder: Path, tokenizer_run: Path) -> Callable[[Path], list[str]]:
+    """The command that pretrains into a folder, 500 steps with a checkpoint every 20."""
+
+    def arguments(out: Path) -> list[str]:
+        return [
+            "pretrain", "--out", str(out), "--corpus.folders", str(corpus_folder), "--corpus.held_out_share", "0.25",
+            "--tokenizer", str(tokenizer_run), "--model.layers", "2", "--model.width", "32", "--model.heads", "2",
+            "--model.context", "64", "--tokens", str(500 * 2 * 32), "--row_tokens", "32", "--batch_rows", "2",
+            "--micro_batch_rows", "2", "--loop.save_every", "20", "--loop.evaluate_every", "100", *HARDWARE,
+        ]  # fmt: skip
+
+    return arguments
+
+
+def test_pretraining_stopped_three_ways_ends_in_the_same_bytes(
+    tmp_path: Path, pretrain: Callable[[Path], list[str]], command: Command
+) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+
+    process = start(tmp_path, pretrain(run))
+    while not steps(run) and process.poll() is None:
+        time.sleep(0.005)
+    code, _, words = command(*pretrain(run))
+    assert code == 2 and f"{run} is in use by process {process.pid}" in words
+
+    code, words = stop(process, run, 50, signal.SIGTERM)
+    assert code == 143 and "stopped by SIGTERM; the same command continues" in words
+    code, words = stop(start(tmp_path, pretrain(run)), run, 130, signal.SIGINT)
+    assert code == 130 and "continuing after step" in words and "stopped by SIGINT" in words
+    code, _ = stop(start(tmp_path, pretrain(run)), run, 230, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not (run / "done.json").exists() and not (run / "model").exists()
+
+    finish(tmp_path, pretrain(run))
+    finish(tmp_path, pretrain(straight))
+    assert (run / "model" / "model.safetensors").read_bytes() == (straight / "model" / "model.safetensors").read_bytes()
+    assert steps(run) == steps(straight) == list(range(1, 501))
+
+
+REWARD = """
+def vowels(prompts, responses):
+    return [sum(letter in "aeiou" for letter in response) / 10 for response in responses]
+"""
+
+
+@pytest.fixture
+def ppo(tmp_path: Path, finetune_run: Path, functions_run: Path) -> Callable[[Path], list[str]]:
+    """The command that runs PPO into a folder, 40 iterations of 4 steps with a checkpoint every 3 iterations."""
+    (tmp_path / "taste.py").write_text(REWARD)
+
+    def arguments(out: Path) -> list[str]:
+        return [
+            "ppo", "--out", str(out), "--model", str(finetune_run), "--prompts", str(functions_run / "all.jsonl"),
+            "--reward", "taste:vowels", "--iterations", "40", "--batch_prompts", "8", "--minibatch_prompts", "4",
+            "--micro_batch_prompts", "4", "--response_tokens", "12", "--loop.save_every", "12", "--kl.target", "1.0",
+            *HARDWARE,
+        ]  # fmt: skip
+
+    return arguments
+
+
+def test_ppo_killed_and_interrupted_ends_in_the_same_bytes(tmp_path: Path, ppo: Callable[[Path], list[str]]) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    code, _ = stop(start(tmp_path, ppo(run)), run, 30, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    code, words = stop(start(tmp_path, ppo(run)), run, 70, signal.SIGTERM)
+    assert code == 143 and "ppo: continuing after step 24 of 160" in words
+    finish(tmp_path, ppo(run))
+    finish(tmp_path, ppo(straight))
+    for part in ("policy", "critic"):
+        files = [folder / part / "model.safetensors" for folder in (run, straight)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert steps(run) == steps(straight) == list(range(1, 161))
+
+
+def test_chat_leaves_at_the_first_interrupt(tmp_path: Path, finetune_run: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trine", "chat", str(finetune_run), *HARDWARE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "Ctrl-D leaves" in process.stderr.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=LONGEST_WAIT) in (0, 130)

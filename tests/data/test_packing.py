@@ -1,0 +1,125 @@
+"""Packing is best fit, loses nothing, and packed rows give what padded rows give."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
+from trine.data.packing import fit_rows, pack, pad
+from trine.model.transformer import Transformer
+from trine.records import TokenSpan
+from trine.runtime.errors import TrineError
+from trine.stages.finetune import packed_cross_entropy
+
+LENGTHS = (9, 3, 14, 5, 2, 7, 16, 4)
+ROW = 16
+
+
+def span(length: int, seed: int) -> TokenSpan:
+    """The first third is a prompt."""
+    return TokenSpan(tuple(random_ids(length, seed=seed).tolist()), tuple(place >= length / 3 for place in range(length)))
+
+
+SPANS = [span(length, seed) for seed, length in enumerate(LENGTHS)]
+
+
+def loss_and_gradients(model: Transformer, rows: list[list[int]], context_weight: float) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss = packed_cross_entropy(model, pack(SPANS, rows, ROW, context_weight))
+    loss.backward()
+    return {"loss": loss.detach()} | {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+def reference_loss(model: Transformer, context_weight: float) -> torch.Tensor:
+    """Every span alone, no packing and no padding, plain log-softmax."""
+    total = torch.zeros((), dtype=torch.float64)
+    for one in SPANS:
+        ids = torch.tensor([one.ids])
+        log_probs = (model(ids)[0, :-1] @ model.output_weight.T).log_softmax(-1).double()
+        weights = torch.tensor([1.0 if trained else context_weight for trained in one.trained[1:]])
+        total = total - (log_probs.gather(1, ids[0, 1:, None]).squeeze(1) * weights).sum()
+    return total
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("context_weight", [0.0, 0.5])
+def test_packed_equals_padded_equals_one_by_one(family: str, context_weight: float) -> None:
+    model = tiny_model(family)
+    packed = loss_and_gradients(model, fit_rows(LENGTHS, ROW), context_weight)
+    padded = loss_and_gradients(model, [[item] for item in range(len(SPANS))], context_weight)
+    assert_close(packed, padded, rtol=1e-4, atol=1e-4)
+    model.zero_grad()
+    alone = reference_loss(model, context_weight)
+    alone.backward()
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    assert_close(packed, {"loss": alone.detach()} | gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_a_first_token_is_never_a_target() -> None:
+    batch = pack(SPANS, fit_rows(LENGTHS, ROW), ROW, 1.0)
+    assert bool((batch.weights[batch.positions == 0] == 0).all())
+    assert float(batch.weights.sum()) == sum(LENGTHS) - len(LENGTHS)
+
+
+def test_every_span_lies_whole_in_one_segment() -> None:
+    rows = fit_rows(LENGTHS, ROW)
+    batch = pack(SPANS, rows, ROW, 0.0)
+    for row, items in enumerate(rows):
+        for segment, item in enumerate(items):
+            there = batch.segments[row] == segment
+            assert tuple(batch.ids[row][there].tolist()) == SPANS[item].ids
+            assert batch.positions[row][there].tolist() == list(range(LENGTHS[item]))
+
+
+def test_a_position_sees_its_own_segment_up_to_itself_and_nothing_else() -> None:
+    batch = pack(SPANS, fit_rows(LENGTHS, ROW), ROW, 0.0)
+    seen = batch.bias(torch.float32) == 0
+    for row in range(len(seen)):
+        for query in range(ROW):
+            own = [key for key in range(query + 1) if batch.segments[row, key] == batch.segments[row, query]]
+            assert seen[row, query].nonzero().flatten().tolist() == own
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_every_item_is_in_exactly_one_row_and_no_row_is_too_long(lengths: list[int]) -> None:
+    rows = fit_rows(lengths, 40)
+    assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[item] for item in row) <= 40 for row in rows)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_no_two_rows_could_be_one(lengths: list[int]) -> None:
+    """A row is opened only when nothing fits, so the two emptiest rows together exceed one row."""
+    filled = sorted(sum(lengths[item] for item in row) for row in fit_rows(lengths, 40))
+    assert len(filled) < 2 or filled[0] + filled[1] > 40
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_each_item_goes_where_it_leaves_least_room(lengths: list[int]) -> None:
+    """Replayed by hand: longest first, into the fullest row that still has room."""
+    filled: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [row for row, size in enumerate(filled) if size + length <= 40]
+        if fitting:
+            filled[max(fitting, key=filled.__getitem__)] += length
+        else:
+            filled.append(length)
+    assert sorted(sum(lengths[item] for item in row) for row in fit_rows(lengths, 40)) == sorted(filled)
+
+
+@given(st.lists(st.integers(1, 40), max_size=30))
+def test_fitting_is_deterministic(lengths: list[int]) -> None:
+    assert fit_rows(lengths, 40) == fit_rows(list(lengths), 40)
+
+
+def test_an_item_longer_than_a_row_is_refused() -> None:
+    with pytest.raises(TrineError, match="an example of 17 tokens does not fit a row of 16"):
+        fit_rows([3, 17], 16)
+
+
+def test_padding_fills_the_right_and_tells_the_lengths() -> None:
+    ids, lengths = pad([[1, 2, 3], [4]], 9)
+    assert ids.tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert lengths.tolist() == [3, 1]

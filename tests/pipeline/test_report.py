@@ -1,0 +1,194 @@
+"""The report of a miniature run: right numbers, nothing that a model wrote taken for HTML, nothing missing trips it."""
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trine.pipeline.report import write_report
+from trine.pipeline.tables import ABSENT, Table, percent, share_of
+from trine.runtime.errors import TrineError
+
+HOSTILE = "</pre><script>alert(1)</script> \x1b[31m \ud83d & 'quoted'"
+Rows = Sequence[dict[str, Any]]
+
+
+def finished(
+    out: Path, name: str, config: dict[str, Any], done: dict[str, Any], metrics: Rows = (), samples: Rows = ()
+) -> None:
+    """A run folder as a stage leaves it."""
+    folder = out / name
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "run.json").write_text(json.dumps({"made_with": {"python": "3.11.7", "commit": "c0ffee" * 7}}))
+    (folder / "done.json").write_text(json.dumps(done))
+    for file, rows in (("metrics.jsonl", metrics), ("samples.jsonl", samples)):
+        if rows:
+            (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def described(out: Path, *stages: tuple[str, str]) -> None:
+    entries = [{"name": name, "stage": stage, "seconds": 75.25} for name, stage in stages]
+    (out / "recipe.json").write_text(json.dumps({"title": "Miniature", "seed": 7, "minutes": 2, "stages": entries}))
+
+
+def reward_results(accuracy: float) -> dict[str, Any]:
+    return {
+        "accuracy": accuracy, "accuracy_alike_lengths": float("nan"), "pairs": 4, "pairs_alike_lengths": 0,
+        "accuracy_length_only": 0.5, "accuracy_bag_of_tokens": 0.625, "training_pairs": 16,
+        "reliability": [[0.6, 0.5, 2], [0.9, 1.0, 2]],
+        "chosen_scores": [1.0, 2.0, 1.5, 0.0], "rejected_scores": [0.0, -1.0, 0.5, 0.5],
+    }  # fmt: skip
+
+
+def side(mean: float) -> dict[str, Any]:
+    return {
+        **{judge: {"mean": mean, "median": mean - 0.125, "deviation": 1.0} for judge in ("reward", "judge")},
+        "parsing": {"share": 0.5, "ended": 2, "ended_share": 0.5, "cut": 0, "cut_share": 0.0},
+        "distinct_2": 0.75, "length": 12.5, "ended_share": 1.0,
+    }  # fmt: skip
+
+
+def evaluation() -> dict[str, Any]:
+    scores = {judge: {"before": [0.0, 0.5], "after": [1.0, 1.75]} for judge in ("reward", "judge")}
+    gain = {"mean": 1.125, "median": 1.125}
+    return {
+        "prompts": 2, "scores": scores, "before": side(0.25), "after": side(1.375), "kl": 3.25,
+        "reward_gain_in_deviations": gain, "judge_gain_in_deviations": gain,
+        "completions": [{"prompt": "import", "pretrained": HOSTILE}, {"prompt": "def", "before": "", "after": HOSTILE}],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A run of every kind of stage, two of them reward models."""
+    losses = [{"step": step, "loss": 5.0 - step / 50, "cross_entropy": 5.0 - step / 50} for step in range(1, 91)]
+    held_out = {"bits_per_byte/packages": 1.594, "bits_per_byte/standard_library": 1.434}
+    pretrained = held_out | {"xz_bits_per_byte/packages": 1.623, "verbatim_line_share/packages": 0.0737}
+    corpus = {"corpus": "668 documents; fingerprint 461593c5df2e8509", "parameters": 5722112, "tokens": 1599488}
+    tokens = [{**row, "tokens": 2048.0} for row in losses]
+    finished(tmp_path, "pretrain", {"row_tokens": 256}, pretrained | corpus, [*tokens, {"step": 90, **held_out}])
+    finished(tmp_path, "finetune", {}, {"examples": 6525, "held_out_cross_entropy": 2.9766}, losses)
+    for number, name in enumerate(("reward", "judge")):
+        finished(
+            tmp_path, f"{name}_pairs", {"examples": f"/x/{name}.jsonl", "seed": number}, {"train": 16, "held_out": 4}
+        )
+        ranking = [{"step": step, "ranking": 0.6, "accuracy": 0.5} for step in range(1, 6)]
+        config = {"comparisons": f"/x/{name}_pairs", "seed": number}
+        finished(tmp_path, name, config, reward_results(0.75 + number / 8), ranking)
+    steps = [{"step": 1, "iteration": 0.0, "score": 0.1, "kl": 0.0, "entropy": 3.0}, {"step": 2, "entropy": 2.0}]
+    steps += [{"step": 3, "iteration": 1.0, "score": 0.4, "kl": 1.5, "entropy": 1.0}]
+    finished(tmp_path, "ppo", {"reward": "/x/reward", "kl": {"coefficient": 0.05}}, {"iterations": 2}, steps)
+    answers = {name: {"text": HOSTILE, "reward": 0.5, "judge": -0.25} for name in ("before", "after", "person")}
+    samples = [{"prompt": HOSTILE, **answers}]
+    finished(tmp_path, "evaluate", {"reward": "/x/reward", "judge": "/x/judge"}, evaluation(), samples=samples)
+    names = ["pretrain", "finetune", "reward_pairs", "reward", "judge_pairs", "judge", "ppo", "evaluate"]
+    kinds = ["pretrain", "finetune", "compare", "reward", "compare", "reward", "ppo", "evaluate"]
+    described(tmp_path, *zip(names, kinds, strict=True))
+    return tmp_path
+
+
+class Tags(HTMLParser):
+    """Every tag and attribute of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes += attrs
+
+
+def test_the_page_holds_the_numbers(out: Path) -> None:
+    path, text = write_report(out)
+    page = path.read_text("utf-8")
+    assert path == out / "report.html"
+    for fact in ("461593c5df2e8509", "5,722,112", "1,599,488", "1.434", "1.594", "1.623", "7.4%", "2.977", "75.0%"):
+        assert fact in page and fact in text
+    for section in ("Rewards, before and after PPO: mean and median", "Reward model: judge", "87.5%", "c0ffeec0ffee"):
+        assert section in page and section in text
+    assert page.count("<svg") == 1 + 1 + 1 + 2 * 4 + 3 + 2  # losses, bits per byte, rewards, PPO, scores
+
+
+def test_the_headline_is_means_medians_and_gains(out: Path) -> None:
+    text = write_report(out)[1]
+    mean = next(line for line in text.splitlines() if line.startswith("judge it never saw, mean"))
+    assert re.split(r"\s{2,}", mean) == ["judge it never saw, mean", "0.25", "1.38", "+1.12 ± 0.12", "+1.12"]
+    assert text.rstrip().splitlines()[-1].startswith("judge it never saw, median")
+
+
+def test_an_iteration_is_the_mean_of_its_steps(out: Path) -> None:
+    text = write_report(out)[1]
+    assert re.search(r"entropy, nats per token +2\.500 +1\.000", text)
+    assert re.search(r"score, mean +0\.100 +0\.400", text)
+
+
+def test_what_a_model_wrote_stays_text(out: Path) -> None:
+    path, text = write_report(out)
+    page = path.read_text("utf-8")
+    assert "<script" not in page
+    assert page.count("&lt;/pre&gt;&lt;script&gt;") == 4 + 2  # a sample's prompt and three texts, two completions
+    assert "script" not in Tags(page).names
+    assert "\x1b" not in text
+
+
+def test_the_page_loads_nothing(out: Path) -> None:
+    tags = Tags(write_report(out)[0].read_text("utf-8"))
+    links = [value for name, value in tags.attributes if name in ("src", "href", "xlink:href")]
+    assert links and all(value is not None and value.startswith("#") for value in links)
+    assert tags.names.isdisjoint({"script", "link", "img", "iframe", "object"})
+
+
+def test_missing_and_unfinished_stages_are_left_out(out: Path) -> None:
+    (out / "evaluate" / "done.json").unlink()
+    (out / "ppo" / "done.json").unlink()
+    described(out, ("pretrain", "pretrain"), ("never", "finetune"), ("ppo", "ppo"), ("evaluate", "evaluate"))
+    path, text = write_report(out)
+    page = path.read_text("utf-8")
+    assert "Pretraining" in page and "1 stage in 75.2 s, seed 7" in text
+    for absent in ("Fine-tuning", "never", "Rewards, before", "PPO"):
+        assert absent not in page and absent not in text
+
+
+def test_a_stage_may_have_made_very_little(tmp_path: Path) -> None:
+    """No held-out data, no metrics, and a kind that the report knows nothing of."""
+    kinds = ("pretrain", "finetune", "reward", "ppo", "unknown")
+    for kind in kinds:
+        finished(tmp_path, kind, {}, {})
+    described(tmp_path, *((kind, kind) for kind in kinds))
+    assert "unknown" in write_report(tmp_path)[1]
+
+
+def test_text_fits_a_terminal_whatever_things_are_called(out: Path) -> None:
+    long = "a_name_" * 20
+    (out / "judge").rename(out / long)
+    stages = [("pretrain", "pretrain"), ("reward", "reward"), (long, "reward"), ("evaluate", "evaluate")]
+    described(out, *stages)
+    config = {"reward": "/x/reward", "judge": f"/x/{long}"}
+    (out / "evaluate" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert max(len(line) for line in write_report(out)[1].splitlines()) <= 100
+
+
+def test_a_folder_without_a_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrineError, match=r"recipe\.json"):
+        write_report(tmp_path)
+
+
+def test_tables_align() -> None:
+    table = Table(("name", "value"), [("a", "1.0"), ("longer", "10.0")])
+    assert table.text() == "name    value\n-------------\na         1.0\nlonger   10.0"
+    prose = Table(("", ""), [("key", "many words " * 3)], prose=True)
+    assert prose.text(width=20) == "key  many words many\n     words many\n     words"
+
+
+def test_numbers_that_are_none_are_a_dash() -> None:
+    assert percent(float("nan")) == percent(None) == share_of(0.5, 0) == ABSENT
+    assert share_of(0.5, 100) == "50.0% ± 5.0"

@@ -1,0 +1,38 @@
+"""The first signal is a request, the second an order."""
+
+import signal
+
+import pytest
+
+from trine.runtime.signals import Interrupted, StopRequest
+
+
+def test_nothing_happens_without_a_signal() -> None:
+    StopRequest().check()
+
+
+def test_the_first_signal_waits_to_be_looked_for() -> None:
+    request = StopRequest()
+    request._on_signal(signal.SIGTERM, None)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as caught:
+        request.check()
+    assert caught.value.signal_number == signal.SIGTERM
+
+
+def test_the_second_signal_stops_at_once() -> None:
+    request = StopRequest()
+    request._on_signal(signal.SIGTERM, None)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        request._on_signal(signal.SIGINT, None)
+
+
+def test_installing_catches_real_signals() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    request = StopRequest()
+    try:
+        request.install()
+        signal.raise_signal(signal.SIGINT)
+        assert request.received == signal.SIGINT
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

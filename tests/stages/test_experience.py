@@ -1,0 +1,126 @@
+"""Rollouts as tensors: what stands where, what is charged for, and what is reported."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.tiny import random_tensor, rollout
+from trine.stages.experience import (
+    Experience,
+    advantages_of,
+    final_scores,
+    lay_out,
+    response_mask,
+    statistics_of,
+)
+
+END, PAD = 3, 1
+CPU = torch.device("cpu")
+ROLLOUTS = [
+    rollout([2, END, 9], [20, 21, END], "eos", (-1.0, -2.0, -3.0)),
+    rollout([2], [30], "length", (-4.0,)),
+    rollout([7, PAD], [END], "eos", (-5.0,)),
+]
+
+
+def test_rows_are_prompt_and_response_padded_on_the_right() -> None:
+    assert lay_out(ROLLOUTS, PAD, CPU).ids.tolist() == [
+        [2, END, 9, 20, 21, END],
+        [2, 30, PAD, PAD, PAD, PAD],
+        [7, PAD, END, PAD, PAD, PAD],
+    ]
+
+
+def test_every_response_token_is_predicted_one_place_earlier_and_nothing_else_is() -> None:
+    """End and pad tokens inside a prompt are ordinary there."""
+    layout = lay_out(ROLLOUTS, PAD, CPU)
+    assert list(zip(layout.rows.tolist(), layout.columns.tolist(), strict=True)) == [
+        (0, 2), (0, 3), (0, 4), (1, 0), (2, 1),
+    ]  # fmt: skip
+    assert layout.targets.tolist() == [20, 21, END, 30, END]
+
+
+def test_the_mask_covers_exactly_the_response_tokens() -> None:
+    assert response_mask(ROLLOUTS).tolist() == [[True, True, True], [True, False, False], [True, False, False]]
+
+
+def test_flat_values_follow_the_order_of_the_layout() -> None:
+    mask = response_mask(ROLLOUTS)
+    zeros = torch.zeros(mask.shape)
+    experience = Experience(ROLLOUTS, torch.zeros(3), mask, zeros, zeros, zeros, zeros, zeros)
+    values = torch.arange(9.0).view(3, 3)
+    for rows in ([0, 1, 2], [2, 0], [1]):
+        layout = lay_out([ROLLOUTS[row] for row in rows], PAD, CPU)
+        expected = [float(values[rows[row], list(layout.rows[:n]).count(row)]) for n, row in enumerate(layout.rows)]
+        assert experience.flat(values, rows).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("penalty", "replacement", "cut_score"),
+    [(0.0, None, 2.0), (0.5, None, 1.5), (0.0, -1.0, -1.0), (0.5, -1.0, -1.5), (0.0, 0.0, 0.0)],
+)
+def test_running_out_of_budget_is_charged_to_cut_responses_alone(
+    penalty: float, replacement: float | None, cut_score: float
+) -> None:
+    scores = final_scores(torch.tensor([1.0, 2.0, 3.0]), ROLLOUTS, penalty, replacement)
+    assert scores.tolist() == [1.0, cut_score, 3.0]
+
+
+def test_advantages_are_whitened_over_all_response_tokens_and_returns_are_not() -> None:
+    mask = response_mask(ROLLOUTS)
+    values, log_ratios = random_tensor(2, 3, 3)
+    advantages, returns = advantages_of(
+        torch.tensor([1.0, 2.0, 3.0]), log_ratios, values, mask, kl_coefficient=0.0, gamma=1.0, lam=1.0
+    )
+    assert_close(returns, torch.tensor([[1.0, 1, 1], [2, 0, 0], [3, 0, 0]]))
+    expected = (torch.tensor([1.0, 1, 1, 2, 3]) - values[mask]).double()
+    assert_close(advantages[mask].double(), (expected - expected.mean()) / expected.std(unbiased=False))
+    assert not advantages[~mask].any()
+
+
+def test_the_score_stands_at_the_end_token_or_at_the_last_token_of_a_cut_response() -> None:
+    """With lambda 0 and no critic, only the step that earns a reward has a return."""
+    mask, nothing = response_mask(ROLLOUTS), torch.zeros(3, 3)
+    _, returns = advantages_of(
+        torch.tensor([1.0, 2.0, 3.0]), nothing, nothing, mask, kl_coefficient=0.1, gamma=1.0, lam=0.0
+    )
+    assert_close(returns, torch.tensor([[0.0, 0, 1], [2, 0, 0], [3, 0, 0]]))
+
+
+def test_padding_changes_neither_advantages_nor_returns() -> None:
+    mask = response_mask(ROLLOUTS)
+    values, log_ratios = random_tensor(2, 3, 3)
+    hole = torch.full((3, 4), float("nan"))
+    settings = {"kl_coefficient": 0.2, "gamma": 0.9, "lam": 0.8}
+    scores = torch.tensor([1.0, 2.0, 3.0])
+    plain = advantages_of(scores, log_ratios, values, mask, **settings)
+    wide = advantages_of(
+        scores, torch.cat((log_ratios, hole), 1), torch.cat((values, hole), 1),
+        torch.cat((mask, torch.zeros(3, 4).bool()), 1), **settings,
+    )  # fmt: skip
+    for padded, narrow in zip(wide, plain, strict=True):
+        assert_close(padded[:, :3], narrow)
+        assert not padded[:, 3:].any()
+
+
+def test_statistics_are_per_response_or_per_token_and_never_of_padding() -> None:
+    mask = response_mask(ROLLOUTS)
+    old = torch.tensor([[-1.1, -2.0, -3.0], [-4.0, 99.0, 99.0], [-5.0, 99.0, 99.0]])
+    reference = torch.where(mask, old - 0.5, torch.nan)
+    returns = torch.tensor([[1.0, 2.0, 3.0], [4.0, 77.0, 77.0], [5.0, 77.0, 77.0]])
+    experience = Experience(
+        ROLLOUTS, torch.tensor([1.0, 2.0, 6.0]), mask, old, torch.where(mask, returns, 0.0), reference, returns, returns
+    )
+    assert statistics_of(experience) == pytest.approx(
+        {
+            "score": 3.0,
+            "score_median": 2.0,
+            "score_deviation": (14 / 3) ** 0.5,
+            "kl": 0.5 * 5 / 3,  # nats per response: half a nat on each of five tokens
+            "length": 5 / 3,
+            "ended_share": 2 / 3,
+            "explained_variance": 1.0,
+            "engine_difference": 0.1 / 5,
+        },
+        rel=1e-5,
+    )

@@ -1,0 +1,352 @@
+"""What the PPO objective promises: ratios of 1, gradients that do not depend on grouping or padding, honest KL."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from tests.tiny import make_likely, random_tensor, scramble, tiny_chat, tiny_config, tiny_model
+from trine.algorithms.advantages import token_rewards
+from trine.algorithms.log_probs import token_log_probs
+from trine.config.align import KlConfig, PpoConfig
+from trine.model.heads import PolicyWithValue
+from trine.model.transformer import Transformer
+from trine.records import Message, Render, Rollout
+from trine.stages.experience import Layout, final_scores, response_mask
+from trine.stages.ppo import PpoObjective
+
+END, BUDGET, VOCABULARY = 3, 8, 320
+QUESTIONS = (
+    "What is the number?",
+    "Add.",
+    "The cat sat on the mat, and?",
+    "def f(x):",
+    "it's",
+    "Why?",
+    "a b c",
+    "next",
+)
+
+
+class LengthReward:
+    """A score of one's own for every response, that reads token ids."""
+
+    def score(self, rollouts: Sequence[Rollout], render: Render) -> Tensor:
+        return torch.tensor([0.1 * len(one.response_ids) + 0.01 * (one.response_ids[0] % 7) for one in rollouts])
+
+
+def policy_of(family: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
+    """GPT-2 shapes end about every second response within the budget."""
+    config = tiny_config(family, vocab_size=VOCABULARY, context=64)
+    model = tiny_model(config, seed, dtype)
+    if family == "gpt2":
+        make_likely(model, END, 2.0)
+    return model
+
+
+def objective_of(
+    family: str = "gpt2", dtype: torch.dtype = torch.float32, critic: str = "shared", **changes: Any
+) -> PpoObjective:
+    settings = {
+        "out": "out", "model": "model", "prompts": "prompts", "reward": "package:function", "batch_prompts": 8,
+        "minibatch_prompts": 4, "micro_batch_prompts": 2, "response_tokens": BUDGET, "entropy_weight": 0.01,
+    }  # fmt: skip
+    config = PpoConfig(**settings | changes)
+    policy = policy_of(family, dtype)
+    model = PolicyWithValue(policy, None if critic == "shared" else policy_of(family, dtype, seed=2))
+    scramble(model.value_head, seed=5)
+    chat = tiny_chat()
+    prompts = [chat.prompt_ids([Message("user", question)]) for question in QUESTIONS]
+    reference = policy_of(family, dtype, seed=1).requires_grad_(False)
+    return PpoObjective(model, reference, LengthReward(), prompts, chat, config, run=None)
+
+
+def collected(objective: PpoObjective) -> PpoObjective:
+    objective.batches(0)
+    return objective
+
+
+def gradients(objective: PpoObjective, batches: Sequence[list[int]]) -> dict[str, Tensor]:
+    """As the training loop does it: every term over its own count in the whole step."""
+    objective.model.zero_grad()
+    totals: dict[str, float] = {}
+    for batch in batches:
+        for name, count in objective.counts(batch).items():
+            totals[name] = totals.get(name, 0.0) + count
+    for batch in batches:
+        terms = objective.terms(batch)
+        sum(term.weight * term.sum / totals[name] for name, term in terms.items() if term.weight).backward()
+    return {name: parameter.grad.clone() for name, parameter in objective.model.named_parameters()}
+
+
+def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Relative 1e-5 of the whole gradient, fp32."""
+    flat, other = (torch.cat([tensor.flatten() for tensor in one.values()]).double() for one in (first, second))
+    assert flat.norm() > 1e-3
+    assert float((flat - other).norm() / flat.norm()) < 1e-5
+
+
+def largest_log_ratios(objective: PpoObjective, steps: Sequence[int]) -> list[float]:
+    return [
+        float(objective.terms(batch)["largest_log_ratio"].sum) for step in steps for batch in objective.batches(step)
+    ]
+
+
+def disturb(objective: PpoObjective) -> None:
+    """An update, as far as the objective can tell."""
+    with torch.no_grad():
+        for index, parameter in enumerate(objective.model.parameters()):
+            parameter.add_(random_tensor(*parameter.shape, seed=index), alpha=0.02)
+
+
+# Ratios
+
+
+@pytest.mark.parametrize("critic", ["shared", "apart"])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_the_ratio_is_exactly_one_throughout_the_first_epoch_before_any_update(
+    family: str, dtype: torch.dtype, temperature: float, critic: str
+) -> None:
+    objective = objective_of(family, dtype, critic, temperature=temperature)
+    assert largest_log_ratios(objective, steps=[0, 1]) == [0.0] * 4
+    terms = objective.terms(objective.batches(1)[0])
+    assert terms["clip_fraction"].sum == terms["approximate_kl"].sum == 0
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_without_updates_the_ratio_stays_one_in_later_epochs(micro: int, temperature: float) -> None:
+    objective = objective_of(micro_batch_prompts=micro, temperature=temperature, epochs=3)
+    assert max(largest_log_ratios(objective, steps=range(6))) < 1e-5
+
+
+def test_after_an_update_the_ratio_is_not_one() -> None:
+    objective = collected(objective_of())
+    disturb(objective)
+    assert min(largest_log_ratios(objective, steps=[1])) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_the_engines_log_probs_are_the_trainers(family: str) -> None:
+    objective = objective_of(family, temperature=0.6)
+    objective.batches(0)
+    assert objective.observations()["engine_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@torch.no_grad()
+def test_old_and_reference_log_probs_are_taken_at_the_sampling_temperature(temperature: float) -> None:
+    objective = collected(objective_of(temperature=temperature))
+    experience = objective.experience
+    for row, one in enumerate(experience.rollouts):
+        ids, start = torch.tensor([one.prompt_ids + one.response_ids]), len(one.prompt_ids) - 1
+        for model, table in (
+            (objective.model.policy, experience.old_log_probs),
+            (objective.reference, experience.reference_log_probs),
+        ):
+            plain = (model(ids)[0, start:-1] @ model.output_weight.T / temperature).log_softmax(-1)
+            expected = plain.gather(1, ids[0, start + 1 :, None]).squeeze(1)
+            assert_close(table[row][experience.mask[row]], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_value_is_that_of_the_state_before_its_token() -> None:
+    objective = collected(objective_of())
+    experience = objective.experience
+    for row, one in enumerate(experience.rollouts):
+        hidden = objective.model.policy(torch.tensor([one.prompt_ids + one.response_ids]))[0]
+        expected = objective.model.value_head(hidden[len(one.prompt_ids) - 1 : -1])
+        assert_close(experience.old_values[row][experience.mask[row]], expected, atol=1e-5, rtol=1e-5)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("critic", ["shared", "apart"])
+@pytest.mark.parametrize("in_loss", ["none", "k3"])
+@pytest.mark.parametrize("updated", [False, True])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_gradients_do_not_depend_on_the_micro_batch(family: str, critic: str, in_loss: str, updated: bool) -> None:
+    results = []
+    for micro in (4, 2, 1):
+        kl = KlConfig(coefficient=0.2, in_loss=in_loss)
+        objective = collected(objective_of(family, critic=critic, micro_batch_prompts=micro, kl=kl))
+        if updated:
+            disturb(objective)
+        results.append(gradients(objective, objective.batches(1)))
+    for other in results[1:]:
+        assert_same_gradients(results[0], other)
+
+
+def test_gradients_weigh_tokens_alike_in_short_and_long_responses() -> None:
+    """Eight micro-batches of one ragged response give what one batch of all gives."""
+    one, many = (collected(objective_of(minibatch_prompts=8, micro_batch_prompts=micro, epochs=1)) for micro in (8, 1))
+    lengths = {len(rollout.response_ids) for rollout in one.experience.rollouts}
+    assert len(lengths) > 3
+    assert_same_gradients(gradients(one, [list(range(8))]), gradients(many, [[row] for row in range(8)]))
+
+
+def test_extra_padding_changes_neither_gradients_nor_experience(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = collected(objective_of())
+    padded = objective_of()
+    layout = padded.layout
+
+    def wider(rollouts: Sequence[Rollout]) -> Layout:
+        narrow = layout(rollouts)
+        return replace(narrow, ids=torch.nn.functional.pad(narrow.ids, (0, 9), value=77))
+
+    monkeypatch.setattr(padded, "layout", wider)
+    collected(padded)
+    for name in ("old_log_probs", "old_values", "reference_log_probs", "advantages", "returns"):
+        assert_close(getattr(padded.experience, name), getattr(plain.experience, name), atol=1e-5, rtol=1e-5)
+    disturb(plain)
+    disturb(padded)
+    batches = plain.batches(1)
+    assert_same_gradients(gradients(plain, batches), gradients(padded, batches))
+    for name, term in plain.terms(batches[0]).items():
+        assert_close(term.sum, padded.terms(batches[0])[name].sum, atol=1e-5, rtol=1e-4)
+
+
+def test_terms_count_the_response_tokens_of_their_rows() -> None:
+    objective = collected(objective_of(kl=KlConfig(in_loss="k2")))
+    for batch in objective.batches(1):
+        tokens = sum(len(objective.experience.rollouts[row].response_ids) for row in batch)
+        counts = objective.counts(batch)
+        for name, term in objective.terms(batch).items():
+            assert term.count == counts[name] == (1.0 if name == "largest_log_ratio" else tokens)
+
+
+def test_the_reference_and_the_reward_get_no_gradient() -> None:
+    objective = collected(objective_of(kl=KlConfig(in_loss="k3")))
+    gradients(objective, objective.batches(1))
+    assert all(parameter.grad is None for parameter in objective.reference.parameters())
+
+
+# Rewards and KL
+
+
+def test_the_kl_that_is_logged_is_the_kl_that_is_charged() -> None:
+    """With gamma = lambda = 1 the first return is the score less beta times the sum of log-ratios."""
+    objective = objective_of(lam=1.0, kl=KlConfig(coefficient=0.3))
+    objective.batches(0)
+    experience, observed = objective.experience, objective.observations()
+    charged = (experience.scores - experience.returns[:, 0]).mean() / 0.3
+    assert float(charged) == pytest.approx(observed["kl"], rel=1e-4)
+    assert abs(observed["kl"]) > 0.1
+    assert float(experience.returns[:, 0].mean()) == pytest.approx(observed["score_price_kl"], rel=1e-4)
+
+
+def test_a_kl_in_the_loss_is_not_charged_in_the_reward_too() -> None:
+    objective = collected(objective_of(lam=1.0, kl=KlConfig(coefficient=0.3, in_loss="k3")))
+    experience = objective.experience
+    assert_close(experience.returns[:, 0], experience.scores)
+    assert objective.terms(objective.batches(1)[0])["kl_loss"].weight == 0.3
+
+
+def test_kl_to_oneself_is_zero() -> None:
+    objective = objective_of()
+    objective.reference = objective.model.policy
+    objective.batches(0)
+    assert objective.observations()["kl"] == 0.0
+
+
+def test_length_cut_responses_are_told_from_ended_ones_and_alone_pay_the_penalty() -> None:
+    objective = collected(objective_of(lam=1.0, length_penalty=0.5, kl=KlConfig(coefficient=0.0)))
+    experience = objective.experience
+    cut = torch.tensor([one.stop_reason == "length" for one in experience.rollouts])
+    assert bool(cut.any())
+    assert not bool(cut.all())
+    for one in experience.rollouts:
+        assert one.ended == (one.response_ids[-1] == END)
+        assert len(one.response_ids) == BUDGET or one.ended
+    assert_close(experience.returns[:, 0], experience.scores - 0.5 * cut)
+
+
+def test_the_end_token_inside_every_prompt_ends_nothing_and_is_charged_nothing() -> None:
+    objective = collected(objective_of())
+    experience = objective.experience
+    assert all(END in one.prompt_ids for one in experience.rollouts)
+    assert max(len(one.response_ids) for one in experience.rollouts) > 1
+    assert int(experience.mask.sum()) == sum(len(one.response_ids) for one in experience.rollouts)
+    ratios = experience.old_log_probs - experience.reference_log_probs
+    scores = final_scores(experience.scores, experience.rollouts, 0.0, None)
+    rewards = token_rewards(scores, ratios, response_mask(experience.rollouts), 0.05)
+    for row, one in enumerate(experience.rollouts):
+        last = len(one.response_ids) - 1
+        assert float(rewards[row, last]) == pytest.approx(float(scores[row] - 0.05 * ratios[row, last]), rel=1e-5)
+
+
+def test_a_target_moves_the_coefficient_after_the_iteration_that_measured_it() -> None:
+    kl = KlConfig(coefficient=0.15, target=1e-3, horizon=100.0)
+    objective = objective_of(kl=kl)
+    objective.batches(0)
+    assert objective.observations()["kl_coefficient"] == 0.15
+    assert objective.kl_coefficient == pytest.approx(0.15 * (1 + 0.2 * 8 / 100))
+    again = objective_of(kl=kl)
+    again.restore(objective.state())
+    assert again.kl_coefficient == objective.kl_coefficient
+
+
+# Batches
+
+
+def test_every_epoch_takes_every_response_once_in_an_order_of_its_own() -> None:
+    objective = objective_of(epochs=3)
+    orders = []
+    for epoch in range(3):
+        batches = [batch for step in (2 * epoch, 2 * epoch + 1) for batch in objective.batches(step)]
+        assert [len(batch) for batch in batches] == [2, 2, 2, 2]
+        orders.append([row for batch in batches for row in batch])
+        assert sorted(orders[-1]) == list(range(8))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_every_prompt_is_used_once_before_any_is_used_again() -> None:
+    objective = objective_of(batch_prompts=4, minibatch_prompts=4)
+    chosen = [tuple(prompt) for iteration in range(4) for prompt in objective._choose_prompts(iteration)]
+    assert len(set(chosen[:8])) == len(set(chosen[8:])) == 8
+    assert chosen[:8] != chosen[8:]
+
+
+def test_an_iteration_samples_from_the_weights_of_the_moment_and_only_its_first_step_samples() -> None:
+    objective = objective_of()
+    first = collected(objective).experience
+    objective.batches(1)
+    assert objective.experience is first
+    disturb(objective)
+    objective.batches(4)
+    assert objective.experience.rollouts[0].policy_version == 1
+    assert objective.observations()["engine_difference"] < 1e-5
+
+
+def test_the_same_seed_makes_the_same_experience() -> None:
+    first, second = (collected(objective_of(seed=4)).experience for _ in range(2))
+    assert first.rollouts == second.rollouts
+    assert torch.equal(first.advantages, second.advantages)
+    assert collected(objective_of(seed=5)).experience.rollouts != first.rollouts
+
+
+def test_a_step_against_the_gradient_raises_the_objective() -> None:
+    """The sum of advantage times log-probability grows when the policy moves as it is told to."""
+    objective = collected(objective_of(entropy_weight=0.0, kl=KlConfig(coefficient=0.0)))
+    rows = list(range(8))
+
+    def weighted_log_prob() -> float:
+        experience = objective.experience
+        layout = objective.layout(experience.rollouts)
+        with torch.no_grad():
+            hidden = objective.model.policy(layout.ids)[layout.rows, layout.columns]
+            log_probs, _ = token_log_probs(hidden, objective.model.policy.output_weight, layout.targets)
+        return float((log_probs * experience.flat(experience.advantages, rows)).sum())
+
+    before, found = weighted_log_prob(), gradients(objective, [rows])
+    with torch.no_grad():
+        for name, parameter in objective.model.policy.named_parameters():
+            parameter.sub_(found[f"policy.{name}"], alpha=1e-3)
+    assert weighted_log_prob() > before

@@ -1,0 +1,145 @@
+"""Checkpoints are whole or passed over."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from trine.runtime import files
+from trine.runtime.errors import TrineError
+from trine.training.checkpoints import (
+    list_checkpoints,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+
+
+def tensors_of(step: int) -> dict[str, Tensor]:
+    return {"weight": torch.full((50, 50), float(step)), "count": torch.tensor(step)}
+
+
+def save(folder: Path, *steps: int, keep: int = 5) -> None:
+    for step in steps:
+        save_checkpoint(folder, step, tensors_of(step), {"objective": {"beta": step / 10}}, keep)
+
+
+def loaded_step(folder: Path) -> int:
+    loaded = load_checkpoint(folder)
+    assert loaded is not None
+    tensors, state = loaded
+    assert torch.equal(tensors["weight"], tensors_of(state["step"])["weight"])
+    return int(state["step"])
+
+
+def truncate(path: Path) -> None:
+    data = (path / "tensors.safetensors").read_bytes()
+    (path / "tensors.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def change_a_byte(path: Path) -> None:
+    data = bytearray((path / "tensors.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "tensors.safetensors").write_bytes(data)
+
+
+def change_the_state(path: Path) -> None:
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace('"step": 2', '"step": 9'))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "truncated tensors": truncate,
+    "a changed byte": change_a_byte,
+    "a changed state": change_the_state,
+    "no manifest": lambda path: (path / "manifest.json").unlink(),
+    "an empty manifest": lambda path: (path / "manifest.json").write_text("[]") and None,
+    "no tensors": lambda path: (path / "tensors.safetensors").unlink(),
+}
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert {name: tensor.tolist() for name, tensor in loaded[0].items()} == {
+        name: tensor.tolist() for name, tensor in tensors_of(7).items()
+    }
+    assert loaded[1] == {"step": 7, "objective": {"beta": 0.7}}
+
+
+def test_without_checkpoints_there_is_nothing_to_load(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("trine.training.checkpoints.say", said.append)
+    save(tmp_path, 1, 2)
+    DAMAGES[damage](list_checkpoints(tmp_path)[-1])
+    assert loaded_step(tmp_path) == 1
+    assert len(said) == 1
+    assert "step-00000002 is damaged" in said[0] and "falling back to the one before" in said[0]
+
+
+def test_when_all_are_damaged_there_is_nothing_to_load(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    for path in list_checkpoints(tmp_path):
+        truncate(path)
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 5, 10, 15, 20, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000015", "step-00000020"]
+
+
+def test_a_write_that_fails_leaves_the_old_one_and_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1, keep=1)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(TrineError, match="No space left on device"):
+        patch.setattr(files.os, "fsync", refuse)
+        save(tmp_path, 2, keep=1)
+    assert loaded_step(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.partial")
+    assert loaded_step(tmp_path) == 1
+
+
+def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    truncate(list_checkpoints(tmp_path)[-1])
+    save(tmp_path, 2)
+    assert loaded_step(tmp_path) == 2
+
+
+def test_an_optimizer_goes_on_where_it_was() -> None:
+    def train(optimizer: torch.optim.Optimizer, weight: Tensor, steps: range) -> None:
+        for step in steps:
+            weight.grad = torch.full_like(weight, float(step) - 1.5)
+            optimizer.step()
+
+    straight, stopped = (torch.ones(3, requires_grad=True) for _ in range(2))
+    train(torch.optim.AdamW([straight], lr=0.1), straight, range(6))
+    first = torch.optim.AdamW([stopped], lr=0.1)
+    train(first, stopped, range(3))
+    second = torch.optim.AdamW([stopped], lr=0.1)
+    restore_optimizer(second, "optimizer0", {"other/0/x": torch.ones(1)} | optimizer_tensors(first, "optimizer0"))
+    train(second, stopped, range(3, 6))
+    assert torch.equal(straight, stopped)

@@ -1,0 +1,210 @@
+"""The loop: gradients that do not know about micro-batches, and a resumed run that is the run never stopped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from tests.conftest import SHAPE, finetune_config, pretrain_config, reward_config
+from tests.tiny import random_tensor, tiny_model, tiny_score_model
+from trine.config.base import CorpusConfig, LoopConfig, OptimizerConfig
+from trine.data.shards import Windows
+from trine.records import Term, TokenSpan
+from trine.runtime.signals import Interrupted, stop_request
+from trine.stages.finetune import FinetuneObjective, PackedExamples
+from trine.stages.pretrain import PretrainObjective
+from trine.stages.reward import Pair, RewardObjective
+from trine.training.loop import Loop, Objective
+from trine.training.optimizers import make_optimizers
+from trine.training.run_folder import RunFolder
+
+ANYWHERE = Path("anywhere")
+OPTIMIZER = OptimizerConfig(kind="adamw", learning_rate=1e-3, epsilon=1e-3, clip_norm=1e9)
+
+
+def trained(objective: Objective[Any], model: nn.Module, shape: Any, folder: Path, steps: int = 3) -> list[dict[str, Any]]:
+    """Train in place; the logged rows."""
+    optimizers = make_optimizers(model.named_parameters(), OPTIMIZER, shape)
+    run = RunFolder(folder)
+    folder.mkdir()
+    Loop(objective, model, optimizers, steps, (LoopConfig(save_every=0), OPTIMIZER), run).train()
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+    ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
+    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
+    model = tiny_model("qwen3")
+    objective = PretrainObjective(model, Windows(ids, 16, 0), {}, config)
+    return model, trained(objective, model, model.config, folder)
+
+
+def finetuning(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, 30, 60).tolist()
+    spans = [
+        TokenSpan(tuple(generator.integers(0, 97, n).tolist()), tuple(place > 1 for place in range(n))) for n in lengths
+    ]
+    config = finetune_config(
+        ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_rows=6, micro_batch_rows=micro, prompt_weight=0.5
+    )
+    model = tiny_model("gpt2")
+    objective = FinetuneObjective(model, PackedExamples(spans, 32, 0), [], config)
+    return model, trained(objective, model, model.config, folder)
+
+
+def rewarding(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+    generator = np.random.default_rng(0)
+
+    def ids() -> list[int]:
+        return generator.integers(0, 97, generator.integers(2, 15)).tolist()
+
+    config = reward_config(ANYWHERE, ANYWHERE, ANYWHERE, batch_pairs=6, micro_batch_pairs=micro)
+    model = tiny_score_model("qwen3")
+    objective = RewardObjective(model, [Pair(ids(), ids(), ids()) for _ in range(30)], [], config)
+    return model, trained(objective, model, model.trunk.config, folder)
+
+
+@pytest.mark.parametrize("stage", [pretraining, finetuning, rewarding])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_weights_and_losses_do_not_depend_on_the_micro_batch(stage: Any, micro: int, tmp_path: Path) -> None:
+    whole, rows = stage(6, tmp_path / "whole")
+    cut, cut_rows = stage(micro, tmp_path / "cut")
+    for name, weight in whole.named_parameters():
+        assert_close(dict(cut.named_parameters())[name], weight, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for key in ("loss", "gradient_norm"):
+        assert [row[key] for row in cut_rows] == pytest.approx([row[key] for row in rows], rel=1e-5)
+
+
+class Line:
+    """Fits y = w x to noise that depends on the step; its state counts the steps."""
+
+    name = "line"
+
+    def __init__(self, model: nn.Linear, *, save_on: int = 1, stop_after: int | None = None) -> None:
+        self.model, self.save_on, self.stop_after, self.seen = model, save_on, stop_after, 0
+
+    def batches(self, step: int) -> Sequence[Tensor]:
+        self.seen += 1
+        if step + 1 == self.stop_after:
+            stop_request.received = 15
+        return random_tensor(8, 3, seed=step).split(3)
+
+    def counts(self, batch: Tensor) -> dict[str, float]:
+        return {"square": float(len(batch)), "watched": float(len(batch))}
+
+    def terms(self, batch: Tensor) -> dict[str, Term]:
+        error = (self.model(batch) - batch.sum(1, keepdim=True)).square().sum()
+        return {"square": Term(error, len(batch), 2.0), "watched": Term(error, len(batch), 0.0)}
+
+    def evaluate(self, final: bool) -> dict[str, Any]:
+        return {"held_out": float(self.model.weight.detach().sum()), "final": final}
+
+    def may_save(self, step: int) -> bool:
+        return step % self.save_on == 0
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+    def observations(self) -> dict[str, float]:
+        return {"seen": float(self.seen)}
+
+
+def line_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop, nn.Linear, RunFolder]:
+    model = nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -1.0, 0.5]]))
+        model.bias.zero_()
+    folder.mkdir(exist_ok=True)
+    settings = OptimizerConfig(kind="adamw", learning_rate=0.1, clip_norm=1.0)
+    run = RunFolder(folder)
+    optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "peak": 0.1}], weight_decay=0.0)
+    return Loop(Line(model, **options), model, [optimizer], 10, (config, settings), run), model, run
+
+
+def step_rows(run: RunFolder) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [row | {"seconds": 0} for row in rows if "loss" in row]
+
+
+@pytest.fixture(autouse=True)
+def forget_the_request() -> Any:
+    yield
+    stop_request.received = None
+
+
+def test_a_row_tells_loss_terms_norm_rate_and_observations(tmp_path: Path) -> None:
+    loop, _, run = line_loop(tmp_path, LoopConfig(save_every=0))
+    loop.train()
+    row = step_rows(run)[0]
+    assert row["loss"] == pytest.approx(2 * row["square"])
+    assert row["watched"] == row["square"]
+    assert set(row) == {"step", "loss", "square", "watched", "gradient_norm", "learning_rate", "seen", "seconds"}
+
+
+def test_evaluation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
+    loop, _, run = line_loop(tmp_path, LoopConfig(save_every=0, evaluate_every=4))
+    results = loop.train()
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [(row["step"], row["final"]) for row in rows if "final" in row] == [(4, False), (8, False), (10, True)]
+    assert results["final"] is True
+
+
+@pytest.mark.parametrize("stop_after, save_on", [(3, 1), (3, 4), (10, 1)])
+def test_a_stopped_run_goes_on_bitwise_and_logs_each_step_once(tmp_path: Path, stop_after: int, save_on: int) -> None:
+    """With save_on 4 the objective lets the loop save after steps 4 and 8 only; stopping waits for that."""
+    straight, expected, straight_run = line_loop(tmp_path / "straight", LoopConfig(save_every=0))
+    straight.train()
+    loop, _, run = line_loop(tmp_path / "run", LoopConfig(save_every=0), stop_after=stop_after, save_on=save_on)
+    with pytest.raises(Interrupted):
+        loop.train()
+    stop_request.received = None
+    again, model, run = line_loop(tmp_path / "run", LoopConfig(save_every=0))
+    again.train()
+    assert torch.equal(model.weight, expected.weight) and torch.equal(model.bias, expected.bias)
+    assert step_rows(run) == step_rows(straight_run)
+    assert [row["step"] for row in step_rows(run)] == list(range(1, 11))
+
+
+def test_steps_after_the_last_checkpoint_are_logged_once(tmp_path: Path) -> None:
+    """A killed process leaves rows its checkpoint knows nothing of."""
+    loop, _, run = line_loop(tmp_path, LoopConfig(save_every=3, evaluate_every=3))
+    loop.train()
+    again, model, run = line_loop(tmp_path, LoopConfig(save_every=3, evaluate_every=3))
+    again.train()
+    assert [row["step"] for row in step_rows(run)] == list(range(1, 11))
+
+
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path: Path) -> None:
+    straight, expected, _ = line_loop(tmp_path / "straight", LoopConfig(save_every=0))
+    straight.train()
+    loop, _, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
+    loop.train()
+    (run.checkpoints / "step-00000008" / "tensors.safetensors").write_bytes(b"broken")
+    again, model, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
+    again.train()
+    assert torch.equal(model.weight, expected.weight)
+    assert [row["step"] for row in step_rows(run)] == list(range(1, 11))
+
+
+def test_as_many_checkpoints_stay_as_asked(tmp_path: Path) -> None:
+    loop, _, run = line_loop(tmp_path, LoopConfig(save_every=2, keep_checkpoints=3))
+    loop.train()
+    names = sorted(path.name for path in run.checkpoints.iterdir())
+    assert names == ["step-00000004", "step-00000006", "step-00000008"]
+
+
+def test_a_shape_in_a_config_is_the_model_that_is_trained() -> None:
+    from trine.stages.pretrain import model_config
+
+    config = model_config(SHAPE, 320)
+    assert (config.layers, config.width, config.heads, config.context, config.vocab_size) == (2, 32, 2, 128, 320)
