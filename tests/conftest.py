@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.small_corpus import write_corpus
 from trine.config.align import CompareConfig, EvaluateConfig, FinetuneConfig, PpoConfig, RewardConfig
 from trine.config.base import CorpusConfig, HardwareConfig, LoopConfig
 from trine.config.text import FunctionsConfig, ModelShape, PretrainConfig, TokenizerConfig
+
+settings.register_profile("trine", deadline=None)  # a busy machine is no failure
+settings.load_profile("trine")
 
 PLAIN_CPU = HardwareConfig(device="cpu", precision="fp32", threads=1)
 SHAPE = ModelShape(layers=2, width=32, heads=2, context=128)

@@ -7,6 +7,7 @@ import pytest
 from tests.config.test_base import NAMES, fields
 from trine.cli.arguments import parse
 from trine.config.align import EvaluateConfig, FinetuneConfig, PpoConfig
+from trine.config.base import OptimizerConfig
 from trine.config.registry import command_config_class
 from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.config.use import GenerateConfig, RunConfig
@@ -34,8 +35,9 @@ def test_help_shows_the_default_a_stage_gives_and_not_the_classes(capsys: pytest
     with pytest.raises(SystemExit):
         parse("ppo", PpoConfig, ["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "the rest; adamw: AdamW for all (default: adamw)" in text
-    assert "or everything, with adamw) (default: 0.0001)" in text
+    own, general = PpoConfig.model_fields["optimizer"].default, OptimizerConfig()
+    assert own.learning_rate != general.learning_rate
+    assert f"(or of everything, with adamw) (default: {own.learning_rate})" in text
 
 
 def test_options_are_yaml() -> None:

@@ -22,7 +22,7 @@ def out(tmp_path: Path) -> Path:
 def refused(result: tuple[int, str, str], *words: str) -> None:
     code, printed, message = result
     assert code == 2, message
-    assert printed == "" and message.startswith("error: ") and "Traceback" not in message
+    assert printed == "" and "\nerror: " in "\n" + message and "Traceback" not in message
     assert [word for word in words if word not in message.replace("\n", " ")] == [], message
 
 

@@ -47,7 +47,7 @@ def test_chat_answers_line_by_line(command: Command, finetune_run: Path, monkeyp
     monkeypatch.setattr("sys.stdin", io.StringIO("def f(x):\n\nagain?\n"))
     code, out, words = command("chat", finetune_run, "--max_new_tokens", 8, "--temperature", 1.0, *CPU)
     assert code == 0 and out.strip()
-    assert "Ctrl-D leaves" in words
+    assert "Ctrl-D leaves. \\n in a line stands for a line break." in words
 
 
 def test_chat_forgets_the_oldest_turns_when_the_context_is_full(

@@ -55,6 +55,8 @@ def test_configs_are_immutable() -> None:
 
 def test_configs_import_nothing_heavy() -> None:
     modules = sorted({module for module, _, _ in {**STAGES, **COMMANDS}.values()})
-    script = f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'numpy', 'tokenizers') if m in sys.modules])"
+    script = (
+        f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'numpy', 'tokenizers') if m in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

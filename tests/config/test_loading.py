@@ -53,7 +53,9 @@ def test_the_nearest_name_is_offered_or_else_all_of_them() -> None:
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
 
 
-@pytest.mark.parametrize("text, word", [("a: [1", "not readable YAML"), ("- 1\n- 2", "expected a mapping"), ("", "mapping")])
+@pytest.mark.parametrize(
+    "text, word", [("a: [1", "not readable YAML"), ("- 1\n- 2", "expected a mapping"), ("", "mapping")]
+)
 def test_broken_yaml_names_the_file(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)

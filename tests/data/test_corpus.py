@@ -25,11 +25,15 @@ def test_held_out_holds_no_group_of_the_training_part() -> None:
     corpus = load_corpus(CorpusConfig(standard_library=True, distributions={"filelock": 1.0, "pydantic": 0.3}))
     train, held_out = ({document.group for document in part} for part in (corpus.train, corpus.held_out))
     assert train and held_out and not train & held_out
-    assert not {document.text for document in corpus.train} & {document.text for document in corpus.held_out if document.text}
+    assert not {document.text for document in corpus.train} & {
+        document.text for document in corpus.held_out if document.text
+    }
 
 
 def test_a_share_of_a_distribution_thins_its_training_files_only() -> None:
-    whole, thin = (load_corpus(CorpusConfig(distributions={"pydantic": share}, held_out_share=0)) for share in (1.0, 0.3))
+    whole, thin = (
+        load_corpus(CorpusConfig(distributions={"pydantic": share}, held_out_share=0)) for share in (1.0, 0.3)
+    )
     names = [{document.name for document in corpus.train} for corpus in (whole, thin)]
     assert names[1] < names[0]
     assert 0.1 < len(names[1]) / len(names[0]) < 0.5

@@ -141,8 +141,7 @@ def test_nested_functions_are_tasks_of_their_own_at_the_margin() -> None:
 def test_methods_keep_their_signature_over_several_lines() -> None:
     prompt, body = FOUND["method"]
     assert prompt == (
-        "def method(\n    self,\n    amount: int,  # how much\n) -> int:\n"
-        '    """Multiply \\\\ by\nthe amount."""'
+        'def method(\n    self,\n    amount: int,  # how much\n) -> int:\n    """Multiply \\\\ by\nthe amount."""'
     )
     assert body == "return self.value * amount  # done"
 
@@ -154,7 +153,7 @@ def test_what_has_no_body_of_its_own_is_no_task(name: str) -> None:
 
 def test_quotes_in_docstrings_do_not_end_the_question_early() -> None:
     prompt, body = FOUND["quoted"]
-    assert prompt == "def quoted():\n    \"\"\"Say \"hello\" to '''all''' of them.\"\"\""
+    assert prompt == 'def quoted():\n    """Say "hello" to \'\'\'all\'\'\' of them."""'
     assert body == "return 'a\"b'"
 
 
@@ -177,10 +176,10 @@ def test_every_mined_pair_joins_to_python() -> None:
 
 
 def test_a_form_feed_between_functions_shifts_no_line() -> None:
-    text = 'x = 1\n\x0c\ndef first():\n    """Be first."""\n    return 1\n\x0c\ndef second():\n    """Be second."""\n    return 2\n'
-    assert mined(text) == {
-        "first": ('def first():\n    """Be first."""', "return 1"),
-        "second": ('def second():\n    """Be second."""', "return 2"),
+    functions = [f'def {name}():\n    """Be {name}."""\n    return {name[0]}\n' for name in ("first", "second")]
+    assert mined("\n\x0c\n".join(["x = 1", *functions])) == {
+        "first": ('def first():\n    """Be first."""', "return f"),
+        "second": ('def second():\n    """Be second."""', "return s"),
     }
 
 

@@ -19,7 +19,9 @@ ROW = 16
 
 def span(length: int, seed: int) -> TokenSpan:
     """The first third is a prompt."""
-    return TokenSpan(tuple(random_ids(length, seed=seed).tolist()), tuple(place >= length / 3 for place in range(length)))
+    return TokenSpan(
+        tuple(random_ids(length, seed=seed).tolist()), tuple(place >= length / 3 for place in range(length))
+    )
 
 
 SPANS = [span(length, seed) for seed, length in enumerate(LENGTHS)]
@@ -29,7 +31,9 @@ def loss_and_gradients(model: Transformer, rows: list[list[int]], context_weight
     model.zero_grad()
     loss = packed_cross_entropy(model, pack(SPANS, rows, ROW, context_weight))
     loss.backward()
-    return {"loss": loss.detach()} | {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {"loss": loss.detach()} | {
+        name: value.grad for name, value in model.named_parameters() if value.grad is not None
+    }
 
 
 def reference_loss(model: Transformer, context_weight: float) -> torch.Tensor:

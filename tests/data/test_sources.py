@@ -124,6 +124,3 @@ def test_the_split_of_known_groups_never_changes() -> None:
     groups = [f"python/{name}" for name in ("argparse", "json", "asyncio", "email", "ast", "typing", "unittest", "re")]
     assert [group for group in groups if is_held_out(group, 0.1)] == ["python/argparse", "python/unittest"]
     assert 0.08 < sum(is_held_out(f"group {number}", 0.1) for number in range(5000)) / 5000 < 0.12
-
-
-

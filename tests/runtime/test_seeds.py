@@ -34,7 +34,7 @@ def test_uniform_fills_the_unit_interval_evenly(stream: str) -> None:
     count, bins = 200_000, 100
     running, fixed = torch.arange(count), torch.full((count,), 7)
     values = uniform(fixed, running) if stream == "counters" else uniform(running, fixed)
-    assert 0 <= float(values.min()) and float(values.max()) < 1
+    assert float(values.min()) >= 0 and float(values.max()) < 1
     found = torch.histc(values, bins, 0, 1)
     chi_square = float(((found - count / bins) ** 2 / (count / bins)).sum())
     assert 60 < chi_square < 149  # 99 degrees of freedom: the middle 99.8 %

@@ -90,9 +90,9 @@ def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -
     assert float((flat - other).norm() / flat.norm()) < 1e-5
 
 
-def largest_log_ratios(objective: PpoObjective, steps: Sequence[int]) -> list[float]:
+def peak_log_ratios(objective: PpoObjective, steps: Sequence[int]) -> list[float]:
     return [
-        float(objective.terms(batch)["largest_log_ratio"].sum) for step in steps for batch in objective.batches(step)
+        float(objective.terms(batch)["peak_log_ratio"].sum) for step in steps for batch in objective.batches(step)
     ]
 
 
@@ -114,7 +114,7 @@ def test_the_ratio_is_exactly_one_throughout_the_first_epoch_before_any_update(
     family: str, dtype: torch.dtype, temperature: float, critic: str
 ) -> None:
     objective = objective_of(family, dtype, critic, temperature=temperature)
-    assert largest_log_ratios(objective, steps=[0, 1]) == [0.0] * 4
+    assert peak_log_ratios(objective, steps=[0, 1]) == [0.0] * 4
     terms = objective.terms(objective.batches(1)[0])
     assert terms["clip_fraction"].sum == terms["approximate_kl"].sum == 0
 
@@ -123,13 +123,13 @@ def test_the_ratio_is_exactly_one_throughout_the_first_epoch_before_any_update(
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_without_updates_the_ratio_stays_one_in_later_epochs(micro: int, temperature: float) -> None:
     objective = objective_of(micro_batch_prompts=micro, temperature=temperature, epochs=3)
-    assert max(largest_log_ratios(objective, steps=range(6))) < 1e-5
+    assert max(peak_log_ratios(objective, steps=range(6))) < 1e-5
 
 
 def test_after_an_update_the_ratio_is_not_one() -> None:
     objective = collected(objective_of())
     disturb(objective)
-    assert min(largest_log_ratios(objective, steps=[1])) > 1e-3
+    assert min(peak_log_ratios(objective, steps=[1])) > 1e-3
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
@@ -219,7 +219,7 @@ def test_terms_count_the_response_tokens_of_their_rows() -> None:
         tokens = sum(len(objective.experience.rollouts[row].response_ids) for row in batch)
         counts = objective.counts(batch)
         for name, term in objective.terms(batch).items():
-            assert term.count == counts[name] == (1.0 if name == "largest_log_ratio" else tokens)
+            assert term.count == counts[name] == (1.0 if name == "peak_log_ratio" else tokens)
 
 
 def test_the_reference_and_the_reward_get_no_gradient() -> None:

@@ -28,7 +28,9 @@ ANYWHERE = Path("anywhere")
 OPTIMIZER = OptimizerConfig(kind="adamw", learning_rate=1e-3, epsilon=1e-3, clip_norm=1e9)
 
 
-def trained(objective: Objective[Any], model: nn.Module, shape: Any, folder: Path, steps: int = 3) -> list[dict[str, Any]]:
+def trained(
+    objective: Objective[Any], model: nn.Module, shape: Any, folder: Path, steps: int = 3
+) -> list[dict[str, Any]]:
     """Train in place; the logged rows."""
     optimizers = make_optimizers(model.named_parameters(), OPTIMIZER, shape)
     run = RunFolder(folder)
@@ -77,7 +79,9 @@ def test_weights_and_losses_do_not_depend_on_the_micro_batch(stage: Any, micro: 
     whole, rows = stage(6, tmp_path / "whole")
     cut, cut_rows = stage(micro, tmp_path / "cut")
     for name, weight in whole.named_parameters():
-        assert_close(dict(cut.named_parameters())[name], weight, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        assert_close(
+            dict(cut.named_parameters())[name], weight, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     for key in ("loss", "gradient_norm"):
         assert [row[key] for row in cut_rows] == pytest.approx([row[key] for row in rows], rel=1e-5)
 
@@ -179,7 +183,7 @@ def test_steps_after_the_last_checkpoint_are_logged_once(tmp_path: Path) -> None
     """A killed process leaves rows its checkpoint knows nothing of."""
     loop, _, run = line_loop(tmp_path, LoopConfig(save_every=3, evaluate_every=3))
     loop.train()
-    again, model, run = line_loop(tmp_path, LoopConfig(save_every=3, evaluate_every=3))
+    again, _, run = line_loop(tmp_path, LoopConfig(save_every=3, evaluate_every=3))
     again.train()
     assert [row["step"] for row in step_rows(run)] == list(range(1, 11))
 

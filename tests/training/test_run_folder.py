@@ -129,7 +129,12 @@ def test_half_a_first_row_is_mended_too(tmp_path: Path) -> None:
 
 
 def test_a_run_is_known_by_what_it_was_made_from(tmp_path: Path) -> None:
-    for name, changes, inputs in (("a", {}, {"x": "1"}), ("b", {}, {"x": "1"}), ("c", {"seed": 1}, {"x": "1"}), ("d", {}, {})):
+    for name, changes, inputs in (
+        ("a", {}, {"x": "1"}),
+        ("b", {}, {"x": "1"}),
+        ("c", {"seed": 1}, {"x": "1"}),
+        ("d", {}, {}),
+    ):
         with open_run(config(tmp_path / name, **changes), inputs):
             (tmp_path / name / "model").mkdir()
     prints = {name: fingerprint(tmp_path / name) for name in "abcd"}

@@ -105,9 +105,7 @@ def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits, -1, dtype=torch.float32)
 
 
-def token_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """log softmax(hidden weight^T / temperature)[target] and the entropy of that distribution, both [N] fp32, nats.
 
     `hidden` [N, D], `weight` [V, D], `targets` [N] int64. Both results carry gradients to hidden and weight.

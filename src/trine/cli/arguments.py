@@ -4,7 +4,6 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,12 +94,3 @@ def _with_positional(cls: type[Config], arguments: list[str]) -> list[str]:
     if required and arguments and not arguments[0].startswith("-"):
         return [f"--{required[0]}", *arguments]
     return arguments
-
-
-def print_overview(stages: dict[str, tuple[str, str, str]], commands: dict[str, tuple[str, str, str]]) -> None:
-    """`trine --help`."""
-    lines = ["trine: train, align and serve a language model of your own", "", "usage: trine COMMAND [options]", ""]
-    for title, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
-        lines += [f"{title}:", *(f"  {name:<12}{help_text}" for name, (_, _, help_text) in table.items()), ""]
-    lines.append("trine COMMAND --help lists a command's options.")
-    sys.stdout.write("\n".join(lines) + "\n")

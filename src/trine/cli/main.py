@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        from trine.cli.arguments import print_overview
+        from trine.cli.overview import print_overview
 
         print_overview(STAGES, COMMANDS)
         return 0

@@ -51,8 +51,13 @@ class CompareConfig(StageConfig):
     """JSONL of examples whose comparisons only evaluate"""
     samples: PositiveInt = 1
     """answers sampled per training prompt"""
+    held_out_samples: PositiveInt = 3
+    """answers sampled per held-out prompt: more pairs make a steadier accuracy"""
     largest_prompts: NonNegativeInt = 0
     """how many training prompts to use, chosen by seed; 0 takes all"""
+    mismatched_share: Share = 0.0
+    """for this share of the training prompts, one more pair: the person's answer against what a person wrote for
+    another prompt, so that an answer is also judged by whether it answers the question"""
     response_tokens: PositiveInt = 64
     """token budget of an answer; a sample that exceeds it makes no pair"""
     temperature: PositiveFloat = 1.0

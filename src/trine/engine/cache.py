@@ -14,9 +14,7 @@ from trine.model.config import ModelConfig
 class RaggedCache:
     """A `KeyValueCache` for `rows` rows of at most `slots` tokens."""
 
-    def __init__(
-        self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (rows, config.kv_heads, slots, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
@@ -48,9 +46,11 @@ class RaggedCache:
         """[B, 1, S]: 0 for the slots a row has filled and the one it writes next, -inf beyond."""
         slots = torch.arange(self.longest + 1, device=self.lengths.device)
         hidden = slots > self.lengths.unsqueeze(1)  # B, S
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
-            hidden, float("-inf")
-        ).unsqueeze(1)
+        return (
+            torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            .masked_fill_(hidden, float("-inf"))
+            .unsqueeze(1)
+        )
 
     def advance(self) -> None:
         """Every row has written one token."""

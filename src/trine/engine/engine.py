@@ -92,9 +92,7 @@ class Engine:
 class _Decoding:
     """One batch from prompts to responses. `active[i]` is the place in the batch of cache row i."""
 
-    def __init__(
-        self, engine: Engine, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling
-    ) -> None:
+    def __init__(self, engine: Engine, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling) -> None:
         self.model, self.output_weight, self.sampling = engine.model, engine.output_weight, sampling
         self.prompts = prompts
         self.device = engine.output_weight.device
@@ -161,9 +159,7 @@ class _Decoding:
 
     def _collect(self) -> list[tuple[list[int], list[float], StopReason]]:
         results: list[tuple[list[int], list[float], StopReason]] = []
-        for ids, log_probs, count in zip(
-            self.ids.tolist(), self.log_probs.tolist(), self.counts.tolist(), strict=True
-        ):
+        for ids, log_probs, count in zip(self.ids.tolist(), self.log_probs.tolist(), self.counts.tolist(), strict=True):
             reason: StopReason = "length"
             if ids[count - 1] in self.sampling.eos_ids:
                 reason = "eos"

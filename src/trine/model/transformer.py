@@ -46,9 +46,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.bias is None:
             return rms_norm(x, self.weight, self.epsilon)
-        return F.layer_norm(
-            x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon
-        )
+        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon)
 
 
 class Attention(nn.Module):

@@ -1,13 +1,12 @@
 """What the terminal shows while something runs: a bar with the time left, and nothing when it is not a terminal."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(file=sys.stderr, highlight=False)
+console = Console(stderr=True, highlight=False)
 
 
 class Bar:
@@ -44,4 +43,4 @@ def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 def say(text: str) -> None:
     """One line for a person, on standard error so that results on standard output stay clean."""
-    console.print(text)
+    console.print(text, soft_wrap=True)

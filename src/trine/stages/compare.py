@@ -20,6 +20,8 @@ from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import ChatFormat
 from trine.training.run_folder import fingerprint, open_run
 
+MISMATCHES_LOOKED_AT = 8
+
 
 def run(config: CompareConfig) -> Path:
     """Sample answers and write train.jsonl and held_out.jsonl of comparisons."""
@@ -35,15 +37,35 @@ def run(config: CompareConfig) -> Path:
             order = generator_for(config.seed, "prompts").permutation(len(examples))
             examples = [examples[index] for index in sorted(order[: config.largest_prompts])]
         train, left_out = compare(engine, chat, examples * config.samples, config, "train")
+        mismatched = mismatch(examples, config)
+        train += mismatched
         held_out_examples = read_examples(config.held_out) if config.held_out else []
-        held_out, _ = compare(engine, chat, held_out_examples, config, "held_out")
+        held_out, _ = compare(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
         if not train:
             raise TrineError("no sampled answer ended within the budget; raise response_tokens or fine-tune longer")
         write_comparisons(folder.path / "train.jsonl", train)
         write_comparisons(folder.path / "held_out.jsonl", held_out)
         say(f"compare: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} samples ran out of budget")
-        folder.finish({"train": len(train), "held_out": len(held_out), "left_out": left_out})
+        counts = {"train": len(train), "held_out": len(held_out), "left_out": left_out}
+        folder.finish(counts | {"mismatched": len(mismatched)})
     return folder.path
+
+
+def mismatch(examples: Sequence[Example], config: CompareConfig) -> list[Comparison]:
+    """The person's answer against the answer, of all those to a few other prompts, that is most like it in length."""
+    generator = generator_for(config.seed, "mismatch")
+    chosen = generator.permutation(len(examples))[: round(config.mismatched_share * len(examples))]
+    pairs = []
+    for index in sorted(chosen.tolist()):
+        example = examples[index]
+        others = [examples[other] for other in generator.integers(len(examples), size=MISMATCHES_LOOKED_AT)]
+        others = [other for other in others if other.response != example.response]
+        if others:
+            other = min(others, key=lambda other: abs(len(other.response) - len(example.response)))
+            pairs.append(
+                Comparison(example.prompt, example.response, other.response, name=example.name, group=example.group)
+            )
+    return pairs
 
 
 def compare(

@@ -99,8 +99,8 @@ class PpoObjective:
     def counts(self, batch: list[int]) -> dict[str, float]:
         assert self.experience is not None
         tokens = float(self.experience.mask[batch].sum())
-        names = ("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl", "largest_log_ratio")
-        return dict.fromkeys(names, tokens) | {"largest_log_ratio": 1.0}
+        names = ("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl", "peak_log_ratio")
+        return dict.fromkeys(names, tokens) | {"peak_log_ratio": 1.0}
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         assert self.experience is not None
@@ -122,7 +122,7 @@ class PpoObjective:
             "entropy": Term(entropy.sum(), count, -config.entropy_weight),
             "clip_fraction": Term(policy.clipped, count, 0.0),
             "approximate_kl": Term(policy.approximate_kl, count, 0.0),
-            "largest_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 1.0, 0.0),
+            "peak_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 1.0, 0.0),
         }
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, flat["old_log_probs"], flat["reference_log_probs"], config.kl.in_loss)
@@ -295,6 +295,7 @@ def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
     scorer, _ = open_score_model(Path(config.reward), hardware)
     model = PolicyWithValue(policy, scorer.trunk)
     model.value_head.load_state_dict(scorer.head.state_dict())
+    model.value_offset = scorer.offset
     return model
 
 
@@ -307,7 +308,7 @@ def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
 
     def fill_critic(aside: Path) -> None:
         critic = ScoreModel(model.critic or model.policy)
-        critic.head = model.value_head
+        critic.head, critic.offset = model.value_head, model.value_offset
         save_score_model(critic, aside, pad_token_id=tokenizer.pad)
         tokenizer.save(aside)
 

@@ -60,9 +60,7 @@ class Tokenizer:
     @cached_property
     def _encoder(self) -> tiktoken.Encoding:
         special = {token: self._special(token) for token in SPECIAL_TOKENS}
-        ranks = {
-            data: token_id for token_id, data in enumerate(self.token_bytes) if token_id not in special.values()
-        }
+        ranks = {data: token_id for token_id, data in enumerate(self.token_bytes) if token_id not in special.values()}
         return tiktoken.Encoding("trine", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, text: str) -> list[int]:

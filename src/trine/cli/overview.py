@@ -1,0 +1,12 @@
+"""`trine --help`, apart from the options of a command, so that it answers before pydantic is imported."""
+
+import sys
+
+
+def print_overview(stages: dict[str, tuple[str, str, str]], commands: dict[str, tuple[str, str, str]]) -> None:
+    """`trine --help`."""
+    lines = ["trine: train, align and serve a language model of your own", "", "usage: trine COMMAND [options]", ""]
+    for title, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
+        lines += [f"{title}:", *(f"  {name:<12}{help_text}" for name, (_, _, help_text) in table.items()), ""]
+    lines.append("trine COMMAND --help lists a command's options.")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,131 @@
+"""A recipe is complete and checked before anything runs, and everything in it can be accounted for."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trine.config.base import HardwareConfig
+from trine.pipeline.recipes import Recipe, built_in_recipes, load_recipe, recipe_text
+from trine.runtime.errors import TrineError
+
+OUT = Path("runs/here")
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of nested mappings."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in flat(inner, f"{prefix}.{name}").items()}
+
+
+def configs(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for step in recipe.steps for key, value in flat(step.config.model_dump(), step.name).items()}
+
+
+def load(text: str, tmp_path: Path, **options: Any) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load_recipe(
+        str(path), options.pop("out", OUT), options.pop("seed", 0), options.pop("minutes", None), **options
+    )
+
+
+def test_the_quickstart_is_built_in_and_holds_the_three_steps() -> None:
+    assert "quickstart" in built_in_recipes()
+    recipe = load_recipe("quickstart", OUT, 0, None)
+    stages = [step.stage for step in recipe.steps]
+    assert [stage for stage in stages if stage in ("pretrain", "finetune", "reward", "ppo")] == [
+        "pretrain", "finetune", "reward", "reward", "ppo",
+    ]  # fmt: skip
+    assert recipe.minutes == yaml.safe_load(recipe_text("quickstart"))["minutes"]
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_minutes_scale_exactly_the_named_fields(factor: float) -> None:
+    described = yaml.safe_load(recipe_text("quickstart"))
+    named = {f"{entry['name']}.{field}" for entry in described["stages"] for field in entry.get("scale", ())}
+    plain = configs(load_recipe("quickstart", OUT, 0, None))
+    scaled = configs(load_recipe("quickstart", OUT, 0, described["minutes"] * factor))
+    assert {key for key in plain if plain[key] != scaled[key]} == named
+    for key in named:
+        assert scaled[key] == pytest.approx(plain[key] * factor, rel=0.01)
+        assert type(scaled[key]) is type(plain[key])
+
+
+def test_its_own_minutes_change_nothing() -> None:
+    minutes = load_recipe("quickstart", OUT, 0, None).minutes
+    assert load_recipe("quickstart", OUT, 0, minutes) == load_recipe("quickstart", OUT, 0, None)
+
+
+def test_a_scaled_count_is_never_less_than_one() -> None:
+    iterations = configs(load_recipe("quickstart", OUT, 0, 0.001))["ppo.iterations"]
+    assert iterations == 1
+
+
+def test_the_seed_changes_every_stages_seed_and_nothing_else() -> None:
+    one, other = (configs(load_recipe("quickstart", OUT, seed, None)) for seed in (0, 1))
+    changed = {key for key in one if one[key] != other[key]}
+    assert changed == {f"{step.name}.seed" for step in load_recipe("quickstart", OUT, 0, None).steps}
+
+
+def test_reward_and_judge_have_seeds_of_their_own() -> None:
+    values = configs(load_recipe("quickstart", OUT, 0, None))
+    assert values["reward.seed"] != values["judge.seed"]
+
+
+def test_a_name_stands_for_the_run_folder_of_an_earlier_stage() -> None:
+    values = configs(load_recipe("quickstart", OUT, 0, None))
+    assert values["pretrain.tokenizer"] == OUT / "tokenizer"
+    assert values["finetune.examples"] == OUT / "functions" / "all.jsonl"
+    assert values["ppo.reward"] == str(OUT / "reward")
+    assert values["ppo.out"] == OUT / "ppo"
+    assert not [key for key, value in values.items() if str(value).startswith("@")]
+
+
+def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
+    text = "stages: [{stage: pretrain, config: {tokenizer: '@tokenizer'}}, {stage: tokenizer}]"
+    with pytest.raises(TrineError, match=r"stage 1 \(pretrain\): @tokenizer is no earlier stage"):
+        load(text, tmp_path)
+
+
+def test_every_distribution_of_the_quickstart_is_pinned() -> None:
+    pinned = {line.split("==")[0] for line in CONSTRAINTS.read_text().splitlines() if "==" in line}
+    named = {key.split(".")[-1] for key in configs(load_recipe("quickstart", OUT, 0, None)) if ".distributions." in key}
+    assert len(named) > 5
+    assert named - pinned == set()
+    assert "trine" not in named
+
+
+def test_constraints_pin_exact_versions() -> None:
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[^=\s]+", line)] == []
+
+
+TWO_PRECISIONS = """
+stages:
+  - {stage: tokenizer, config: {hardware: {precision: fp32, threads: 2}}}
+  - {name: other, stage: tokenizer}
+"""
+
+
+def test_hardware_of_a_recipe_stands_where_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    recipe = load(TWO_PRECISIONS, tmp_path, hardware=HardwareConfig(threads=1))
+    assert [step.config.hardware for step in recipe.steps] == [
+        HardwareConfig(precision="fp32", threads=1), HardwareConfig(threads=1),
+    ]  # fmt: skip
+
+
+def test_a_stage_without_a_name_is_called_what_it_is(tmp_path: Path) -> None:
+    recipe = load("title: t\nstages: [{stage: tokenizer}]", tmp_path)
+    assert (recipe.title, recipe.steps[0].name, recipe.steps[0].config.out) == ("t", "tokenizer", OUT / "tokenizer")
+
+
+def test_a_recipe_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(TrineError, match=r"recipe\.yaml: not readable as UTF-8"):
+        load_recipe(str(path), OUT, 0, None)

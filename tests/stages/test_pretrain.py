@@ -1,0 +1,72 @@
+"""Pretraining learns, measures in bits per byte, and writes a model others can open."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import PLAIN_CPU, pretrain_config
+from trine.config.base import CorpusConfig
+from trine.data.corpus import load_corpus
+from trine.runtime.files import read_json, read_jsonl
+from trine.stages.opening import open_hardware, open_model
+from trine.stages.pretrain import run
+
+
+def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
+    losses = [row["loss"] for row in read_jsonl(pretrain_run / "metrics.jsonl") if "loss" in row]
+    assert losses[0] == pytest.approx(math.log(320), rel=0.05)
+    assert losses[-1] < losses[0] - 2
+
+
+def test_bits_per_byte_are_those_of_a_plain_forward_pass(pretrain_run: Path, corpus: CorpusConfig) -> None:
+    """Every held-out token but each window's first, read by hand in windows of 64."""
+    model, tokenizer = open_model(pretrain_run, open_hardware(PLAIN_CPU))
+    documents = load_corpus(corpus).held_out
+    ids = [token for document in documents for token in [*tokenizer.encode(document.text), tokenizer.end_of_text]]
+    size = sum(len(document.text.encode()) for document in documents)
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 64):
+            window = torch.tensor(ids[start : start + 65])
+            logits = model(window[None, :-1])[0] @ model.output_weight.T
+            nats -= float(logits.log_softmax(-1).gather(1, window[1:, None]).double().sum())
+    expected = nats / math.log(2) / (size * (len(ids) - 1) / len(ids))
+    results = read_json(pretrain_run / "done.json")
+    assert results["bits_per_byte/folders"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_results_stand_beside_baselines(pretrain_run: Path) -> None:
+    results = read_json(pretrain_run / "done.json")
+    assert 0 < results["xz_bits_per_byte/folders"] < 8
+    assert 0 < results["verbatim_line_share/folders"] < 1
+    assert results["tokens"] == 60 * 4 * 64
+
+
+def test_the_folder_opens_in_transformers_with_the_same_numbers(pretrain_run: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model, tokenizer = open_model(pretrain_run, open_hardware(PLAIN_CPU))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(pretrain_run / "model").eval()
+    ids = torch.tensor([tokenizer.encode("def add_price_3(first, second):\n")])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, model(ids) @ model.output_weight.T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
+    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path, family: str
+) -> None:
+    shape = {"family": family, "layers": 1, "width": 32, "heads": 2, "context": 64}
+    runs = [
+        run(pretrain_config(tmp_path / name, corpus, tokenizer_run, tokens=1024, model=shape, seed=seed))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    a, b, c = ((folder / "model" / "model.safetensors").read_bytes() for folder in runs)
+    assert a == b != c
+
+
+def test_a_finished_run_is_left_alone(pretrain_run: Path, corpus: CorpusConfig, tokenizer_run: Path) -> None:
+    before = (pretrain_run / "model" / "model.safetensors").stat().st_mtime_ns
+    run(pretrain_config(pretrain_run, corpus, tokenizer_run))
+    assert (pretrain_run / "model" / "model.safetensors").stat().st_mtime_ns == before
