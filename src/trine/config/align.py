@@ -113,6 +113,8 @@ class PpoConfig(StageConfig):
     """folder of a reward stage, or package.module:function taking (prompts, responses) and returning scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
+    critic_warmup: NonNegativeInt = 0
+    """first iterations in which only the values learn, so that the policy never follows a critic that knows nothing"""
     iterations: PositiveInt = 100
     """rollout-then-update rounds"""
     batch_prompts: PositiveInt = 64

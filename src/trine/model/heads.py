@@ -62,10 +62,9 @@ class PolicyWithValue(nn.Module):
         self.policy = policy
         self.critic = critic
         self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
-        self.value_offset = 0.0
 
     def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T]."""
         hidden = self.policy(ids)[rows, columns]
         value_hidden = hidden if self.critic is None else self.critic(ids)[rows, columns]
-        return hidden, self.value_head(value_hidden) + self.value_offset
+        return hidden, self.value_head(value_hidden)

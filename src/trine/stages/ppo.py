@@ -70,12 +70,14 @@ class PpoObjective:
         self.steps_per_iteration = config.epochs * (config.batch_prompts // config.minibatch_prompts)
         self.experience: Experience | None = None
         self.observed: dict[str, float] = {}
+        self.policy_weight = 1.0
 
     # The loop's side
 
     def batches(self, step: int) -> Sequence[list[int]]:
         iteration, inner = divmod(step, self.steps_per_iteration)
         self.observed = {}
+        self.policy_weight = 0.0 if iteration < self.config.critic_warmup else 1.0
         if inner == 0:
             self.experience = self.collect(iteration)
             self._observe(iteration)
@@ -117,16 +119,16 @@ class PpoObjective:
         value = clipped_value_loss(values, flat["old_values"], flat["returns"], mask, clip=config.value_clip)
         count = float(len(log_probs))
         terms = {
-            "policy": Term(policy.loss, count),
+            "policy": Term(policy.loss, count, self.policy_weight),
             "value": Term(value, count, config.value_weight),
-            "entropy": Term(entropy.sum(), count, -config.entropy_weight),
+            "entropy": Term(entropy.sum(), count, -config.entropy_weight * self.policy_weight),
             "clip_fraction": Term(policy.clipped, count, 0.0),
             "approximate_kl": Term(policy.approximate_kl, count, 0.0),
             "peak_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 1.0, 0.0),
         }
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, flat["old_log_probs"], flat["reference_log_probs"], config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), count, self.kl_coefficient)
+            terms["kl_loss"] = Term(penalty.sum(), count, self.kl_coefficient * self.policy_weight)
         return terms
 
     def evaluate(self, final: bool) -> dict[str, Any]:
@@ -292,11 +294,9 @@ def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
         return PolicyWithValue(policy)
     if config.critic == "policy":
         return PolicyWithValue(policy, open_model(config.model, hardware)[0])
-    scorer, _ = open_score_model(Path(config.reward), hardware)
-    model = PolicyWithValue(policy, scorer.trunk)
-    model.value_head.load_state_dict(scorer.head.state_dict())
-    model.value_offset = scorer.offset
-    return model
+    # Of the reward model only what it has learned to see: its head reads whole answers, and what it says of half
+    # an answer misleads the policy (docs/LOG.md), so the values start at 0.
+    return PolicyWithValue(policy, open_score_model(Path(config.reward), hardware)[0].trunk)
 
 
 def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
@@ -308,7 +308,7 @@ def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
 
     def fill_critic(aside: Path) -> None:
         critic = ScoreModel(model.critic or model.policy)
-        critic.head, critic.offset = model.value_head, model.value_offset
+        critic.head = model.value_head
         save_score_model(critic, aside, pad_token_id=tokenizer.pad)
         tokenizer.save(aside)
 
