@@ -91,9 +91,7 @@ def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -
 
 
 def peak_log_ratios(objective: PpoObjective, steps: Sequence[int]) -> list[float]:
-    return [
-        float(objective.terms(batch)["peak_log_ratio"].sum) for step in steps for batch in objective.batches(step)
-    ]
+    return [float(objective.terms(batch)["peak_log_ratio"].sum) for step in steps for batch in objective.batches(step)]
 
 
 def disturb(objective: PpoObjective) -> None:

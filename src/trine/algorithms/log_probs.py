@@ -22,13 +22,13 @@ class _CrossEntropySum(torch.autograd.Function):
         weight_cast = weight.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             target = targets[rows].unsqueeze(1)
             scale = row_weights[rows].unsqueeze(1)
             log_probs = torch.log_softmax(F.linear(hidden[rows], weight_cast), -1, dtype=torch.float32)
-            total -= (log_probs.gather(1, target) * scale).sum(dtype=torch.float64)
+            total -= (log_probs.gather(1, target) * scale).sum(dtype=total.dtype)
             gradient = log_probs.exp_().mul_(scale)
             gradient.scatter_add_(1, target, -scale)
             gradient = gradient.to(hidden.dtype)
@@ -48,6 +48,11 @@ class _CrossEntropySum(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ def perform(command: str, config: Any, *, dry_run: bool) -> None:
     if command in STAGES:
         stop_request.check()
         path = import_module(f"trine.stages.{command}").run(config)
+        stop_request.check()
         say(f"{command}: done, in {path}")
     else:
         _COMMANDS[command](config)

@@ -43,7 +43,7 @@ def _example(node: ast.FunctionDef, lines: list[str], document: Document) -> Exa
     summary = docstring.split("\n\n")[0].strip().replace("\\", "\\\\").replace('"""', "'''")
     if not body or body.startswith((" ", "\t")) or summary.endswith('"'):
         return None
-    prompt = f'{signature}\n{INDENT}"""{summary}"""'.replace("\n" + summary, "\n" + summary)
+    prompt = f'{signature}\n{INDENT}"""{summary}"""'
     if not parses(join_function(prompt, body)):
         return None
     name = f"{document.name}:{node.lineno}"

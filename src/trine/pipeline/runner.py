@@ -41,7 +41,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         stop_request.check()
         marker = step.config.out / "seconds.json"
         done_before = (step.config.out / "done.json").exists()
-        say(f"[bold]{number}/{len(recipe.steps)} {step.name}[/bold]")
+        say(f"{number}/{len(recipe.steps)} {step.name}", style="bold")
         started = time.perf_counter()
         import_module(f"trine.stages.{step.stage}").run(step.config)
         if not done_before or not marker.exists():

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from trine.runtime.signals import stop_request
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -17,8 +19,14 @@ class Bar:
         self._task = task
 
     def advance(self, amount: int = 1, note: str = "") -> None:
+        """Show that `amount` more is done."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
+
+    def advance_or_stop(self, amount: int = 1) -> None:
+        """`advance`, where work may be dropped between two units: raises `Interrupted` once a signal has come."""
+        self.advance(amount)
+        stop_request.check()
 
 
 @contextmanager
@@ -41,6 +49,6 @@ def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield Bar(progress, task)
 
 
-def say(text: str) -> None:
+def say(text: str, style: str = "") -> None:
     """One line for a person, on standard error so that results on standard output stay clean."""
-    console.print(text, soft_wrap=True)
+    console.print(text, style=style, soft_wrap=True, markup=False)

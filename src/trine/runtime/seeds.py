@@ -27,11 +27,13 @@ def generator_for(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def uniform(seeds: Tensor, counters: Tensor) -> Tensor:
-    """One float64 in [0, 1) per row: `seeds` and `counters` are int64 of one shape."""
+    """One float64 (float32 on MPS, which has no other) in [0, 1) per row: `seeds`, `counters` int64 of one shape."""
     z = seeds + (counters + 1) * _GOLDEN
     z = (z ^ _shift_right(z, 30)) * _MIX_1
     z = (z ^ _shift_right(z, 27)) * _MIX_2
     z = z ^ _shift_right(z, 31)
+    if z.device.type == "mps":
+        return _shift_right(z, 40).float() * 2.0**-24
     return _shift_right(z, 11).double() * 2.0**-53
 
 

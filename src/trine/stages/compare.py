@@ -80,7 +80,7 @@ def compare(
     )
     with progress_bar(f"sampling {name}", len(examples)) as bar:
         prompts = [chat.prompt_ids(example.prompt) for example in examples]
-        rollouts = engine.generate(prompts, sampling, on_finished=bar.advance)
+        rollouts = engine.generate(prompts, sampling, on_finished=bar.advance_or_stop)
     pairs = []
     for example, rollout in zip(examples, rollouts, strict=True):
         answer = chat.text(rollout.response_ids).strip("\n").rstrip()

@@ -81,7 +81,7 @@ def _answer(model: Transformer, examples: list[Example], chat: ChatFormat, confi
     )
     with progress_bar("answering", len(examples)) as bar:
         prompts = [chat.prompt_ids(example.prompt) for example in examples]
-        rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance)
+        rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance_or_stop)
     return Answers(rollouts, [chat.text(rollout.response_ids) for rollout in rollouts])
 
 

@@ -23,7 +23,7 @@ from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
 from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import ChatFormat
-from trine.training.loop import Loop
+from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
 
@@ -51,7 +51,7 @@ class PackedExamples:
         return self._rows[place]
 
 
-class FinetuneObjective:
+class FinetuneObjective(StepObjective):
     """Cross-entropy of answers, in nats per answer token."""
 
     name = "finetune"
@@ -85,18 +85,6 @@ class FinetuneObjective:
             total += float(packed_cross_entropy(self.model, batch))
             count += float(batch.weights.sum())
         return {"held_out_cross_entropy": total / max(count, 1.0)}
-
-    def may_save(self, step: int) -> bool:
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the data position is the step."""
-
-    def observations(self) -> dict[str, float]:
-        return {}
 
 
 def packed_cross_entropy(model: Transformer, batch: PackedRows) -> Tensor:

@@ -60,7 +60,7 @@ def _mine(documents: Sequence[Document]) -> list[Example]:
     ):
         for examples in pool.map(_mine_part, parts):
             found += examples
-            bar.advance()
+            bar.advance_or_stop()
     return found
 
 

@@ -24,7 +24,7 @@ from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
 from trine.stages.opening import open_hardware
 from trine.tokenizer.bpe import Tokenizer
-from trine.training.loop import Loop
+from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
 
@@ -41,7 +41,7 @@ def step_count(config: PretrainConfig) -> int:
     return max(1, config.tokens // (config.batch_rows * config.row_tokens))
 
 
-class PretrainObjective:
+class PretrainObjective(StepObjective):
     """Next-token cross-entropy over windows of a shard; evaluation in bits per byte."""
 
     name = "pretrain"
@@ -83,15 +83,6 @@ class PretrainObjective:
             nats += float(self._sum(rows.to(self.device)))
             read += rows[:, 1:].numel()
         return nats / math.log(2) / (shard.bytes * read / len(shard.ids))
-
-    def may_save(self, step: int) -> bool:
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the data position is the step."""
 
     def observations(self) -> dict[str, float]:
         return {"tokens": float(self.config.batch_rows * self.config.row_tokens)}

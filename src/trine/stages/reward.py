@@ -27,7 +27,7 @@ from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
 from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import ChatFormat
-from trine.training.loop import Loop
+from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
 
@@ -70,7 +70,7 @@ def render(comparisons: Sequence[Comparison], chat: ChatFormat, context: int, pl
     return pairs
 
 
-class RewardObjective:
+class RewardObjective(StepObjective):
     """Pairwise ranking loss in nats per pair; evaluation by the share of pairs ranked right."""
 
     name = "reward"
@@ -116,18 +116,6 @@ class RewardObjective:
             return {}
         chosen, rejected = score_all(self.model, self.held_out)
         return {"held_out_accuracy": pair_accuracy(chosen, rejected)}
-
-    def may_save(self, step: int) -> bool:
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the data position is the step."""
-
-    def observations(self) -> dict[str, float]:
-        return {}
 
 
 def score_pairs(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         problem = _damage(path)
         if problem is None:
             return load_file(path / FILES[0]), read_json(path / FILES[1])
-        say(f"[yellow]checkpoint {path} is damaged ({problem}); falling back to the one before[/yellow]")
+        say(f"checkpoint {path} is damaged ({problem}); falling back to the one before", style="yellow")
     return None
 
 

@@ -58,6 +58,22 @@ class Objective(Protocol[Batch]):
         ...
 
 
+class StepObjective:
+    """What objectives share whose batches are a function of the step alone: nothing to save but the step."""
+
+    def may_save(self, step: int) -> bool:
+        return True
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The data position is the step."""
+
+    def observations(self) -> dict[str, float]:
+        return {}
+
+
 class Loop:
     """Trains `model` on `objective` for `steps` steps inside a run folder."""
 

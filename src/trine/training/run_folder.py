@@ -70,7 +70,7 @@ def open_run(config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFold
     """Lock and prepare the run folder `config["out"]`.
 
     `inputs` names what else the result depends on (fingerprints of earlier stages). Raises `TrineError` when
-    the folder holds a run of another config, unless `overwrite` is set.
+    the folder holds a run of another config that has begun, unless `overwrite` is set.
     """
     path = Path(config["out"])
     with disk_errors(path):
@@ -98,7 +98,8 @@ def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
     )
     if not changed:
         return
-    if not overwrite:
+    started = any((path / name).exists() for name in ("metrics.jsonl", "checkpoints", "done.json"))
+    if started and not overwrite:
         raise TrineError(
             f"{path} holds a run with another config ({', '.join(changed)} changed); "
             "give another --out, or --overwrite true to start over"
