@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, load_recipe
+from trine.runtime.allocator import give_back_memory
 from trine.runtime.device import choose_hardware
 from trine.runtime.files import write_json
 from trine.runtime.lock import folder_lock
@@ -44,6 +45,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         say(f"{number}/{len(recipe.steps)} {step.name}", style="bold")
         started = time.perf_counter()
         import_module(f"trine.stages.{step.stage}").run(step.config)
+        give_back_memory()
         if not done_before or not marker.exists():
             write_json(marker, {"seconds": time.perf_counter() - started})
         seconds[step.name] = _seconds(marker)

@@ -15,6 +15,11 @@ def keep_freed_memory() -> bool:
     """Tell malloc to keep what is freed; True where that was possible."""
     if platform.libc_ver()[0] != "glibc":
         return False
-    libc = ctypes.CDLL(None)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 << 20))
-    return all(libc.mallopt(name, value) == 1 for name, value in settings)
+    return all(ctypes.CDLL(None).mallopt(name, value) == 1 for name, value in settings)
+
+
+def give_back_memory() -> None:
+    """Return what is kept but not used, between two stages of one process."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
