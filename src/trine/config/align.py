@@ -51,7 +51,7 @@ class CompareConfig(StageConfig):
     """JSONL of examples whose comparisons only evaluate"""
     samples: PositiveInt = 1
     """answers sampled per training prompt"""
-    held_out_samples: PositiveInt = 3
+    held_out_samples: PositiveInt = 2
     """answers sampled per held-out prompt: more pairs make a steadier accuracy"""
     largest_prompts: NonNegativeInt = 0
     """how many training prompts to use, chosen by seed; 0 takes all"""
@@ -62,7 +62,7 @@ class CompareConfig(StageConfig):
     """token budget of an answer; a sample that exceeds it makes no pair"""
     temperature: PositiveFloat = 1.0
     """sampling temperature"""
-    rows: PositiveInt = 128
+    rows: PositiveInt = 256
     """answers generated at a time"""
 
 
@@ -84,8 +84,8 @@ class RewardConfig(StageConfig):
     margin: Annotated[float, Field(ge=0)] = 0.0
     """how much higher the chosen score has to be before the loss is content"""
     normalize: bool = True
-    """scale the scores to mean 0 and variance 1 over the rejected (sampled) answers"""
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
+    """scale the scores to mean 0 and variance 1 over (some 512 of) the rejected, sampled answers"""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.004, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()
 
 

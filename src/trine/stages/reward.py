@@ -34,6 +34,7 @@ from trine.training.run_folder import fingerprint, open_run
 LENGTHS_AGREE_WITHIN = 2
 BATCHES_SORTED_TOGETHER = 8
 PAIRS_SCORED_AT_ONCE = 32
+NORMALIZATION_PAIRS = 512
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def run(config: RewardConfig) -> Path:
         say(f"reward: {len(pairs)} pairs, {steps} steps")
         optimizers = make_optimizers(_trained(model), config.optimizer, trunk.config)
         Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
-        gain, offset = normalization(score_all(model, pairs)[1]) if config.normalize else (1.0, 0.0)
+        sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
+        gain, offset = normalization(sampled) if config.normalize else (1.0, 0.0)
         model.normalize(gain, offset)
         results = report_on(model, pairs, held_out, tokenizer.vocab_size, gain)
 
