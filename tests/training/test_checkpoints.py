@@ -83,7 +83,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("trine.training.checkpoints.say", said.append)
+    monkeypatch.setattr("trine.training.checkpoints.say", lambda text, style="": said.append(text))
     save(tmp_path, 1, 2)
     DAMAGES[damage](list_checkpoints(tmp_path)[-1])
     assert loaded_step(tmp_path) == 1

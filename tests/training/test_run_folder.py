@@ -48,16 +48,23 @@ def test_the_same_config_again_finds_what_was_finished(tmp_path: Path) -> None:
 def test_another_config_is_refused_with_the_keys_that_changed(
     tmp_path: Path, changes: dict[str, Any], inputs: dict[str, str], named: str
 ) -> None:
-    with open_run(config(tmp_path), {"corpus": "abc"}):
-        pass
+    with open_run(config(tmp_path), {"corpus": "abc"}) as run:
+        run.log({"step": 1})
     words = rf"{tmp_path} holds a run with another config \({named} changed\).*another --out, or --overwrite true"
     with pytest.raises(TrineError, match=words), open_run(config(tmp_path, **changes), inputs):
         pass
 
 
-def test_another_version_of_trine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_never_began_gives_way_to_another_config(tmp_path: Path) -> None:
     with open_run(config(tmp_path), {}):
         pass
+    with open_run(config(tmp_path, seed=1), {}) as run:
+        assert json.loads((run.path / "run.json").read_text())["config"]["seed"] == 1
+
+
+def test_another_version_of_trine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(config(tmp_path), {}) as run:
+        run.log({"step": 1})
     monkeypatch.setattr(run_folder, "__version__", "99")
     with pytest.raises(TrineError, match="trine version changed"), open_run(config(tmp_path), {}):
         pass
