@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
-from trine.data.packing import fit_rows, pack, pad
+from tests.tiny import FAMILY_NAMES, random_ids, tiny_model, tiny_score_model
+from trine.data.packing import fit_rows, pack, pack_pairs, pad
 from trine.model.transformer import Transformer
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
@@ -127,3 +127,15 @@ def test_padding_fills_the_right_and_tells_the_lengths() -> None:
     ids, lengths = pad([[1, 2, 3], [4]], 9)
     assert ids.tolist() == [[1, 2, 3], [4, 9, 9]]
     assert lengths.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_two_answers_behind_one_prompt_score_as_in_rows_of_their_own(family: str) -> None:
+    model = tiny_score_model(family)
+    triples = [([5, 6, 7], [8, 9, 10, 11], [12]), ([20], [21, 22], [23, 24, 25, 26, 27])]
+    rows = pack_pairs(triples)
+    scores = model(rows.ids, rows.ends, positions=rows.positions, bias=rows.bias(torch.float32))
+    for row, (prompt, *answers) in enumerate(triples):
+        for place, text in enumerate(answers):
+            ids = torch.tensor([prompt + text])
+            assert_close(model(ids, torch.tensor([ids.shape[1] - 1]))[0], scores[row, place], atol=1e-5, rtol=1e-5)

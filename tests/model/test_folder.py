@@ -272,3 +272,10 @@ def test_a_stock_classifier_opens_as_a_reward_model(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     ours = load_score_model(tmp_path, torch.float32, CPU)
     assert_close(ours(ids, torch.tensor([8])), theirs(ids).logits[0], atol=1e-4, rtol=0)
+
+
+def test_an_untied_reward_model_shares_no_memory_between_its_tables(tmp_path: Path) -> None:
+    """safetensors refuses to save tensors that share memory, so a checkpoint of such a critic would fail."""
+    save_score_model(tiny_score_model("llama"), tmp_path, pad_token_id=1)
+    trunk = load_score_model(tmp_path, torch.float32, torch.device("cpu")).trunk
+    assert trunk.head.weight.data_ptr() != trunk.embedding.weight.data_ptr()

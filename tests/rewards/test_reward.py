@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny import rollout, tiny_chat, tiny_score_model, tiny_tokenizer
-from trine.records import Rollout
+from trine.records import Rollout, StopReason
 from trine.rewards import reward as module
 from trine.rewards.reward import FunctionReward, ModelReward, import_function
 from trine.runtime.errors import TrineError
@@ -66,21 +66,14 @@ def test_a_cut_response_is_shown_up_to_its_last_whole_line_and_closed() -> None:
     assert model_reward().closed_response(ROLLOUTS[2]) == [*tiny_tokenizer().encode("first"), END]
 
 
-def test_a_cut_response_of_one_line_is_shown_whole_and_closed() -> None:
-    cut = answer("no line end here", ended=False)
-    assert model_reward().closed_response(cut) == [*cut.response_ids, END]
-
-
-def test_a_stop_token_of_the_callers_counts_as_ended() -> None:
-    stopped = rollout([2], [50, 60, 7], "stop")
-    assert model_reward().closed_response(stopped) == [50, 60, 7]
+@pytest.mark.parametrize("reason, last", [("stop", 7), ("eos", 0), ("eos", END)])
+def test_whatever_ended_an_answer_the_reward_sees_the_end_it_was_trained_on(reason: StopReason, last: int) -> None:
+    assert model_reward().closed_response(rollout([2], [50, 60, last], reason)) == [50, 60, END]
 
 
 def test_an_end_token_in_the_prompt_changes_nothing_about_a_cut_response() -> None:
     cut = rollout([2, END, 2, END], [50, 60], "length")
-    assert float(model_reward().score([cut], render)) == pytest.approx(
-        score_of([2, END, 2, END, 50, 60, END]), abs=1e-5
-    )
+    assert float(model_reward().score([cut], render)) == pytest.approx(score_of([2, END, 2, END, 50, END]), abs=1e-5)
 
 
 def test_scoring_trains_nothing() -> None:
@@ -120,3 +113,17 @@ def test_a_function_is_imported_by_its_name(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_function_that_cannot_be_imported_is_refused_with_the_form_to_write(name: str) -> None:
     with pytest.raises(TrineError, match=r"write package.module:function"):
         import_function(name)
+
+
+def test_a_cut_answer_of_one_line_is_closed_without_growing() -> None:
+    cut = answer("one line that has no end", ended=False)
+    assert model_reward().closed_response(cut) == [*cut.response_ids[:-1], END]
+
+
+def test_a_policy_of_another_tokenizer_or_longer_rows_is_refused() -> None:
+    reward = model_reward()
+    reward.check_reads(tiny_tokenizer(), 64, "runs/reward")
+    with pytest.raises(TrineError, match="runs/reward has another tokenizer"):
+        reward.check_reads(tiny_tokenizer(300), 64, "runs/reward")
+    with pytest.raises(TrineError, match="runs/reward reads 64 tokens, the policy's rows have up to 65"):
+        reward.check_reads(tiny_tokenizer(), 65, "runs/reward")

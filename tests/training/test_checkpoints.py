@@ -143,3 +143,14 @@ def test_an_optimizer_goes_on_where_it_was() -> None:
     restore_optimizer(second, "optimizer0", {"other/0/x": torch.ones(1)} | optimizer_tensors(first, "optimizer0"))
     train(second, stopped, range(3, 6))
     assert torch.equal(straight, stopped)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_good_one(tmp_path: Path) -> None:
+    for step in (100, 200):
+        save_checkpoint(tmp_path, step, {"w": torch.ones(2)}, {}, keep=2)
+    (tmp_path / "step-00000200" / "state.json").write_text("{")
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None and loaded[1]["step"] == 100
+    save_checkpoint(tmp_path, 150, {"w": torch.ones(2)}, {}, keep=1)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None and loaded[1]["step"] == 150

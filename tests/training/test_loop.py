@@ -16,6 +16,7 @@ from tests.tiny import random_tensor, tiny_model, tiny_score_model
 from trine.config.base import CorpusConfig, LoopConfig, OptimizerConfig
 from trine.data.shards import Windows
 from trine.records import Term, TokenSpan
+from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetune import FinetuneObjective, PackedExamples
 from trine.stages.pretrain import PretrainObjective
@@ -32,7 +33,7 @@ def trained(
     objective: Objective[Any], model: nn.Module, shape: Any, folder: Path, steps: int = 3
 ) -> list[dict[str, Any]]:
     """Train in place; the logged rows."""
-    optimizers = make_optimizers(model.named_parameters(), OPTIMIZER, shape)
+    optimizers = make_optimizers(model.named_parameters(), OPTIMIZER, shape, torch.bfloat16)
     run = RunFolder(folder)
     folder.mkdir()
     Loop(objective, model, optimizers, steps, (LoopConfig(save_every=0), OPTIMIZER), run).train()
@@ -212,3 +213,15 @@ def test_a_shape_in_a_config_is_the_model_that_is_trained() -> None:
 
     config = model_config(SHAPE, 320)
     assert (config.layers, config.width, config.heads, config.context, config.vocab_size) == (2, 32, 2, 128, 320)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
+    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6)
+    model = tiny_model("qwen3")
+    with torch.no_grad():
+        model.norm.weight.fill_(float("inf"))
+    before = model.embedding.weight.clone()
+    with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
+        trained(PretrainObjective(model, Windows(ids, 16, 0), {}, config), model, model.config, tmp_path / "run")
+    assert torch.equal(model.embedding.weight, before)

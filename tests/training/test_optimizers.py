@@ -123,7 +123,7 @@ def roles(kind: str, model: nn.Module, config: Any) -> dict[str, tuple[str, floa
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: (type(optimizer).__name__, group["peak"], group["weight_decay"])
-        for optimizer in make_optimizers(model.named_parameters(), settings, config)
+        for optimizer in make_optimizers(model.named_parameters(), settings, config, torch.bfloat16)
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
@@ -154,7 +154,7 @@ def test_a_scalar_head_has_a_rate_of_its_own(kind: str) -> None:
 
 def test_fused_weights_of_a_model_are_known_to_muon() -> None:
     model = tiny_model("qwen3")
-    muon = make_optimizers(model.named_parameters(), OptimizerConfig(), model.config)[0]
+    muon = make_optimizers(model.named_parameters(), OptimizerConfig(), model.config, torch.bfloat16)[0]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     group = muon.param_groups[0]
     blocks = {names[id(p)]: rows for p, rows in zip(group["params"], group["blocks"], strict=True)}
@@ -166,7 +166,7 @@ def test_fused_weights_of_a_model_are_known_to_muon() -> None:
 def test_learning_rates_follow_the_schedule_in_every_group() -> None:
     model = tiny_score_model("qwen3")
     config = OptimizerConfig(learning_rate=3.0, learning_rate_rest=2.0, learning_rate_head=1.0, warmup_share=0.5)
-    optimizers = make_optimizers(model.named_parameters(), config, model.trunk.config)
+    optimizers = make_optimizers(model.named_parameters(), config, model.trunk.config, torch.bfloat16)
     assert set_learning_rates(optimizers, 0, 8, config) == 0.75
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     assert rates == [0.75, 0.5, 0.25]

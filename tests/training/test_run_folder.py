@@ -160,3 +160,16 @@ def test_files_and_foreign_folders_are_known_by_their_content(tmp_path: Path) ->
 def test_a_missing_input_names_itself(tmp_path: Path) -> None:
     with pytest.raises(TrineError, match=r"nowhere does not exist; run the stage that makes it first"):
         fingerprint(tmp_path / "nowhere")
+
+
+def test_starting_over_leaves_what_no_stage_wrote(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "other_run").mkdir()
+    with open_run(config(tmp_path), {}):
+        pass
+    with open_run(config(tmp_path, seed=1), {}) as run:
+        run.log({"step": 1})
+    with open_run(config(tmp_path, seed=2, overwrite=True), {}) as run:
+        assert not run.metrics.exists()
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "other_run").is_dir()

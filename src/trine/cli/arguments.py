@@ -74,7 +74,7 @@ def _with_default(field: FieldInfo, owner: Any, name: str) -> FieldInfo:
 
 def _shown(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    return "none" if value is None or value in ((), {}) else str(value)
+    return "null" if value is None else "none" if value in ((), {}) else str(value)
 
 
 def _value(name: str, text: str, field: FieldInfo) -> Any:

@@ -24,7 +24,7 @@ def talk(config: ChatConfig) -> None:
         turns.append(Message("user", line.replace("\\n", "\n")))
         ids = _fitting(turns, chat, model.config.context - config.max_new_tokens)
         sampling = Sampling(
-            config.max_new_tokens, config.temperature, derive_seed(config.seed, "chat", number), eos_ids=(chat.end_id,)
+            config.max_new_tokens, config.temperature, derive_seed(config.seed, "chat", number), eos_ids=chat.end_ids
         )
         answer = chat.text(engine.generate([ids], sampling)[0].response_ids)
         sys.stdout.write(answer + "\n")

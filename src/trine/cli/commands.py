@@ -78,8 +78,7 @@ def generate(config: GenerateConfig) -> None:
     chat = ChatFormat(tokenizer)
     text = sys.stdin.read() if config.prompt == "-" else config.prompt
     ids = chat.prompt_ids((Message("user", text),)) if config.chat else tokenizer.encode(text)
-    ends = (chat.end_id, tokenizer.end_of_text)
-    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed, eos_ids=ends)
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed, eos_ids=chat.end_ids)
     rollouts = Engine(model).generate([ids] * config.samples, sampling)
     for rollout in rollouts:
         sys.stdout.write(("" if config.chat else text) + tokenizer.decode(rollout.response_ids) + "\n")

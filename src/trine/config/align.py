@@ -95,7 +95,7 @@ class KlConfig(Config):
     coefficient: Annotated[float, Field(ge=0)] = 0.05
     """beta: price in reward of one nat of KL"""
     target: PositiveFloat | None = None
-    """nats per response to steer to by adapting the coefficient; unset keeps it fixed"""
+    """nats per response to steer to by adapting the coefficient; null keeps it fixed"""
     horizon: PositiveFloat = 10_000.0
     """responses over which an adaptive coefficient reacts"""
     in_loss: Literal["none", "k1", "k2", "k3"] = "none"
@@ -136,9 +136,9 @@ class PpoConfig(StageConfig):
     clip: PositiveFloat = 0.2
     """how far the probability ratio may move"""
     dual_clip: PositiveFloat | None = None
-    """bound on the loss where the advantage is negative; unset is plain PPO"""
+    """bound on the loss where the advantage is negative; null is plain PPO"""
     value_clip: PositiveFloat | None = 0.2
-    """how far a value may move from the old one; unset is plain squared error"""
+    """how far a value may move from the old one; null is plain squared error"""
     value_weight: PositiveFloat = 0.1
     """weight of the value loss"""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -146,7 +146,7 @@ class PpoConfig(StageConfig):
     length_penalty: Annotated[float, Field(ge=0)] = 0.0
     """subtracted from the score of a response that ran out of budget"""
     length_score: float | None = None
-    """score of a response that ran out of budget, in place of the reward's; unset keeps the reward's"""
+    """score of a response that ran out of budget, in place of the reward's; null keeps the reward's"""
     kl: KlConfig = KlConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="adamw", learning_rate=1e-4, beta2=0.95, decay="linear", warmup_share=0.02

@@ -71,4 +71,4 @@ class FunctionsConfig(StageConfig):
     smallest_response_tokens: PositiveInt = 8
     """shortest body kept"""
     judge_share: Share = 0.4
-    """share of the tasks set apart, by a hash of their name, for a second, independent reward model"""
+    """share of the tasks set apart, by a hash of their prompt, for a second, independent reward model"""

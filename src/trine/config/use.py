@@ -53,6 +53,8 @@ class RunConfig(Config):
     """scale the recipe's budget to about this many minutes on two CPU cores; unset runs it as written"""
     seed: NonNegativeInt = 0
     """changes everything random, and nothing else"""
+    overwrite: bool = False
+    """start a stage over when its run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -65,6 +67,8 @@ class QuickstartConfig(Config):
     """scale the whole budget; counted in tokens and iterations, so the same value gives the same models"""
     seed: NonNegativeInt = 0
     """changes everything random, and nothing else"""
+    overwrite: bool = False
+    """start a stage over when its run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trine.records import Document, Encode
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, sync_folder, write_folder, write_json
+from trine.runtime.files import read_json, write_folder, write_json
 from trine.runtime.seeds import generator_for
 
 DOCUMENTS_AT_A_TIME = 256
@@ -53,7 +53,6 @@ def make_shard(
         write_json(aside / "shard.json", described | {"documents": len(documents)})
 
     write_folder(folder, fill)
-    sync_folder(folder.parent)
     return Shard(folder)
 
 

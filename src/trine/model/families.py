@@ -124,6 +124,7 @@ FAMILIES: dict[str, Family] = {
     )
 }  # fmt: skip
 
+_REQUIRED = ("vocab_size", "context", "layers", "width", "heads")
 _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias", "qk_norm")
 # Keys that do not change what the network computes at inference, written by many tools. `sliding_window` is read
 # only where `use_sliding_window` is true, which is refused.
@@ -169,6 +170,9 @@ def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConf
     for key, accepted in family.fixed.items():
         if described.get(key, accepted) != accepted:
             raise TrineError(f"{place}: {key}={described[key]!r} is not supported, only {accepted!r}")
+    missing = [family.config_keys[name] for name in _REQUIRED if described.get(family.config_keys[name]) is None]
+    if missing:
+        raise TrineError(f"{place}: keys {missing} are missing")
     values = {name: described[key] for name, key in family.config_keys.items() if described.get(key) is not None}
     values.setdefault("kv_heads", values["heads"])
     values.setdefault("head_dim", values["width"] // values["heads"])

@@ -69,7 +69,8 @@ def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.dev
         raise TrineError(f"{folder} holds no reward model: there is no tensor {SCORE_WEIGHT}")
     score = weights.pop(SCORE_WEIGHT)
     if not config.tied_embeddings:  # a classifier has no output table; the trunk's is never read
-        weights["lm_head.weight"] = weights[next(name for name in weights if "embed_tokens" in name or "wte" in name)]
+        table = next(name for name in weights if "embed_tokens" in name or "wte" in name)
+        weights["lm_head.weight"] = weights[table].clone()
     model = ScoreModel(_fill(config, weights, compute_dtype, device, str(folder)))
     model.head.weight.data.copy_(score)
     model.offset = float(described.get("trine", {}).get("reward_offset", 0.0))

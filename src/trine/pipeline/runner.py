@@ -38,16 +38,19 @@ def run(config: RunConfig) -> Path:
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:
     """Run what is not finished; after each stage, note what is there and how long it took, now or back then."""
     seconds: dict[str, float] = {}
+    changes = {"overwrite": True} if config.overwrite else {}
     for number, step in enumerate(recipe.steps, 1):
         stop_request.check()
         marker = step.config.out / "seconds.json"
         done_before = (step.config.out / "done.json").exists()
         say(f"{number}/{len(recipe.steps)} {step.name}", style="bold")
-        started = time.perf_counter()
-        import_module(f"trine.stages.{step.stage}").run(step.config)
+        earlier, started = _seconds(marker), time.perf_counter()
+        try:
+            import_module(f"trine.stages.{step.stage}").run(step.config.model_copy(update=changes))
+        finally:
+            if step.config.out.is_dir() and not (done_before and marker.exists()):
+                write_json(marker, {"seconds": earlier + time.perf_counter() - started})
         give_back_memory()
-        if not done_before or not marker.exists():
-            write_json(marker, {"seconds": time.perf_counter() - started})
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
         say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")
@@ -56,7 +59,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
 def _seconds(marker: Path) -> float:
     from trine.runtime.files import read_json
 
-    return float(read_json(marker)["seconds"])
+    return float(read_json(marker)["seconds"]) if marker.exists() else 0.0
 
 
 def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -> dict[str, object]:

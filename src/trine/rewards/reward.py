@@ -38,7 +38,16 @@ class ModelReward:
     def __init__(self, model: ScoreModel, tokenizer: Tokenizer) -> None:
         self.model = model.requires_grad_(False).eval()
         self.end_id, self.pad_id = tokenizer.turn_end, tokenizer.pad
+        self.fingerprint = tokenizer.fingerprint
         self.newline_ids = frozenset(i for i, data in enumerate(tokenizer.token_bytes) if b"\n" in data)
+
+    def check_reads(self, tokenizer: Tokenizer, longest: int, place: str) -> None:
+        """Raise `TrineError` unless the ids of `tokenizer` mean the same here, and rows of `longest` tokens fit."""
+        if tokenizer.fingerprint != self.fingerprint:
+            raise TrineError(f"reward {place} has another tokenizer than the policy; train it from the same base model")
+        context = self.model.trunk.config.context
+        if longest > context:
+            raise TrineError(f"reward {place} reads {context} tokens, the policy's rows have up to {longest}")
 
     @torch.no_grad()
     def score(self, rollouts: Sequence[Rollout], render: Render) -> Tensor:
@@ -53,12 +62,15 @@ class ModelReward:
         return scores
 
     def closed_response(self, rollout: Rollout) -> list[int]:
-        """The response's ids with an end token, cut at the last line end where the budget ran out."""
+        """The response's ids closed by an end token, which where the budget ran out replaces the last, cut line.
+
+        A response of one line loses its last token instead, so that the row is never longer than it was.
+        """
         ids = list(rollout.response_ids)
         if rollout.ended:
-            return ids
+            return [*ids[:-1], self.end_id]
         ends = [place for place, token_id in enumerate(ids) if token_id in self.newline_ids and place > 0]
-        return [*(ids[: ends[-1]] if ends else ids), self.end_id]
+        return [*ids[: ends[-1] if ends else -1], self.end_id]
 
 
 class FunctionReward:

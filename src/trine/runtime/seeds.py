@@ -43,5 +43,5 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed PyTorch's own generator, for the few things that draw from it (dropout)."""
+    """Seed PyTorch's own generator. Trine draws nothing from it; a reward function of the user's may."""
     torch.manual_seed(seed % 2**63)

@@ -27,6 +27,7 @@ def run(config: CompareConfig) -> Path:
     """Sample answers and write train.jsonl and held_out.jsonl of comparisons."""
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
+    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
@@ -76,7 +77,7 @@ def compare(
         max_new_tokens=config.response_tokens,
         temperature=config.temperature,
         seed=derive_seed(config.seed, "compare", name),
-        eos_ids=(chat.end_id, chat.tokenizer.end_of_text),
+        eos_ids=chat.end_ids,
     )
     with progress_bar(f"sampling {name}", len(examples)) as bar:
         prompts = [chat.prompt_ids(example.prompt) for example in examples]

@@ -27,6 +27,7 @@ from trine.runtime.progress import progress_bar
 from trine.runtime.seeds import derive_seed
 from trine.stages.experience import lay_out
 from trine.stages.opening import open_hardware, open_model, open_score_model
+from trine.tokenizer.bpe import Tokenizer
 from trine.tokenizer.chat_format import ChatFormat
 from trine.training.run_folder import fingerprint, open_run
 
@@ -66,7 +67,7 @@ def run(config: EvaluateConfig) -> Path:
             "after": _answer(after, examples, chat, config),
             "person": _persons(examples, chat),
         }
-        scores = {judge: _score(getattr(config, judge), answers, hardware) for judge in ("reward", "judge")}
+        scores = {judge: _score(getattr(config, judge), answers, tokenizer, hardware) for judge in ("reward", "judge")}
         results = _figures(answers, scores, examples)
         results["kl"] = _kl(after, before, answers["after"].rollouts, config.temperature, tokenizer.pad)
         results["completions"] = _completions(config, chat, before, after, hardware)
@@ -77,7 +78,7 @@ def run(config: EvaluateConfig) -> Path:
 
 def _answer(model: Transformer, examples: list[Example], chat: ChatFormat, config: EvaluateConfig) -> Answers:
     sampling = Sampling(
-        config.response_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=(chat.end_id,)
+        config.response_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=chat.end_ids
     )
     with progress_bar("answering", len(examples)) as bar:
         prompts = [chat.prompt_ids(example.prompt) for example in examples]
@@ -94,8 +95,14 @@ def _persons(examples: list[Example], chat: ChatFormat) -> Answers:
     return Answers(rollouts, [example.response for example in examples])
 
 
-def _score(folder: Path, answers: dict[str, Answers], hardware: Hardware) -> dict[str, list[float]]:
-    reward = ModelReward(*open_score_model(folder, hardware))
+def _score(
+    folder: Path, answers: dict[str, Answers], policy_tokenizer: Tokenizer, hardware: Hardware
+) -> dict[str, list[float]]:
+    model, tokenizer = open_score_model(folder, hardware)
+    reward = ModelReward(model, tokenizer)
+    rollouts = [rollout for side in answers.values() for rollout in side.rollouts]
+    longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
+    reward.check_reads(policy_tokenizer, longest, str(folder))
     return {name: reward.score(side.rollouts, lambda _: ("", "")).tolist() for name, side in answers.items()}
 
 
@@ -163,7 +170,7 @@ def _completions(
         for prompt, rollout in zip(PLAIN_PROMPTS, plain, strict=True)
     ]
     ask = [chat.prompt_ids((Message("user", FUNCTION_PROMPT),))]
-    sampling = Sampling(config.response_tokens, 0.0, eos_ids=(chat.end_id,))
+    sampling = Sampling(config.response_tokens, 0.0, eos_ids=chat.end_ids)
     answered = {
         name: chat.text(Engine(model).generate(ask, sampling)[0].response_ids)
         for name, model in (("before", before), ("after", after))

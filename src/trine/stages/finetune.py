@@ -116,6 +116,7 @@ def run(config: FinetuneConfig) -> Path:
     """Fine-tune and write `model/` in Hugging Face form."""
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
+    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
@@ -125,13 +126,17 @@ def run(config: FinetuneConfig) -> Path:
         held_out = (
             render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
         )
+        if config.row_tokens > model.config.context:
+            raise TrineError(
+                f"row_tokens={config.row_tokens} is longer than the model's context, {model.config.context}"
+            )
         seed_torch(config.seed)
         packed = PackedExamples(spans, config.row_tokens, config.seed)
         steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_rows))
         share = sum(len(span.ids) for span in spans) / (packed.rows_per_epoch * config.row_tokens)
         say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({1 - share:.1%} padding), {steps} steps")
         objective = FinetuneObjective(model, packed, held_out, config)
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, model.config)
+        optimizers = make_optimizers(model.named_parameters(), config.optimizer, model.config, hardware.compute_dtype)
         results = Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
 
         def fill(aside: Path) -> None:

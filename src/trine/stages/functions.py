@@ -1,5 +1,6 @@
 """Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
 
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,7 +24,7 @@ DOCUMENTS_AT_A_TIME = 64
 def run(config: FunctionsConfig) -> Path:
     """Mine tasks into train.jsonl, judge.jsonl and held_out.jsonl of the run folder.
 
-    train and judge have no prompt in common, held_out no module. `train` and `judge` share nothing but the model.
+    No two of the three have a prompt in common; held_out shares no module with the others either.
     """
     corpus = load_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
@@ -37,10 +38,12 @@ def run(config: FunctionsConfig) -> Path:
             raise TrineError(
                 "no documented function of the corpus fits the budgets; raise prompt_tokens or response_tokens"
             )
-        judge = [example for example in train if is_held_out(example.name, config.judge_share)]
-        kept = {example.name for example in judge}
+        unseen = {example.prompt for example in held_out}
+        train = [example for example in train if example.prompt not in unseen]
+        judge = [example for example in train if is_held_out(example.prompt[0].content, config.judge_share)]
         write_examples(folder.path / "all.jsonl", train)
-        write_examples(folder.path / "train.jsonl", [example for example in train if example.name not in kept])
+        set_apart = {example.prompt for example in judge}
+        write_examples(folder.path / "train.jsonl", [example for example in train if example.prompt not in set_apart])
         write_examples(folder.path / "judge.jsonl", judge)
         write_examples(folder.path / "held_out.jsonl", held_out)
         counts = {"train": len(train) - len(judge), "judge": len(judge), "held_out": len(held_out)}
@@ -55,7 +58,9 @@ def _mine(documents: Sequence[Document]) -> list[Example]:
     parts = [documents[start : start + DOCUMENTS_AT_A_TIME] for start in range(0, len(documents), DOCUMENTS_AT_A_TIME)]
     found: list[Example] = []
     with (
-        ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool,
+        ProcessPoolExecutor(
+            2, mp_context=get_context("forkserver"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
         progress_bar("functions", len(parts)) as bar,
     ):
         for examples in pool.map(_mine_part, parts):

@@ -44,7 +44,7 @@ from trine.stages.opening import open_hardware, open_model, open_score_model
 from trine.tokenizer.chat_format import ChatFormat
 from trine.training.loop import Loop
 from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import RunFolder, fingerprint, open_run
+from trine.training.run_folder import fingerprint, open_run
 
 
 class PpoObjective:
@@ -60,13 +60,12 @@ class PpoObjective:
         prompts: list[list[int]],
         chat: ChatFormat,
         config: PpoConfig,
-        run: RunFolder,
     ) -> None:
         self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
-        self.chat, self.config, self.run = chat, config, run
+        self.chat, self.config = chat, config
         self.engine = Engine(model.policy, rows=config.batch_prompts)
         self.device = model.policy.output_weight.device
-        self.kl_coefficient = config.kl.coefficient
+        self.kl_coefficient = self.next_kl_coefficient = config.kl.coefficient
         self.steps_per_iteration = config.epochs * (config.batch_prompts // config.minibatch_prompts)
         self.experience: Experience | None = None
         self.observed: dict[str, float] = {}
@@ -79,6 +78,7 @@ class PpoObjective:
         self.observed = {}
         self.policy_weight = 0.0 if iteration < self.config.critic_warmup else 1.0
         if inner == 0:
+            self.kl_coefficient = self.next_kl_coefficient
             self.experience = self.collect(iteration)
             self._observe(iteration)
         assert self.experience is not None
@@ -138,10 +138,10 @@ class PpoObjective:
         return step % self.steps_per_iteration == 0
 
     def state(self) -> dict[str, Any]:
-        return {"kl_coefficient": self.kl_coefficient}
+        return {"kl_coefficient": self.next_kl_coefficient}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.kl_coefficient = float(state["kl_coefficient"])
+        self.next_kl_coefficient = float(state["kl_coefficient"])
 
     def observations(self) -> dict[str, float]:
         return self.observed
@@ -191,7 +191,7 @@ class PpoObjective:
             max_new_tokens=self.config.response_tokens,
             temperature=self.config.temperature,
             seed=derive_seed(self.config.seed, "rollout", iteration),
-            eos_ids=(self.chat.end_id,),
+            eos_ids=self.chat.end_ids,
         )
 
     def layout(self, rollouts: Sequence[Rollout]) -> Layout:
@@ -213,17 +213,16 @@ class PpoObjective:
         return self.chat.tokenizer.decode(rollout.prompt_ids), self.chat.text(rollout.response_ids)
 
     def _observe(self, iteration: int) -> None:
-        """Note the iteration's figures, let the KL coefficient follow, and keep a few samples."""
+        """Note the iteration's figures; the KL coefficient follows them in the next iteration."""
         assert self.experience is not None
         config = self.config
         self.observed = {"iteration": float(iteration), **statistics_of(self.experience)}
         self.observed["kl_coefficient"] = self.kl_coefficient
         if config.kl.target is not None:
-            self.kl_coefficient = adapted_kl_coefficient(
+            self.next_kl_coefficient = adapted_kl_coefficient(
                 self.kl_coefficient, self.observed["kl"],
                 target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_prompts,
             )  # fmt: skip
-        self.observed["score_price_kl"] = self.observed["score"] - self.observed["kl_coefficient"] * self.observed["kl"]
 
 
 def _put(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:
@@ -239,6 +238,10 @@ def _check(config: PpoConfig) -> None:
         ("batch_prompts", config.batch_prompts, "minibatch_prompts", config.minibatch_prompts),
         ("minibatch_prompts", config.minibatch_prompts, "micro_batch_prompts", config.micro_batch_prompts),
     )
+    if config.critic_warmup and config.critic == "shared":
+        raise TrineError(
+            "critic_warmup needs a critic of its own: set critic to policy or reward, or critic_warmup to 0"
+        )
     for name, size, part_name, part in sizes:
         if size % part:
             raise TrineError(f"{name}={size} is not a multiple of {part_name}={part}")
@@ -267,13 +270,15 @@ def run(config: PpoConfig) -> Path:
         chat = ChatFormat(tokenizer)
         prompts = _read_prompts(config, chat, policy.config.context - config.response_tokens)
         reward = open_reward(config.reward, config)
-        objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config, folder)
+        if isinstance(reward, ModelReward):
+            reward.check_reads(tokenizer, max(map(len, prompts)) + config.response_tokens, config.reward)
+        objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config)
         steps = config.iterations * objective.steps_per_iteration
         say(f"ppo: {config.iterations} iterations of {config.batch_prompts} responses, {steps} steps")
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, policy.config)
+        optimizers = make_optimizers(model.named_parameters(), config.optimizer, policy.config, hardware.compute_dtype)
         Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
         _write(folder.path, model, chat)
-        folder.finish({"iterations": config.iterations, "kl_coefficient": objective.kl_coefficient})
+        folder.finish({"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient})
     return folder.path
 
 

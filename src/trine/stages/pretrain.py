@@ -120,7 +120,7 @@ def run(config: PretrainConfig) -> Path:
         windows = Windows(shards["train"].ids, config.row_tokens, derive_seed(config.seed, "windows"))
         held_out = {name: shard for name, shard in shards.items() if name != "train"}
         objective = PretrainObjective(model, windows, held_out, config)
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape)
+        optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype)
         results = Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
 
         def fill(aside: Path) -> None:

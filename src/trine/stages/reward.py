@@ -172,6 +172,7 @@ def run(config: RewardConfig) -> Path:
     """Train a reward model and write `model/` as a one-label classifier."""
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "comparisons": fingerprint(config.comparisons)}
+    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
@@ -184,7 +185,7 @@ def run(config: RewardConfig) -> Path:
         objective = RewardObjective(model, pairs, held_out, config)
         steps = max(1, round(config.epochs * objective.steps_per_epoch))
         say(f"reward: {len(pairs)} pairs, {steps} steps")
-        optimizers = make_optimizers(_trained(model), config.optimizer, trunk.config)
+        optimizers = make_optimizers(_trained(model), config.optimizer, trunk.config, hardware.compute_dtype)
         Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
         sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
         gain, offset = normalization(sampled) if config.normalize else (1.0, 0.0)

@@ -25,6 +25,11 @@ class ChatFormat:
         """The token that ends an answer."""
         return self.tokenizer.turn_end
 
+    @property
+    def end_ids(self) -> tuple[int, int]:
+        """What ends sampling: the end of the answer, or of the text."""
+        return self.end_id, self.tokenizer.end_of_text
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the conversation so far, opened for the assistant to speak."""
         ids: list[int] = []

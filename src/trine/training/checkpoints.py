@@ -38,6 +38,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     for path in reversed(list_checkpoints(folder)):
         problem = _damage(path)
         if problem is None:
+            for newer in list_checkpoints(folder)[list_checkpoints(folder).index(path) + 1 :]:
+                shutil.rmtree(newer)  # damaged: it must not count among the checkpoints to keep
             return load_file(path / FILES[0]), read_json(path / FILES[1])
         say(f"checkpoint {path} is damaged ({problem}); falling back to the one before", style="yellow")
     return None

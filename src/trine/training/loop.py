@@ -6,6 +6,7 @@ function of the step, so a checkpoint is weights, optimizer moments, the objecti
 run is bitwise the run that was never stopped.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.records import Term
+from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.signals import stop_request
 from trine.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -123,6 +125,11 @@ class Loop:
             sums = _add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
             weights = {name: term.weight for name, term in terms.items()}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip_norm)
+        if not math.isfinite(float(norm)):
+            raise TrineError(
+                f"{self.objective.name}: the gradient of step {step + 1} is not finite (terms {sums}); lower "
+                "optimizer.learning_rate or look at the batch; the last checkpoint is as it was"
+            )
         rate = set_learning_rates(self.optimizers, step, self.steps, self.optimizer_config)
         for optimizer in self.optimizers:
             optimizer.step()

@@ -78,9 +78,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, shape: ModelConfig
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimizerConfig,
+    shape: ModelConfig,
+    compute_dtype: torch.dtype,
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes."""
+    """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes.
+
+    `compute_dtype` is that of Muon's matrix products.
+    """
     matrices: list[tuple[str, nn.Parameter]] = []
     others: list[nn.Parameter] = []
     heads: list[nn.Parameter] = []
@@ -106,7 +112,7 @@ def make_optimizers(
         "params": [parameter for _, parameter in matrices],
         "blocks": [fused_blocks(name, shape) or [len(parameter)] for name, parameter in matrices],
     }
-    muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay)
+    muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay, compute_dtype=compute_dtype)
     return [muon, torch.optim.AdamW(plain, **adamw)]
 
 

@@ -17,11 +17,26 @@ import yaml
 
 from trine import __version__
 from trine.runtime.errors import TrineError
-from trine.runtime.files import disk_errors, read_json, read_jsonl, sha256_of, write_json, write_jsonl, write_text
+from trine.runtime.files import (
+    disk_errors,
+    read_json,
+    read_jsonl,
+    sha256_of,
+    sha256_of_file,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from trine.runtime.lock import folder_lock
 
 # Neither where the results go nor the permission to replace them changes what they are.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite")
+# All that starting over removes; whatever else lies in the folder is not a stage's and stays.
+WRITTEN_BY_STAGES = (
+    "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
+    "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
+    "config.yaml", "run.json",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -98,15 +113,26 @@ def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
     )
     if not changed:
         return
-    started = any((path / name).exists() for name in ("metrics.jsonl", "checkpoints", "done.json"))
-    if started and not overwrite:
+    if not _begun(path):
+        record.unlink()  # refused before it began: nothing is lost, the folder takes the new config
+        return
+    if not overwrite:
         raise TrineError(
             f"{path} holds a run with another config ({', '.join(changed)} changed); "
             "give another --out, or --overwrite true to start over"
         )
-    for child in sorted(path.iterdir(), key=lambda child: child == record):  # run.json last: stopped midway, start here
-        if child.name != ".lock":
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    for name in WRITTEN_BY_STAGES:  # run.json last: stopped midway, start here
+        child = path / name
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> bool:
+    """Whether a stage wrote more than what it is about."""
+    about = {"config.yaml", "run.json", "seconds.json"}
+    return any((path / name).exists() for name in WRITTEN_BY_STAGES if name not in about)
 
 
 def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
@@ -121,7 +147,7 @@ def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]) -> 
 def fingerprint(folder: Path) -> str:
     """Of a finished stage: what it was made from, so that whatever depends on it knows when to be made again.
 
-    A folder that no stage made (an imported model) is known by its files' names and sizes.
+    A folder that no stage made (an imported model) is known by its files' names and contents.
     """
     folder = Path(folder)
     for place in (folder, folder.parent):
@@ -129,10 +155,11 @@ def fingerprint(folder: Path) -> str:
             record = read_json(place / "run.json")
             return sha256_of(json.dumps([record["config"], record["inputs"], record["trine"]], sort_keys=True))
     if folder.is_file():
-        return sha256_of(folder.read_bytes())
+        return sha256_of_file(folder)
     if not folder.exists():
         raise TrineError(f"{folder} does not exist; run the stage that makes it first")
-    return sha256_of(*(f"{path.name}:{path.stat().st_size}" for path in sorted(folder.iterdir()) if path.is_file()))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return sha256_of(*(f"{path.name}:{sha256_of_file(path)}" for path in files))
 
 
 def _versions() -> dict[str, str]:
