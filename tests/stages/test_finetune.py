@@ -11,6 +11,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.finetune import PackedExamples, run
 from trine.stages.opening import open_hardware, open_model
+from trine.tokenizer.bpe import TURN_END
 
 
 def test_the_loss_on_answers_falls(finetune_run: Path) -> None:
@@ -43,7 +44,7 @@ def test_the_model_opens_with_its_tokenizer_and_chat_template(finetune_run: Path
     model, tokenizer = open_model(finetune_run, open_hardware(PLAIN_CPU))
     assert model.config.vocab_size == tokenizer.vocab_size
     config = read_json(finetune_run / "model" / "config.json")
-    assert config["eos_token_id"] == [tokenizer.turn_end, tokenizer.end_of_text]
+    assert config["eos_token_id"] == [tokenizer.special[TURN_END], tokenizer.end_of_text]
     assert config["pad_token_id"] == tokenizer.pad
     assert "chat_template" in read_json(finetune_run / "model" / "tokenizer_config.json")
 

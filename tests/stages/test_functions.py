@@ -14,8 +14,8 @@ from trine.records import Example
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json
 from trine.stages.functions import run
-from trine.tokenizer.bpe import Tokenizer
 from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture

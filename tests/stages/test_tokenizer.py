@@ -7,7 +7,7 @@ from trine.config.base import CorpusConfig
 from trine.config.text import TokenizerConfig
 from trine.runtime.files import read_json
 from trine.stages.tokenizer import run
-from trine.tokenizer.bpe import Tokenizer
+from trine.tokenizer.tokenizer import Tokenizer
 
 
 def test_it_writes_a_tokenizer_of_the_size_asked_for(tokenizer_run: Path) -> None:

@@ -8,11 +8,15 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import AutoTokenizer
 
 from tests.tiny import TEXT, tiny_tokenizer
 from trine.runtime.errors import TrineError
-from trine.tokenizer.bpe import GPT2_SPLIT, SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from trine.runtime.files import sha256_of
+from trine.tokenizer.bpe import SPECIAL_TOKENS, train_tokenizer
+from trine.tokenizer.encoders import GPT2_SPLIT, TiktokenEncoder
+from trine.tokenizer.tokenizer import Tokenizer
 
 VARIED = [
     "",
@@ -43,11 +47,14 @@ def rich_tokenizer() -> Tokenizer:
 
 def backend_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     """Ids by `tokenizers`, told to read the names of reserved tokens as ordinary text."""
-    tokenizer.backend.encode_special_tokens = True
-    try:
-        return tokenizer.backend.encode(text, add_special_tokens=False).ids
-    finally:
-        tokenizer.backend.encode_special_tokens = False
+    backend = backend_of(tokenizer)
+    backend.encode_special_tokens = True
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+@cache
+def backend_of(tokenizer: Tokenizer) -> HuggingFaceTokenizer:
+    return HuggingFaceTokenizer.from_str(tokenizer.files.texts["tokenizer.json"])
 
 
 @pytest.mark.parametrize("text", [*VARIED, TEXT, *SPECIAL_TOKENS, "say <|im_end|> and <|endoftext|>"])
@@ -74,7 +81,7 @@ def test_both_encoders_give_the_same_ids_for_runs_of_whitespace(text: str) -> No
 @pytest.mark.parametrize("before", ["a", "1", "!", "\n"])
 def test_both_encoders_split_at_the_same_places_for_every_character_of_unicode(before: str) -> None:
     """With a token for every `before + character`, the character is joined to it exactly where the split allows."""
-    splitter = tiny_tokenizer().backend.pre_tokenizer
+    splitter = backend_of(tiny_tokenizer()).pre_tokenizer
     characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
     for start in range(0, len(characters), 4000):
         batch = characters[start : start + 4000]
@@ -102,9 +109,17 @@ def test_varied_text_survives_encoding(text: str) -> None:
 
 def test_ids_0_to_3_are_reserved_in_order() -> None:
     tokenizer = tiny_tokenizer()
-    assert (tokenizer.end_of_text, tokenizer.pad, tokenizer.turn_start, tokenizer.turn_end) == (0, 1, 2, 3)
+    assert (tokenizer.end_of_text, tokenizer.pad, tokenizer.bos_id) == (0, 1, None)
     assert SPECIAL_TOKENS == ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
-    assert [tokenizer.backend.id_to_token(token_id) for token_id in range(4)] == list(SPECIAL_TOKENS)
+    assert tokenizer.special == {name: token_id for token_id, name in enumerate(SPECIAL_TOKENS)}
+
+
+def test_our_own_tokenizers_are_encoded_by_the_faster_program() -> None:
+    assert isinstance(tiny_tokenizer()._encoder, TiktokenEncoder)
+
+
+def test_the_fingerprint_is_of_the_pipeline_and_stays_what_it_was_in_finished_runs() -> None:
+    assert tiny_tokenizer().fingerprint == sha256_of(backend_of(tiny_tokenizer()).to_str())
 
 
 @settings(deadline=None, max_examples=100)
@@ -180,13 +195,5 @@ def test_too_little_text_for_the_vocabulary_is_refused() -> None:
 
 def test_tokenizers_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece"}}))
-    with pytest.raises(TrineError, match="not a byte-level BPE"):
-        Tokenizer.load(tmp_path)
-
-
-def test_a_tokenizer_without_our_reserved_tokens_is_refused(tmp_path: Path) -> None:
-    tiny_tokenizer().save(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    path.write_text(path.read_text().replace("<|im_end|>", "<|other|>"))
-    with pytest.raises(TrineError, match="lacks the reserved token"):
+    with pytest.raises(TrineError, match="of type WordPiece; Trine reads BPE only"):
         Tokenizer.load(tmp_path)

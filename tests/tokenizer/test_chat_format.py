@@ -90,4 +90,4 @@ def test_what_an_answer_says_ends_no_turn() -> None:
 def test_the_text_of_a_response_is_the_answer() -> None:
     chat = tiny_chat()
     assert chat.text(chat.response_ids("It is 5.\n")) == "It is 5.\n"
-    assert chat.end_id == chat.tokenizer.turn_end
+    assert chat.end_id == chat.tokenizer.special["<|im_end|>"]

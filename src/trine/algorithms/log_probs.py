@@ -21,7 +21,8 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:  # type: ignore[override]
         weight_cast = weight.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        wanted = ctx.needs_input_grad[1]  # not where the table is frozen, as under LoRA
+        weight_gradient = torch.zeros(weight.shape if wanted else 0, dtype=torch.float32, device=weight.device)
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -33,7 +34,8 @@ class _CrossEntropySum(torch.autograd.Function):
             gradient.scatter_add_(1, target, -scale)
             gradient = gradient.to(hidden.dtype)
             hidden_gradient[rows] = gradient @ weight_cast
-            weight_gradient += gradient.mT @ hidden[rows]
+            if wanted:
+                weight_gradient += gradient.mT @ hidden[rows]
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.weight_dtype = weight.dtype
         return total
@@ -44,7 +46,9 @@ class _CrossEntropySum(torch.autograd.Function):
         scale = gradients[0]
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
-            (weight_gradient * scale.to(weight_gradient.dtype)).to(ctx.weight_dtype),
+            (weight_gradient * scale.to(weight_gradient.dtype)).to(ctx.weight_dtype)
+            if ctx.needs_input_grad[1]
+            else None,
             None,
             None,
         )
@@ -87,7 +91,8 @@ class _TokenLogProbs(torch.autograd.Function):
         log_prob_gradient, entropy_gradient = gradients
         weight_cast = weight.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        wanted = ctx.needs_input_grad[1]
+        weight_gradient = torch.zeros(weight.shape if wanted else 0, dtype=torch.float32, device=weight.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             chunk = _log_softmax(hidden[rows], weight_cast, ctx.temperature)
@@ -99,8 +104,9 @@ class _TokenLogProbs(torch.autograd.Function):
             gradient.scatter_add_(1, targets[rows].unsqueeze(1), outer)
             gradient = gradient.div_(ctx.temperature).to(hidden.dtype)
             hidden_gradient[rows] = gradient @ weight_cast
-            weight_gradient += gradient.mT @ hidden[rows]
-        return hidden_gradient, weight_gradient.to(weight.dtype), None, None
+            if wanted:
+                weight_gradient += gradient.mT @ hidden[rows]
+        return hidden_gradient, weight_gradient.to(weight.dtype) if wanted else None, None, None
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:

@@ -57,7 +57,7 @@ def _size(config: StageConfig) -> list[str]:
 
 def _pretrain_size(config: PretrainConfig) -> list[str]:
     from trine.stages.pretrain import model_config, step_count
-    from trine.tokenizer.bpe import Tokenizer
+    from trine.tokenizer.tokenizer import Tokenizer
 
     try:
         vocab_size = Tokenizer.load(config.tokenizer).vocab_size

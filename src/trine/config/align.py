@@ -17,6 +17,27 @@ from trine.config.base import (
 )
 
 
+class LoraConfig(Config):
+    """Low-rank adapters trained in place of the weights (Hu et al. 2021)."""
+
+    rank: NonNegativeInt = 0
+    """rank of the adapters, the base staying as it is; 0 makes none and trains all weights"""
+    alpha: PositiveFloat = 32.0
+    """an adapter's output is multiplied by alpha / rank"""
+    targets: str = "all"
+    """which matrices, by their Hugging Face names with commas between (q_proj,v_proj); all takes every one"""
+    learning_rate: PositiveFloat = 2e-4
+    """peak learning rate of the adapters, which AdamW trains whatever optimizer.kind says"""
+
+    def optimizer(self, given: OptimizerConfig) -> OptimizerConfig:
+        """What trains a stage's model: `given`, or where there are adapters AdamW at their learning rate.
+
+        Not Muon: it orthogonalises the step of a weight matrix, and here that is a product of two.
+        """
+        changes = {"kind": "adamw", "learning_rate": self.learning_rate}
+        return given.model_copy(update=changes) if self.rank else given
+
+
 class FinetuneConfig(StageConfig):
     """Fine-tune a model on prompts and answers, packed several to a row."""
 
@@ -36,6 +57,7 @@ class FinetuneConfig(StageConfig):
     """rows that go through the model at once"""
     prompt_weight: Share = 0.0
     """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""
+    lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()
 
@@ -85,6 +107,7 @@ class RewardConfig(StageConfig):
     """how much higher the chosen score has to be before the loss is content"""
     normalize: bool = True
     """scale the scores to mean 0 and variance 1 over (some 512 of) the rejected, sampled answers"""
+    lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.004, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()
 
@@ -148,6 +171,7 @@ class PpoConfig(StageConfig):
     length_score: float | None = None
     """score of a response that ran out of budget, in place of the reward's; null keeps the reward's"""
     kl: KlConfig = KlConfig()
+    lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="adamw", learning_rate=1e-4, beta2=0.95, decay="linear", warmup_share=0.02
     )

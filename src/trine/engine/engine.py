@@ -1,169 +1,305 @@
-"""The one place where Trine generates text: rollouts, evaluation and chat all call `Engine.generate`.
+"""The one place where Trine generates text: rollouts, evaluation, chat and server all use `Engine`.
 
-Prompts of a batch are read at once, then rows decode together, each at its own length; finished rows leave the
-batch, so a long answer does not make the short ones wait. Weights are cast to the compute dtype once, exactly as
-the trainer casts them on the fly: at equal weights, engine and trainer agree.
-Token ids in, token ids out.
+Continuous batching (Yu et al. 2022): a row that ends makes room at once for the next prompt. Memory for keys and
+values is paged and limited; a prompt waits until the pages it can need are free, and starts with the pages
+of an earlier prompt's beginning where it shares it. Token ids in, token ids out.
+Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its company;
+until `refresh` the engine knows the weights it was made with.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from trine.engine.cache import RaggedCache
-from trine.engine.sampling import Sampling, draw
-from trine.model.transformer import Linear, Transformer
-from trine.records import Rollout, StopReason
+from trine.engine.choosing import choose
+from trine.engine.constraint import Constraints
+from trine.engine.native.runner import NativeRunner, native_supports
+from trine.engine.pages import PAGE, PagePool, page_digests
+from trine.engine.quantization import rounded_to_int8
+from trine.engine.request import Drawn, Request
+from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run, Runner
+from trine.engine.sampling import Sampling
+from trine.engine.torch_runner import TorchRunner
+from trine.model.lora import plain_weights
+from trine.model.transformer import Transformer
+from trine.records import Rollout
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import derive_seed
+from trine.tokenizer.tokenizer import Tokenizer
 
-# Copying the cache to drop rows costs about one decoding step: worth it once a quarter of the rows is done.
-SHARE_LEFT_TO_SHRINK = 0.75
+DEFAULT_CACHE_BYTES = 4 << 30
+# A call of several steps cannot be cancelled within, and shows its tokens at its end.
+SECONDS_A_CALL = 0.05
+MOST_STEPS = 32
+
+
+class _Row:
+    """A request that has its pages."""
+
+    def __init__(self, request: Request, pages: list[int], cached: int) -> None:
+        self.request, self.page_numbers = request, pages
+        self.decoding = DecodeRow(
+            pages=np.array(pages, dtype=np.int32),
+            position=cached,
+            next_id=-1,
+            draw=DrawState(request.sampling.temperature, request.seed),
+            ends=np.array((*request.sampling.eos_ids, *request.sampling.stop_ids), dtype=np.int64),
+        )
 
 
 class Engine:
-    """Generates from one model. Call `refresh` after the model's weights changed."""
+    """Generates from one model. Call `refresh` after the model's weights changed.
 
-    def __init__(self, model: Transformer, *, rows: int = 128) -> None:
-        self.source = model
-        self.rows = rows
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+    `rows` decode at a time; `cache_bytes` is the most that keys and values take (by default what `rows` rows of the
+    whole context need, at most 4 GiB). `weights` "int8" halves what a step reads (quantization.py). `tokenizer` is
+    needed for stop strings and constraints only. `native` None takes the compiled step where it can be had.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        rows: int = 128,
+        cache_bytes: int | None = None,
+        weights: Literal["compute", "int8"] = "compute",
+        tokenizer: Tokenizer | None = None,
+        native: bool | None = None,
+    ) -> None:
+        self.source, self.rows, self.weights, self.tokenizer = model, rows, weights, tokenizer
+        self.context = model.config.context
+        self.constraints = Constraints(tokenizer, model.config.vocab_size) if tokenizer else None
+        self.pool = PagePool(self._page_count(cache_bytes))
+        self.native = _native_is_possible(model) if native is None else native
+        self.runner = self._make_runner()
+        self._waiting: deque[Request] = deque()
+        self._active: list[_Row] = []
+        self._step_seconds = SECONDS_A_CALL
         self.refresh()
 
-    @torch.no_grad()
+    def _page_count(self, cache_bytes: int | None) -> int:
+        config, item = self.source.config, self.source.compute_dtype.itemsize
+        page_bytes = 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item
+        wanted = self.rows * -(-self.context // PAGE)
+        pages = min(wanted, (DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes) // page_bytes)
+        if pages < 1:
+            raise TrineError(
+                f"cache_bytes={cache_bytes} holds no page of {PAGE} tokens, which takes {page_bytes} bytes"
+            )
+        return pages
+
+    def _make_runner(self) -> Runner:
+        if not self.native:
+            return TorchRunner(self.source, self.pool.pages)
+        precision: Literal["fp32", "bf16", "int8"] = "fp32" if self.source.compute_dtype == torch.float32 else "bf16"
+        return NativeRunner(
+            self.source.config,
+            rows=self.rows,
+            pages=self.pool.pages,
+            precision="int8" if self.weights == "int8" else precision,
+            threads=torch.get_num_threads(),
+        )
+
     def refresh(self) -> None:
-        """Copy the source model's weights; until the next call the engine knows no others."""
-        dtype = self.source.compute_dtype
-        for mine, other in zip(self.model.modules(), self.source.modules(), strict=True):
-            for name, parameter in other.named_parameters(recurse=False):
-                kept = dtype if isinstance(other, Linear) else parameter.dtype
-                getattr(mine, name).data = parameter.detach().to(kept, copy=True)
-        self.output_weight = self.model.output_weight.to(dtype)
+        """Take over the source model's weights, adapters merged in; what earlier weights computed is forgotten."""
+        weights = plain_weights(self.source)
+        if self.weights == "int8" and not self.native:
+            weights = rounded_to_int8(weights)
+        self.runner.load(weights)
+        self.pool.forget()
+
+    # Whole batches
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         *,
         policy_version: int = 0,
         on_finished: Callable[[int], None] | None = None,
     ) -> list[Rollout]:
-        """One rollout per prompt, in order. Row i draws from (sampling.seed, i) alone, whatever its batch.
+        """One rollout per prompt, in order.
 
-        `on_finished(n)` hears of every n rollouts that are done. Raises `TrineError` when a prompt is empty or
-        leaves no room for `max_new_tokens` in the model's context.
+        With one `sampling` row i draws from (seed, i), so equal prompts get different answers; with one for each prompt
+        every row draws from its own seed. `on_finished(n)` hears of every n rollouts that are done. Raises `TrineError`
+        when a prompt is empty or leaves no room for `max_new_tokens` in the model's context.
         """
-        self._check(prompts, sampling)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), self.rows):
-            batch = order[start : start + self.rows]
-            seeds = [derive_seed(sampling.seed, "row", index) for index in batch]
-            finished = _Decoding(self, [prompts[index] for index in batch], seeds, sampling).run()
-            for index, (ids, log_probs, reason) in zip(batch, finished, strict=True):
-                rollouts[index] = Rollout(
-                    prompt_ids=tuple(prompts[index]),
-                    response_ids=tuple(ids),
-                    log_probs=tuple(log_probs),
-                    stop_reason=reason,
-                    temperature=sampling.temperature,
-                    seed=sampling.seed,
-                    policy_version=policy_version,
-                )
-            if on_finished is not None:
-                on_finished(len(batch))
-        return [rollouts[index] for index in range(len(prompts))]
+        shared = isinstance(sampling, Sampling)
+        settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        requests = [
+            self._make_request(prompt, setting, number, number if shared else 0)
+            for number, (prompt, setting) in enumerate(zip(prompts, settings, strict=True))
+        ]
+        self._waiting.extend(requests)
+        try:
+            while not all(request.done for request in requests):
+                finished = len(self.step())
+                if finished and on_finished is not None:
+                    on_finished(finished)
+        except BaseException:
+            self._abandon()
+            raise
+        return [request.rollout(policy_version) for request in requests]
 
-    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        context = self.model.config.context
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise TrineError(f"prompt {index} is empty; give at least one token")
-            if len(prompt) + sampling.max_new_tokens > context:
-                raise TrineError(
-                    f"prompt {index} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that is "
-                    f"more than the model's context of {context}: shorten the prompt or ask for fewer tokens"
-                )
+    # One request at a time
 
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Request:
+        """Put a prompt in line; `step` works on it. May be called from any thread."""
+        request = self._make_request(prompt_ids, sampling, 0, 0)
+        self._waiting.append(request)
+        return request
 
-class _Decoding:
-    """One batch from prompts to responses. `active[i]` is the place in the batch of cache row i."""
+    def stream(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
+        """New ids of one answer as they come. Leaving the iterator early frees the row."""
+        request = self.submit(prompt_ids, sampling)
+        seen = 0
+        try:
+            while not request.done:
+                self.step()
+                if len(request.ids) > seen:
+                    yield request.ids[seen:]
+                    seen = len(request.ids)
+        finally:
+            request.cancel()
+            self._drop_cancelled()
 
-    def __init__(self, engine: Engine, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling) -> None:
-        self.model, self.output_weight, self.sampling = engine.model, engine.output_weight, sampling
-        self.prompts = prompts
-        self.device = engine.output_weight.device
-        self.seeds = torch.tensor(seeds, dtype=torch.int64, device=self.device)
-        ends = (*sampling.eos_ids, *sampling.stop_ids)
-        self.ends = torch.tensor(ends, dtype=torch.int64, device=self.device)
-        self.ids = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.int64, device=self.device)
-        self.log_probs = torch.zeros(self.ids.shape, dtype=torch.float32, device=self.device)
-        self.counts = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
-        self.active = torch.arange(len(prompts), device=self.device)
-        self.done = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+    def _make_request(self, prompt: Sequence[int], sampling: Sampling, number: int, row: int) -> Request:
+        if not prompt:
+            raise TrineError(f"prompt {number} is empty; give at least one token")
+        if len(prompt) + sampling.max_new_tokens > self.context:
+            raise TrineError(
+                f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that is "
+                f"more than the model's context of {self.context}: shorten the prompt or ask for fewer tokens"
+            )
+        need = _pages_needed(prompt, sampling)
+        if need > self.pool.pages:
+            raise TrineError(
+                f"prompt {number} needs {need * PAGE} tokens of cache, more than the {self.pool.pages * PAGE} there "
+                "are; raise cache_bytes or ask for fewer tokens"
+            )
+        if sampling.stop_strings and self.tokenizer is None:
+            raise TrineError("stop_strings need the engine's tokenizer; make it with Engine(model, tokenizer=...)")
+        matcher = None
+        if sampling.constraint is not None:
+            if self.constraints is None:
+                raise TrineError("a constraint needs the engine's tokenizer; make it with Engine(model, tokenizer=...)")
+            matcher = self.constraints.matcher(sampling.constraint, sampling.eos_ids)
+        return Request(tuple(prompt), sampling, derive_seed(sampling.seed, "row", row), matcher)
 
-    @torch.no_grad()
-    def run(self) -> list[tuple[list[int], list[float], StopReason]]:
-        hidden, cache = self._read_prompts()
-        for step in range(self.sampling.max_new_tokens):
-            new_ids = self._sample(hidden, step)
-            if bool(self.done.all()) or step + 1 == self.sampling.max_new_tokens:
+    # A step
+
+    def step(self) -> list[Request]:
+        """Start what has room, then decode all rows for a moment; the requests that finished by it."""
+        self._drop_cancelled()
+        before = [row.request for row in self._active]
+        started = self._admit()
+        if started:
+            self._read_prompts(started)
+            self._active += started
+            before += [row.request for row in started]
+            self._retire()
+        if self._active:
+            self._decode()
+            self._retire()
+        return [request for request in before if request.done]
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(request for request in self._waiting if not request.done)
+        self._retire()
+
+    def _retire(self) -> None:
+        """Rows whose answers are whole give their pages back."""
+        for row in self._active:
+            if row.request.done:
+                ids = (*row.request.prompt_ids, *row.request.ids)[: row.decoding.position]
+                self.pool.remember(row.page_numbers, page_digests(ids))
+                self.pool.release(row.page_numbers)
+        self._active = [row for row in self._active if not row.request.done]
+
+    def _abandon(self) -> None:
+        """Something went wrong half-way: nothing in line or in the pages can be trusted."""
+        for request in (*self._waiting, *(row.request for row in self._active)):
+            request.cancel()
+        self._waiting.clear()
+        self.pool.forget()
+        for row in self._active:
+            self.pool.release(row.page_numbers)
+        self._active = []
+
+    def _admit(self) -> list[_Row]:
+        started: list[_Row] = []
+        while self._waiting and len(self._active) + len(started) < self.rows:
+            request = self._waiting[0]
+            # The last token is always read anew, for its logits.
+            digests = page_digests(request.prompt_ids[:-1])
+            shared = self.pool.known_prefix(digests)
+            pages = self.pool.acquire(shared, _pages_needed(request.prompt_ids, request.sampling) - len(shared))
+            if pages is None:
                 break
-            new_ids = self._shrink(cache, new_ids)
-            hidden = self.model(
-                new_ids.unsqueeze(1),
-                positions=cache.lengths.unsqueeze(1),
-                bias=cache.bias(self.model.compute_dtype),
-                cache=cache,
-            ).squeeze(1)
-            cache.advance()
-        return self._collect()
+            self._waiting.popleft()
+            self.pool.remember(pages, digests)
+            started.append(_Row(request, pages, len(shared) * PAGE))
+        return started
 
-    def _read_prompts(self) -> tuple[Tensor, RaggedCache]:
-        """Hidden states [B, D] at each prompt's last token, and the cache that holds the prompts."""
-        lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=self.device)
-        width = int(lengths.max())
-        padded = torch.zeros(len(self.prompts), width, dtype=torch.int64)
-        for row, prompt in enumerate(self.prompts):
-            padded[row, : len(prompt)] = torch.tensor(prompt)
-        slots = width + self.sampling.max_new_tokens
-        cache = RaggedCache(self.model.config, len(padded), slots, self.model.compute_dtype, self.device)
-        hidden = self.model(padded.to(self.device), cache=cache)
-        cache.begin_decoding(lengths)
-        return hidden[torch.arange(len(padded), device=self.device), lengths - 1], cache
+    def _read_prompts(self, rows: Sequence[_Row]) -> None:
+        """Run all prompts through the model, `MOST_TOKENS` tokens at a time, and draw each row's first token."""
+        batch: list[tuple[_Row, Run]] = []
+        room = MOST_TOKENS
+        for row in rows:
+            prompt = row.request.prompt_ids
+            start = row.decoding.position
+            while start < len(prompt):
+                end = min(len(prompt), start + room)
+                batch.append((row, Run(row.decoding.pages, prompt[start:end], start, wanted=end == len(prompt))))
+                room -= end - start
+                start = end
+                if room == 0:
+                    self._forward(batch)
+                    batch, room = [], MOST_TOKENS
+            row.decoding.position = len(prompt)
+        if batch:
+            self._forward(batch)
 
-    def _sample(self, hidden: Tensor, step: int) -> Tensor:
-        """Draw one token per active row and write it down for the rows that are not done."""
-        logits = F.linear(hidden, self.output_weight)
-        counters = torch.full_like(self.active, step)
-        new_ids, log_probs = draw(logits, self.sampling.temperature, self.seeds[self.active], counters)
-        writing = ~self.done
-        rows = self.active[writing]
-        self.ids[rows, step] = new_ids[writing]
-        self.log_probs[rows, step] = log_probs[writing]
-        self.counts[rows] = step + 1
-        self.done |= torch.isin(new_ids, self.ends)
-        return new_ids
+    def _forward(self, batch: Sequence[tuple[_Row, Run]]) -> None:
+        """One call of the model, then a token for every row whose logits were wanted."""
+        logits = self.runner.forward([run for _, run in batch])
+        rows = [row for row, run in batch if run.wanted]
+        if not rows:
+            return
+        drawn = choose(self.runner, logits, [row.request for row in rows], [row.decoding.draw for row in rows])
+        for row, token in zip(rows, drawn, strict=True):
+            row.decoding.next_id = token.id
+            row.decoding.draw.counter += 1
+            row.request.accept(token, self.tokenizer)
 
-    def _shrink(self, cache: RaggedCache, new_ids: Tensor) -> Tensor:
-        """Let finished rows leave when enough of them are done."""
-        left = (~self.done).nonzero().squeeze(1)
-        if len(left) > SHARE_LEFT_TO_SHRINK * len(self.active):
-            return new_ids
-        cache.keep(left)
-        self.active, self.done = self.active[left], self.done[left]
-        return new_ids[left]
+    def _decode(self) -> None:
+        rows = [row.decoding for row in self._active]
+        if any(row.request.needs_logits for row in self._active):
+            self._forward(
+                [(row, Run(row.decoding.pages, [row.decoding.next_id], row.decoding.position)) for row in self._active]
+            )
+            for decoding in rows:
+                decoding.position += 1
+            return
+        steps = min(row.request.budget for row in self._active)
+        steps = max(1, min(steps, MOST_STEPS, int(SECONDS_A_CALL / self._step_seconds)))
+        began = time.perf_counter()
+        all_ids, all_log_probs = self.runner.decode(rows, steps)
+        self._step_seconds = max(1e-6, (time.perf_counter() - began) / len(all_ids))
+        for ids, log_probs in zip(all_ids, all_log_probs, strict=True):
+            for row, token_id, log_prob in zip(self._active, ids, log_probs, strict=True):
+                if not row.request.done:
+                    row.request.accept(Drawn(token_id, log_prob), self.tokenizer)
 
-    def _collect(self) -> list[tuple[list[int], list[float], StopReason]]:
-        results: list[tuple[list[int], list[float], StopReason]] = []
-        for ids, log_probs, count in zip(self.ids.tolist(), self.log_probs.tolist(), self.counts.tolist(), strict=True):
-            reason: StopReason = "length"
-            if ids[count - 1] in self.sampling.eos_ids:
-                reason = "eos"
-            elif ids[count - 1] in self.sampling.stop_ids:
-                reason = "stop"
-            results.append((ids[:count], log_probs[:count], reason))
-        return results
+
+def _pages_needed(prompt: Sequence[int], sampling: Sampling) -> int:
+    """The last token drawn is never read."""
+    return -(-(len(prompt) + sampling.max_new_tokens - 1) // PAGE)
+
+
+def _native_is_possible(model: Transformer) -> bool:
+    on_cpu = model.output_weight.device.type == "cpu"
+    return on_cpu and model.compute_dtype in (torch.float32, torch.bfloat16) and native_supports(model.config)

@@ -4,10 +4,37 @@ The fields are the architecture and nothing else: no training, no checkpoint, no
 the shapes Trine trains from scratch; imported models fill the same fields from their own `config.json`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from trine.runtime.errors import TrineError
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary positions stretched to a longer context than the model was first trained on.
+
+    `linear` divides every frequency by `factor` (Chen et al. 2023, eq. 4). `llama3` (Llama 3.1) divides those that
+    turn fewer than `low_frequency_factor` times in `original_context` tokens, keeps those that turn more than
+    `high_frequency_factor` times, and blends in between; only `llama3` reads the last three fields.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_context: int = 8192
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and math.isfinite(self.factor)):
+            raise TrineError(f"rope scaling has factor={self.factor}; it must be a positive number")
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor < math.inf or self.original_context < 1:
+            raise TrineError(
+                f"rope scaling has low_frequency_factor={self.low_frequency_factor}, high_frequency_factor="
+                f"{self.high_frequency_factor}, original_context={self.original_context}; "
+                "all must be positive and the first below the second"
+            )
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,7 @@ class ModelConfig:
     norm_epsilon: float = 1e-6
     position: Literal["learned", "rotary"] = "rotary"
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     mlp: Literal["gelu", "swiglu"] = "swiglu"
     qkv_bias: bool = False
     projection_bias: bool = False
@@ -44,6 +72,8 @@ class ModelConfig:
             )
         if self.position == "rotary" and self.head_dim % 2:
             raise TrineError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs of dimensions")
+        if self.position == "learned" and self.rope_scaling is not None:
+            raise TrineError("rope_scaling stretches rotary positions; this model has position='learned'")
 
     @property
     def parameter_count(self) -> int:

@@ -5,13 +5,16 @@ function walks the table in each direction. Whatever in a `config.json` would ch
 the table is refused by name.
 """
 
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trine.model.config import ModelConfig
+from trine.model.rope import ROPE_KEYS, rope_from_json, rope_to_json
 from trine.runtime.errors import TrineError
 
 Layout = Literal["plain", "transposed", "qkv", "qkv_transposed", "gate_up"]
@@ -19,7 +22,10 @@ Layout = Literal["plain", "transposed", "qkv", "qkv_transposed", "gate_up"]
 
 @dataclass(frozen=True)
 class Family:
-    """`weights`: our name -> (their names, layout); `{i}` is the layer. `fixed`: config keys of one accepted value."""
+    """`weights`: our name -> (their names, layout); `{i}` is the layer. `fixed`: config keys of one accepted value.
+
+    `defaults`: what transformers takes for a key that is absent (not null) where that is not Trine's own default.
+    """
 
     model_type: str
     architecture: str
@@ -27,6 +33,7 @@ class Family:
     weights: dict[str, tuple[tuple[str, ...], Layout]]
     config_keys: dict[str, str]
     fixed: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 _GPT2_SHAPE = ModelConfig(
@@ -89,7 +96,6 @@ _LLAMA_KEYS = {
     "head_dim": "head_dim",
     "mlp_width": "intermediate_size",
     "norm_epsilon": "rms_norm_eps",
-    "rope_theta": "rope_theta",
     "tied_embeddings": "tie_word_embeddings",
 }
 _GPT2_KEYS = {
@@ -102,7 +108,8 @@ _GPT2_KEYS = {
     "norm_epsilon": "layer_norm_epsilon",
     "tied_embeddings": "tie_word_embeddings",
 }
-_GATED_FIXED = {"hidden_act": "silu", "rope_scaling": None, "mlp_bias": False}
+_GATED_FIXED = {"hidden_act": "silu", "mlp_bias": False}
+_NO_WINDOW = {"sliding_window": None}  # Qwen alone may name one, because `use_sliding_window` switches it off
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -112,30 +119,49 @@ FAMILIES: dict[str, Family] = {
             {
                 "activation_function": "gelu_new", "scale_attn_weights": True,
                 "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False,
-                "add_cross_attention": False,
+                "add_cross_attention": False, **_NO_WINDOW,
             },
         ),
         Family("llama", "LlamaForCausalLM", _LLAMA_SHAPE, _LLAMA_WEIGHTS, _LLAMA_KEYS,
-               {**_GATED_FIXED, "attention_bias": False}),
+               {**_GATED_FIXED, **_NO_WINDOW, "attention_bias": False, "pretraining_tp": 1}),
         Family("qwen2", "Qwen2ForCausalLM", replace(_LLAMA_SHAPE, qkv_bias=True), _LLAMA_WEIGHTS, _LLAMA_KEYS,
-               {**_GATED_FIXED, "use_sliding_window": False}),
+               {**_GATED_FIXED, "use_sliding_window": False}, {"num_key_value_heads": 32}),
         Family("qwen3", "Qwen3ForCausalLM", replace(_LLAMA_SHAPE, qk_norm=True), _LLAMA_WEIGHTS, _LLAMA_KEYS,
-               {**_GATED_FIXED, "attention_bias": False, "use_sliding_window": False}),
+               {**_GATED_FIXED, "attention_bias": False, "use_sliding_window": False},
+               {"num_key_value_heads": 32, "head_dim": 128}),
     )
 }  # fmt: skip
 
 _REQUIRED = ("vocab_size", "context", "layers", "width", "heads")
 _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias", "qk_norm")
-# Keys that do not change what the network computes at inference, written by many tools. `sliding_window` is read
-# only where `use_sliding_window` is true, which is refused.
+_FIELD_TYPES = {described.name: described.type for described in fields(ModelConfig)}
+# No dimension of a model comes near it, and a matrix of two such sides still has a size that 64 bits hold.
+LARGEST_DIMENSION = 2**24
+# Features of no family here, harmless while they are switched off; never written.
+SWITCHED_OFF: dict[str, Any] = {
+    "attn_logit_softcapping": None, "final_logit_softcapping": None, "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False, "partial_rotary_factor": 1.0, "per_layer_config": None, "pruned_heads": {},
+    "quantization_config": None, "rope_interleaved": False, "use_mrope": False,
+}  # fmt: skip
+# Keys that the four model classes of transformers 5 do not read when they turn ids into logits.
 _HARMLESS = {
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id",
-    "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop",
-    "resid_pdrop", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "n_ctx", "task_specific_params", "_name_or_path", "num_labels", "id2label", "label2id",
-    "max_window_layers", "pretraining_tp", "trine", "rope_parameters", "layer_types", "problem_type",
-    "chunk_size_feed_forward", "is_encoder_decoder", "output_attentions", "output_hidden_states", "return_dict",
-    "sliding_window",
+    # where the file comes from, and how its tensors were stored
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "_commit_hash",
+    "tokenizer_class", "finetuning_task", "task_specific_params", "is_llama_config", "predict_special_tokens",
+    "transformers.js_config", "trine",
+    # what is kept or returned, and by which kernel
+    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "torchscript", "gradient_checkpointing",
+    "_attn_implementation_autoset",
+    # initialisation and dropout: training with transformers
+    "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop",
+    # heads other than the language model's
+    "num_labels", "id2label", "label2id", "problem_type", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    # defaults of generation (see generation_config.py)
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "do_sample",
+    "temperature", "top_k", "top_p", "repetition_penalty", "max_length", "min_length", "num_beams",
+    # an old name of n_positions beside it; Qwen's window, which only `use_sliding_window` switches on
+    "n_ctx", "sliding_window", "max_window_layers",
 }  # fmt: skip
 
 
@@ -153,39 +179,73 @@ def to_hugging_face_config(config: ModelConfig) -> dict[str, Any]:
     family = family_of(config)
     described = {key: getattr(config, name) for name, key in family.config_keys.items()}
     described |= {key: value for key, value in family.fixed.items() if value is not None}
-    if "rope_theta" in described:  # transformers 5 reads the second form, earlier ones the first
-        described["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    described |= rope_to_json(config) if config.position == "rotary" else {}
     return described | {"model_type": family.model_type, "architectures": [family.architecture]}
 
 
 def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConfig:
     """The `ModelConfig` of a `config.json`; raises `TrineError` naming every key that is not understood."""
-    family = FAMILIES.get(described.get("model_type", ""))
+    name = described.get("model_type")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
-        raise TrineError(f"{place}: model_type={described.get('model_type')!r}; Trine opens {', '.join(FAMILIES)}")
-    described = _flatten_rope(described)
-    unknown = set(described) - set(family.config_keys.values()) - set(family.fixed) - _HARMLESS
+        raise TrineError(f"{place}: model_type={name!r}; Trine opens {', '.join(FAMILIES)}")
+    _refuse_what_is_not_understood(described, family, place)
+    values = _read_values(described, family, place)
+    if family.shape.position == "rotary":
+        values |= rope_from_json(described, values["context"], place)
+    try:
+        return replace(family.shape, **values)
+    except TrineError as error:
+        raise TrineError(f"{place}: {error}") from None
+
+
+def _refuse_what_is_not_understood(described: dict[str, Any], family: Family, place: str) -> None:
+    accepted_values = SWITCHED_OFF | family.fixed
+    known = set(family.config_keys.values()) | accepted_values.keys() | _HARMLESS | {"layer_types"}
+    known |= set(ROPE_KEYS) if family.shape.position == "rotary" else set()
+    unknown = described.keys() - known
     if unknown:
         raise TrineError(f"{place}: unknown keys {sorted(unknown)} could change the numbers; Trine will not guess")
-    for key, accepted in family.fixed.items():
+    for key, accepted in accepted_values.items():
         if described.get(key, accepted) != accepted:
             raise TrineError(f"{place}: {key}={described[key]!r} is not supported, only {accepted!r}")
-    missing = [family.config_keys[name] for name in _REQUIRED if described.get(family.config_keys[name]) is None]
+    layer_types = described.get("layer_types") or []
+    if not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types):
+        raise TrineError(f"{place}: layer_types={layer_types!r} is not supported, only 'full_attention' everywhere")
+
+
+def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[str, Any]:
+    """The fields that stand in the family's table, absent ones as transformers takes them."""
+    given = family.defaults | described
+    values = {
+        name: _checked(key, given[key], name, place)
+        for name, key in family.config_keys.items()
+        if given.get(key) is not None
+    }
+    required = _REQUIRED if family.shape.mlp == "gelu" else (*_REQUIRED, "mlp_width")
+    missing = [family.config_keys[name] for name in required if name not in values]
     if missing:
         raise TrineError(f"{place}: keys {missing} are missing")
-    values = {name: described[key] for name, key in family.config_keys.items() if described.get(key) is not None}
-    values.setdefault("kv_heads", values["heads"])
-    values.setdefault("head_dim", values["width"] // values["heads"])
-    values.setdefault("mlp_width", 4 * values["width"])
-    values.setdefault("tied_embeddings", family.model_type == "gpt2")
-    return replace(family.shape, **values)
+    width, heads = values["width"], values["heads"]
+    if "head_dim" not in values and width % heads:
+        raise TrineError(f"{place}: a width of {width} cannot be shared evenly by {heads} heads")
+    values = {"kv_heads": heads, "head_dim": width // heads, "mlp_width": 4 * width} | values
+    if max(values["heads"], values["kv_heads"]) * values["head_dim"] > LARGEST_DIMENSION:
+        raise TrineError(f"{place}: {heads} heads of {values['head_dim']} are wider than any model")
+    return values
 
 
-def _flatten_rope(described: dict[str, Any]) -> dict[str, Any]:
-    rope = described.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default" or rope.keys() - {"rope_type", "rope_theta"}:
-        return described | {"rope_scaling": rope}
-    return described | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
+def _checked(key: str, value: Any, name: str, place: str) -> Any:
+    """`value` where it has the type of the field `name` and a sensible size."""
+    kind = _FIELD_TYPES[name]
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and type(value) is int and 0 < value <= LARGEST_DIMENSION:
+        return value
+    if kind is float and type(value) in (int, float) and 0 <= value < math.inf:
+        return float(value)
+    expected = {bool: "true or false", int: f"a whole number from 1 to {LARGEST_DIMENSION}", float: "a number"}
+    raise TrineError(f"{place}: {key}={value!r} is not {expected[kind]}")  # type: ignore[index]
 
 
 def to_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -200,31 +260,46 @@ def to_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig) -> 
     return result
 
 
-def from_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
-    """Their tensors as our parameters; raises `TrineError` naming what is missing or left over."""
-    weights = _with_trunk_prefix(weights, family_of(config))
+def from_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
+    """Their tensors as our parameters, each asked for once; raises `TrineError` naming what is missing or left over."""
+    names = full_names(weights, config)
+    entries = _entries(config)
+    _refuse_missing_and_left_over(set(names), {name for _, theirs, _ in entries for name in theirs}, config, place)
     result: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for ours, theirs, layout in _entries(config):
-        missing = [name for name in theirs if name not in weights]
-        if missing:
-            raise TrineError(f"{place}: tensors {missing} are missing")
-        tensor = torch.cat([weights[name] for name in theirs]) if len(theirs) > 1 else weights[theirs[0]]
+    for ours, theirs, layout in entries:
+        parts = [weights[names[name]] for name in theirs]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         result[ours] = tensor.T.contiguous() if layout == "transposed" else tensor
-        used |= set(theirs)
-    left = {name for name in set(weights) - used if not name.endswith((".attn.bias", ".attn.masked_bias", "inv_freq"))}
-    left -= {"lm_head.weight"} if config.tied_embeddings else set()
-    if left:
-        raise TrineError(f"{place}: tensors {sorted(left)[:5]} have no place in the model")
+    copied = config.tied_embeddings and "lm_head.weight" in names
+    if copied and not torch.equal(weights[names["lm_head.weight"]], result["embedding.weight"]):
+        raise TrineError(
+            f"{place}: lm_head.weight differs from the embeddings although config.json ties them; "
+            "set tie_word_embeddings to false"
+        )
     return result
 
 
-def _with_trunk_prefix(weights: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """A bare trunk (`GPT2Model`, as GPT-2 itself is published) lacks the first part of its tensors' names."""
-    prefix = family.weights["embedding.weight"][0][0].split(".")[0] + "."
-    if any(name.startswith(prefix) for name in weights):
-        return weights
-    return {name if name.startswith("lm_head.") else prefix + name: tensor for name, tensor in weights.items()}
+def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
+    """Tensor names as the family's table has them -> as they stand in the file.
+
+    A bare trunk (`GPT2Model`, as GPT-2 itself is published) lacks the first part of its tensors' names.
+    """
+    prefix = family_of(config).weights["embedding.weight"][0][0].split(".")[0] + "."
+    names = list(names)
+    if any(name.startswith(prefix) for name in names):
+        return {name: name for name in names}
+    return {name if name.startswith("lm_head.") else prefix + name: name for name in names}
+
+
+def _refuse_missing_and_left_over(given: set[str], wanted: set[str], config: ModelConfig, place: str) -> None:
+    missing = sorted(wanted - given)
+    if missing:
+        raise TrineError(f"{place}: tensors {missing[:5]} are missing")
+    # Masks and frequencies that older versions stored, and the second copy of a tied table.
+    left = {name for name in given - wanted if not name.endswith((".attn.bias", ".attn.masked_bias", "inv_freq"))}
+    left -= {"lm_head.weight"} if config.tied_embeddings else set()
+    if left:
+        raise TrineError(f"{place}: tensors {sorted(left)[:5]} have no place in the model")
 
 
 def _entries(config: ModelConfig) -> list[tuple[str, tuple[str, ...], Layout]]:

@@ -67,9 +67,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotate.apply(x, cos, sin)
 
 
-def rotary_table(head_dim: int, theta: float, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sign-carrying sin for `positions` [..., T] as [..., T, 1, head_dim]."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+def rotary_table(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sign-carrying sin for `positions` [..., T] as [..., T, 1, head_dim].
+
+    `frequencies` [head_dim / 2], fp32: the angle by which each pair of dimensions turns per position.
+    """
     angles = positions.float().unsqueeze(-1) * frequencies  # [..., T, d/2]
     cos, sin = angles.cos(), angles.sin()
     cos_table = torch.cat((cos, cos), -1).unsqueeze(-2).to(dtype)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trine.model.config import ModelConfig
 from trine.model.kernels import attention, rms_norm, rotary_table, rotate
+from trine.model.rope import rotary_frequencies
 
 
 class KeyValueCache(Protocol):
@@ -168,7 +169,8 @@ class Transformer(nn.Module):
         if self.config.position == "learned":
             x = x + self.position_embedding(positions)
         else:
-            rotary = rotary_table(self.config.head_dim, self.config.rope_theta, positions, self.compute_dtype)
+            frequencies = rotary_frequencies(self.config, ids.device)
+            rotary = rotary_table(frequencies, positions, self.compute_dtype)
         x = x.to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, bias, layer, cache)

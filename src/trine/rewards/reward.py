@@ -14,7 +14,8 @@ from trine.data.packing import pad
 from trine.model.heads import ScoreModel
 from trine.records import Render, Rollout
 from trine.runtime.errors import TrineError
-from trine.tokenizer.bpe import Tokenizer
+from trine.tokenizer.chat_format import chat_format
+from trine.tokenizer.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 64
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
@@ -37,7 +38,7 @@ class ModelReward:
 
     def __init__(self, model: ScoreModel, tokenizer: Tokenizer) -> None:
         self.model = model.requires_grad_(False).eval()
-        self.end_id, self.pad_id = tokenizer.turn_end, tokenizer.pad
+        self.end_id, self.pad_id = chat_format(tokenizer).end_id, tokenizer.pad
         self.fingerprint = tokenizer.fingerprint
         self.newline_ids = frozenset(i for i, data in enumerate(tokenizer.token_bytes) if b"\n" in data)
 

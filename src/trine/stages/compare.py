@@ -17,7 +17,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.seeds import derive_seed, generator_for
 from trine.stages.opening import open_hardware, open_model
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.run_folder import fingerprint, open_run
 
 MISMATCHES_LOOKED_AT = 8
@@ -32,7 +32,7 @@ def run(config: CompareConfig) -> Path:
         if folder.finished:
             return folder.path
         model, tokenizer = open_model(config.model, hardware)
-        engine, chat = Engine(model, rows=config.rows), ChatFormat(tokenizer)
+        engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
         examples = read_examples(config.examples)
         if config.largest_prompts and len(examples) > config.largest_prompts:
             order = generator_for(config.seed, "prompts").permutation(len(examples))
@@ -70,7 +70,7 @@ def mismatch(examples: Sequence[Example], config: CompareConfig) -> list[Compari
 
 
 def compare(
-    engine: Engine, chat: ChatFormat, examples: Sequence[Example], config: CompareConfig, name: str
+    engine: Engine, chat: Chat, examples: Sequence[Example], config: CompareConfig, name: str
 ) -> tuple[list[Comparison], int]:
     """One pair per example whose sample ended by itself and differs from the person's answer; how many did not end."""
     sampling = Sampling(

@@ -27,8 +27,8 @@ from trine.runtime.progress import progress_bar
 from trine.runtime.seeds import derive_seed
 from trine.stages.experience import lay_out
 from trine.stages.opening import open_hardware, open_model, open_score_model
-from trine.tokenizer.bpe import Tokenizer
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import Chat, chat_format
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import fingerprint, open_run
 
 ROWS_AT_ONCE = 64
@@ -61,7 +61,7 @@ def run(config: EvaluateConfig) -> Path:
         examples = examples * config.samples
         before, tokenizer = open_model(config.before, hardware)
         after, _ = open_model(config.after, hardware)
-        chat = ChatFormat(tokenizer)
+        chat = chat_format(tokenizer)
         answers = {
             "before": _answer(before, examples, chat, config),
             "after": _answer(after, examples, chat, config),
@@ -76,7 +76,7 @@ def run(config: EvaluateConfig) -> Path:
     return folder.path
 
 
-def _answer(model: Transformer, examples: list[Example], chat: ChatFormat, config: EvaluateConfig) -> Answers:
+def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Answers:
     sampling = Sampling(
         config.response_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=chat.end_ids
     )
@@ -86,7 +86,7 @@ def _answer(model: Transformer, examples: list[Example], chat: ChatFormat, confi
     return Answers(rollouts, [chat.text(rollout.response_ids) for rollout in rollouts])
 
 
-def _persons(examples: list[Example], chat: ChatFormat) -> Answers:
+def _persons(examples: list[Example], chat: Chat) -> Answers:
     """What people wrote, as if it had been sampled: the measure of every figure."""
     rollouts = [
         Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
@@ -159,14 +159,14 @@ def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], te
 
 
 def _completions(
-    config: EvaluateConfig, chat: ChatFormat, before: Transformer, after: Transformer, hardware: Hardware
+    config: EvaluateConfig, chat: Chat, before: Transformer, after: Transformer, hardware: Hardware
 ) -> list[dict[str, str]]:
     """Greedy answers to three fixed prompts: two continued by the pretrained model, one answered by both policies."""
     base, tokenizer = open_model(config.base, hardware)
-    end = (tokenizer.end_of_text,)
-    plain = Engine(base).generate([tokenizer.encode(text) for text in PLAIN_PROMPTS], Sampling(24, 0.0, eos_ids=end))
+    prompts = [tokenizer.prompt_ids(text) for text in PLAIN_PROMPTS]
+    plain = Engine(base).generate(prompts, Sampling(24, 0.0, eos_ids=tokenizer.stop_ids))
     rows = [
-        {"prompt": prompt, "pretrained": tokenizer.decode(rollout.response_ids)}
+        {"prompt": prompt, "pretrained": tokenizer.decode(rollout.response_ids, skip="")}
         for prompt, rollout in zip(PLAIN_PROMPTS, plain, strict=True)
     ]
     ask = [chat.prompt_ids((Message("user", FUNCTION_PROMPT),))]

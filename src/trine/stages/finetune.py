@@ -21,8 +21,9 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
+from trine.stages.adapters import begin_lora, finish_lora
 from trine.stages.opening import open_hardware, open_model
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
@@ -96,7 +97,7 @@ def packed_cross_entropy(model: Transformer, batch: PackedRows) -> Tensor:
     return cross_entropy_sum(hidden[:, :-1].flatten(0, 1), model.output_weight, targets, weights)
 
 
-def render(examples: list[Example], chat: ChatFormat, row_tokens: int, place: Path) -> list[TokenSpan]:
+def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) -> list[TokenSpan]:
     """Examples as token spans; raises `TrineError` naming the first that is longer than a row."""
     spans = []
     for number, example in enumerate(examples, 1):
@@ -113,7 +114,7 @@ def render(examples: list[Example], chat: ChatFormat, row_tokens: int, place: Pa
 
 
 def run(config: FinetuneConfig) -> Path:
-    """Fine-tune and write `model/` in Hugging Face form."""
+    """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
@@ -121,7 +122,7 @@ def run(config: FinetuneConfig) -> Path:
         if folder.finished:
             return folder.path
         model, tokenizer = open_model(config.model, hardware)
-        chat = ChatFormat(tokenizer)
+        chat = format_to_learn(tokenizer)
         spans = render(read_examples(config.examples), chat, config.row_tokens, config.examples)
         held_out = (
             render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
@@ -131,17 +132,20 @@ def run(config: FinetuneConfig) -> Path:
                 f"row_tokens={config.row_tokens} is longer than the model's context, {model.config.context}"
             )
         seed_torch(config.seed)
+        begin_lora(model, config.lora, config.seed)
         packed = PackedExamples(spans, config.row_tokens, config.seed)
         steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_rows))
         share = sum(len(span.ids) for span in spans) / (packed.rows_per_epoch * config.row_tokens)
         say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({1 - share:.1%} padding), {steps} steps")
         objective = FinetuneObjective(model, packed, held_out, config)
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, model.config, hardware.compute_dtype)
-        results = Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
+        optimizer = config.lora.optimizer(config.optimizer)
+        optimizers = make_optimizers(model.named_parameters(), optimizer, model.config, hardware.compute_dtype)
+        results = Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
+        finish_lora(model, folder.path / "adapter", config.model)
 
         def fill(aside: Path) -> None:
-            save_model(model, aside, eos_token_id=[chat.end_id, tokenizer.end_of_text], pad_token_id=tokenizer.pad)
-            tokenizer.save(aside)
+            save_model(model, aside, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad)
+            chat.tokenizer.save(aside)
 
         write_folder(folder.path / "model", fill)
         folder.finish(results | {"examples": len(spans), "padding_share": 1 - share})

@@ -14,8 +14,8 @@ from trine.data.sources import is_held_out
 from trine.records import Document, Example
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
-from trine.tokenizer.bpe import Tokenizer
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import chat_format
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import fingerprint, open_run
 
 DOCUMENTS_AT_A_TIME = 64
@@ -79,7 +79,7 @@ def _mine_part(documents: Sequence[Document]) -> list[Example]:
 
 def _within_budget(examples: list[Example], tokenizer: Tokenizer, config: FunctionsConfig) -> list[Example]:
     """Examples within the token budgets, each prompt and body pair once."""
-    chat = ChatFormat(tokenizer)
+    chat = chat_format(tokenizer)
     seen: set[tuple[str, str]] = set()
     kept = []
     for example in examples:

@@ -8,7 +8,7 @@ from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.runtime.device import Hardware, choose_hardware
 from trine.runtime.errors import TrineError
-from trine.tokenizer.bpe import Tokenizer
+from trine.tokenizer.tokenizer import Tokenizer
 
 
 def open_hardware(config: HardwareConfig) -> Hardware:

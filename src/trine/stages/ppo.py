@@ -24,6 +24,7 @@ from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.folder import save_model, save_score_model
 from trine.model.heads import PolicyWithValue, ScoreModel
+from trine.model.lora import lora_off, merge_lora
 from trine.model.transformer import Transformer
 from trine.records import Rollout, Term
 from trine.rewards.reward import ModelReward, Reward, import_function
@@ -31,6 +32,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for, seed_torch
+from trine.stages.adapters import begin_lora, finish_lora
 from trine.stages.experience import (
     Experience,
     Layout,
@@ -41,14 +43,17 @@ from trine.stages.experience import (
     statistics_of,
 )
 from trine.stages.opening import open_hardware, open_model, open_score_model
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.loop import Loop
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
 
 
 class PpoObjective:
-    """The four terms of PPO; a micro-batch is a list of rows of the current iteration's experience."""
+    """The four terms of PPO; a micro-batch is a list of rows of the current iteration's experience.
+
+    `reference` may be the policy itself when that has LoRA adapters: its frozen base is what it started from.
+    """
 
     name = "ppo"
 
@@ -58,7 +63,7 @@ class PpoObjective:
         reference: Transformer,
         reward: Reward,
         prompts: list[list[int]],
-        chat: ChatFormat,
+        chat: Chat,
         config: PpoConfig,
     ) -> None:
         self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
@@ -206,7 +211,8 @@ class PpoObjective:
         return log_probs, entropy, values
 
     def _reference_log_probs(self, layout: Layout) -> Tensor:
-        hidden = self.reference(layout.ids)[layout.rows, layout.columns]
+        with lora_off(self.reference):
+            hidden = self.reference(layout.ids)[layout.rows, layout.columns]
         return token_log_probs(hidden, self.reference.output_weight, layout.targets, self.config.temperature)[0]
 
     def render(self, rollout: Rollout) -> tuple[str, str]:
@@ -255,7 +261,7 @@ def open_reward(name: str, config: PpoConfig) -> Reward:
 
 
 def run(config: PpoConfig) -> Path:
-    """Train; write `policy/` and `critic/` in Hugging Face form."""
+    """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     _check(config)
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "prompts": fingerprint(config.prompts)}
@@ -265,9 +271,9 @@ def run(config: PpoConfig) -> Path:
             return folder.path
         seed_torch(config.seed)
         policy, tokenizer = open_model(config.model, hardware)
-        reference = open_model(config.model, hardware)[0].requires_grad_(False)
+        reference = policy if config.lora.rank else open_model(config.model, hardware)[0].requires_grad_(False)
         model = _with_critic(policy, config)
-        chat = ChatFormat(tokenizer)
+        chat = chat_format(tokenizer)
         prompts = _read_prompts(config, chat, policy.config.context - config.response_tokens)
         reward = open_reward(config.reward, config)
         if isinstance(reward, ModelReward):
@@ -275,14 +281,17 @@ def run(config: PpoConfig) -> Path:
         objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config)
         steps = config.iterations * objective.steps_per_iteration
         say(f"ppo: {config.iterations} iterations of {config.batch_prompts} responses, {steps} steps")
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, policy.config, hardware.compute_dtype)
-        Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
+        optimizer = config.lora.optimizer(config.optimizer)
+        optimizers = make_optimizers(model.named_parameters(), optimizer, policy.config, hardware.compute_dtype)
+        Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
+        finish_lora(policy, folder.path / "adapter", config.model)
+        merge_lora(model)  # a critic of its own has adapters too
         _write(folder.path, model, chat)
         folder.finish({"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient})
     return folder.path
 
 
-def _read_prompts(config: PpoConfig, chat: ChatFormat, room: int) -> list[list[int]]:
+def _read_prompts(config: PpoConfig, chat: Chat, room: int) -> list[list[int]]:
     """Prompt ids; those too long to answer within the context are left out, and counted."""
     rendered = [chat.prompt_ids(example.prompt) for example in read_examples(config.prompts)]
     prompts = [ids for ids in rendered if len(ids) <= room]
@@ -294,21 +303,26 @@ def _read_prompts(config: PpoConfig, chat: ChatFormat, room: int) -> list[list[i
 
 
 def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
-    hardware = open_hardware(config.hardware)
+    """Policy and critic, each with adapters of its own where LoRA is asked for."""
+    begin_lora(policy, config.lora, config.seed)
     if config.critic == "shared":
         return PolicyWithValue(policy)
+    hardware = open_hardware(config.hardware)
     if config.critic == "policy":
-        return PolicyWithValue(policy, open_model(config.model, hardware)[0])
-    # Of the reward model only what it has learned to see: its head reads whole answers, and what it says of half
-    # an answer misleads the policy (docs/LOG.md), so the values start at 0.
-    return PolicyWithValue(policy, open_score_model(Path(config.reward), hardware)[0].trunk)
+        critic = open_model(config.model, hardware)[0]
+    else:
+        # Of the reward model only what it has learned to see: its head reads whole answers, and what it says of half
+        # an answer misleads the policy (docs/LOG.md), so the values start at 0.
+        critic = open_score_model(Path(config.reward), hardware)[0].trunk
+    begin_lora(critic, config.lora, derive_seed(config.seed, "critic"))
+    return PolicyWithValue(policy, critic)
 
 
-def _write(folder: Path, model: PolicyWithValue, chat: ChatFormat) -> None:
+def _write(folder: Path, model: PolicyWithValue, chat: Chat) -> None:
     tokenizer = chat.tokenizer
 
     def fill_policy(aside: Path) -> None:
-        save_model(model.policy, aside, eos_token_id=[chat.end_id, tokenizer.end_of_text], pad_token_id=tokenizer.pad)
+        save_model(model.policy, aside, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad)
         tokenizer.save(aside)
 
     def fill_critic(aside: Path) -> None:

@@ -23,7 +23,7 @@ from trine.runtime.files import sha256_of, write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
 from trine.stages.opening import open_hardware
-from trine.tokenizer.bpe import Tokenizer
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run

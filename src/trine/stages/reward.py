@@ -20,13 +20,15 @@ from trine.data.packing import PairRows, pack_pairs
 from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
+from trine.model.lora import merge_lora
 from trine.records import Comparison, Term
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
+from trine.stages.adapters import begin_lora
 from trine.stages.opening import open_hardware, open_model
-from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import fingerprint, open_run
@@ -54,7 +56,7 @@ class Pair:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
-def render(comparisons: Sequence[Comparison], chat: ChatFormat, context: int, place: Path) -> list[Pair]:
+def render(comparisons: Sequence[Comparison], chat: Chat, context: int, place: Path) -> list[Pair]:
     """Comparisons as token ids; raises `TrineError` naming the first that exceeds the model's context."""
     pairs = []
     for number, comparison in enumerate(comparisons, 1):
@@ -169,7 +171,7 @@ def report_on(
 
 
 def run(config: RewardConfig) -> Path:
-    """Train a reward model and write `model/` as a one-label classifier."""
+    """Train a reward model and write `model/` as a one-label classifier, LoRA adapters merged in."""
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(config.model), "comparisons": fingerprint(config.comparisons)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
@@ -177,16 +179,19 @@ def run(config: RewardConfig) -> Path:
         if folder.finished:
             return folder.path
         trunk, tokenizer = open_model(config.model, hardware)
-        chat = ChatFormat(tokenizer)
+        chat = chat_format(tokenizer)
         pairs, held_out = _read_pairs(config, chat, trunk.config.context)
         seed_torch(config.seed)
+        begin_lora(trunk, config.lora, config.seed)
         model = ScoreModel(trunk).to(hardware.device)
         model.initialize_head(config.seed)
         objective = RewardObjective(model, pairs, held_out, config)
         steps = max(1, round(config.epochs * objective.steps_per_epoch))
         say(f"reward: {len(pairs)} pairs, {steps} steps")
-        optimizers = make_optimizers(_trained(model), config.optimizer, trunk.config, hardware.compute_dtype)
-        Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
+        optimizer = config.lora.optimizer(config.optimizer)
+        optimizers = make_optimizers(_trained(model), optimizer, trunk.config, hardware.compute_dtype)
+        Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
+        merge_lora(model)
         sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
         gain, offset = normalization(sampled) if config.normalize else (1.0, 0.0)
         model.normalize(gain, offset)
@@ -206,7 +211,7 @@ def _trained(model: ScoreModel) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if name != "trunk.head.weight"]
 
 
-def _read_pairs(config: RewardConfig, chat: ChatFormat, context: int) -> tuple[list[Pair], list[Pair]]:
+def _read_pairs(config: RewardConfig, chat: Chat, context: int) -> tuple[list[Pair], list[Pair]]:
     train_path, held_out_path = config.comparisons, config.held_out
     if config.comparisons.is_dir():
         train_path, held_out_path = config.comparisons / "train.jsonl", config.comparisons / "held_out.jsonl"

@@ -148,12 +148,16 @@ class Loop:
         return every > 0 and step % every == 0 and step < self.steps
 
     def _save(self, step: int) -> None:
-        tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state()
         state = {"objective": self.objective.state()}
         save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """A frozen parameter is what the stage opened, now as when it resumes: it is not saved."""
+        return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
 
     def _resume(self) -> int:
         loaded = load_checkpoint(self.run.checkpoints)
@@ -162,7 +166,7 @@ class Loop:
             return 0
         tensors, state = loaded
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self._trained():
                 parameter.copy_(tensors[f"model/{name}"])
         for index, optimizer in enumerate(self.optimizers):
             restore_optimizer(optimizer, f"optimizer{index}", tensors)

@@ -85,12 +85,15 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes.
 
+    Frozen parameters are left out.
     `compute_dtype` is that of Muon's matrix products.
     """
     matrices: list[tuple[str, nn.Parameter]] = []
     others: list[nn.Parameter] = []
     heads: list[nn.Parameter] = []
     for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
         if "blocks." in name and parameter.dim() == 2:
             matrices.append((name, parameter))
         elif name.endswith("head.weight") and len(parameter) == 1:

@@ -35,7 +35,7 @@ NOT_PART_OF_THE_RESULT = ("out", "overwrite")
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
     "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
-    "config.yaml", "run.json",
+    "adapter", "config.yaml", "run.json",
 )  # fmt: skip
 
 

@@ -1,0 +1,86 @@
+"""Answers of a given form: at every place a mask of the tokens that a grammar still allows, through llguidance.
+
+llguidance keeps the grammar's state; a token may spell several terminals or part of one, and the end token is allowed
+where the form is complete.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trine.engine.sampling import Constraint
+from trine.runtime.errors import TrineError
+from trine.tokenizer.tokenizer import Tokenizer
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self._encode = tokenizer.encode
+        self.eos_token_id, self.bos_token_id = eos_ids[0], tokenizer.bos_id
+        unused = vocab_size - len(tokenizer.token_bytes)
+        self.tokens = [*tokenizer.token_bytes, *[b""] * unused]
+        self.special_token_ids = [i for i in tokenizer.special_ids if i < vocab_size]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+
+class Constraints:
+    """Makes the matchers of one model's vocabulary."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self._vocabularies: dict[tuple[int, ...], Any] = {}
+
+    def matcher(self, constraint: Constraint, eos_ids: tuple[int, ...]) -> "Matcher":
+        """Raises `TrineError` where the constraint itself is no valid schema, expression or grammar."""
+        llguidance = _llguidance()
+        if eos_ids not in self._vocabularies:
+            wrapper = llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer, self.vocab_size, eos_ids))
+            self._vocabularies[eos_ids] = llguidance.LLTokenizer(wrapper, self.vocab_size, list(eos_ids))
+        translate = {
+            "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
+            "regex": llguidance.LLMatcher.grammar_from_regex,
+            "lark": llguidance.LLMatcher.grammar_from_lark,
+        }[constraint.kind]
+        try:
+            inner = llguidance.LLMatcher(self._vocabularies[eos_ids], translate(constraint.text), log_level=0)
+        except ValueError as error:
+            raise TrineError(f"the {constraint.kind} of the request cannot be used: {error}") from None
+        if inner.is_error():
+            raise TrineError(f"the {constraint.kind} of the request cannot be used: {inner.get_error()}")
+        return Matcher(inner, self.vocab_size)
+
+
+class Matcher:
+    """Where one answer stands in its grammar."""
+
+    def __init__(self, inner: Any, vocab_size: int) -> None:
+        self._inner, self._vocab_size = inner, vocab_size
+
+    def allowed(self) -> Tensor:
+        """[V] bool: the tokens that may come next."""
+        import llguidance.numpy as masks
+
+        bits = masks.allocate_token_bitmask(1, self._vocab_size)
+        masks.fill_next_token_bitmask(self._inner, bits)
+        words = torch.from_numpy(bits[0])
+        return ((words.unsqueeze(1) >> torch.arange(32)) & 1).flatten()[: self._vocab_size].bool()
+
+    def accept(self, token_id: int) -> None:
+        """The token was drawn. Raises `TrineError` where it was not allowed."""
+        if not self._inner.consume_token(token_id):
+            raise TrineError(f"token {token_id} does not fit the constraint: {self._inner.get_error()}")
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+        from llguidance import _tokenizer  # noqa: F401
+    except ImportError:
+        raise TrineError("constrained output needs llguidance; install it with: pip install 'trine[serve]'") from None
+    return llguidance

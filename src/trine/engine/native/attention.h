@@ -1,0 +1,82 @@
+// Causal attention of new tokens over the paged cache (Vaswani et al. 2017, eq. 1; paging: Kwon et al. 2023).
+//
+// A page holds 16 positions of every key/value head: keys [K][d][16], so that one vector meets 16 positions; values
+// [K][16][d]. Query heads and tokens that share a key head are taken four at a time, so that a key is read once for four.
+// Every sum runs in one fixed order, whatever shares the work.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include "vectors.h"
+
+constexpr int PAGE = 16;
+constexpr int MOST_QUERIES = 4;
+
+template <class C> struct Cache {
+    const C *keys, *values;  // one layer
+    const int32_t* pages;    // of this row
+    int64_t kv_heads, head_dim, head;
+
+    int64_t place(int64_t block) const { return (pages[block] * kv_heads + head) * head_dim * PAGE; }
+    int64_t block_bytes() const { return head_dim * PAGE * sizeof(C); }
+};
+
+// Scores of R queries against positions [0, length), then their softmax, in place; masked places become 0.
+template <int R, class C>
+inline void weigh(const Cache<C>& cache, const float* const* queries, const int64_t* lengths, int64_t length,
+                  float* scores, int64_t stride) {
+    for (int64_t block = 0; block * PAGE < length; block++) {
+        const C* keys = cache.keys + cache.place(block);
+        if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.place(block + 1), cache.block_bytes());
+        floats sums[R][4] = {};
+        for (int64_t i = 0; i < cache.head_dim; i += 4)
+            for (int part = 0; part < 4; part++) {
+                floats key = load(keys + (i + part) * PAGE);
+                for (int r = 0; r < R; r++) sums[r][part] += spread(queries[r][i + part]) * key;
+            }
+        for (int r = 0; r < R; r++)
+            store(scores + r * stride + block * PAGE, (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]));
+    }
+    int64_t padded = (length + PAGE - 1) / PAGE * PAGE;
+    for (int r = 0; r < R; r++) {
+        float* row = scores + r * stride;
+        std::fill(row + lengths[r], row + padded, -INFINITY);
+        floats largest = spread(-INFINITY), total = {};
+        for (int64_t s = 0; s < padded; s += LANES) largest = maximum(largest, load(row + s));
+        floats top = spread(maximum(largest));
+        for (int64_t s = 0; s < padded; s += LANES) {
+            floats weight = exponential(load(row + s) - top);
+            store(row + s, weight);
+            total += weight;
+        }
+        float inverse = 1.0f / sum(total);
+        for (int64_t s = 0; s < padded; s += LANES) store(row + s, load(row + s) * inverse);
+    }
+}
+
+// out[r] = sum over positions of weight * value, for 16 V dimensions from `first`.
+template <int R, int V, class C, class Out>
+inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int64_t length, int64_t first, Out* const* out) {
+    floats sums[R][V] = {};
+    for (int64_t block = 0; block * PAGE < length; block++) {
+        const C* value = cache.values + cache.place(block) + first;
+        if ((block + 1) * PAGE < length) prefetch(cache.values + cache.place(block + 1), cache.block_bytes());
+        for (int64_t s = block * PAGE; s < std::min(length, (block + 1) * PAGE); s++, value += cache.head_dim)
+            for (int v = 0; v < V; v++) {
+                floats part = load(value + v * LANES);
+                for (int r = 0; r < R; r++) sums[r][v] += spread(weights[r * stride + s]) * part;
+            }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store(out[r] + first + v * LANES, sums[r][v]);
+}
+
+// R queries [d], already divided by sqrt(d), each over its own number of positions; `scores` has R x stride floats.
+template <int R, class C, class Out>
+inline void attend(const Cache<C>& cache, const float* const* queries, const int64_t* lengths, float* scores,
+                   int64_t stride, Out* const* out) {
+    int64_t length = *std::max_element(lengths, lengths + R);
+    weigh<R>(cache, queries, lengths, length, scores, stride);
+    int64_t first = 0;
+    for (; first + 4 * LANES <= cache.head_dim; first += 4 * LANES) mix<R, 4>(cache, scores, stride, length, first, out);
+    for (; first < cache.head_dim; first += LANES) mix<R, 1>(cache, scores, stride, length, first, out);
+}

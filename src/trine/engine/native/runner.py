@@ -1,0 +1,250 @@
+"""The fast runner on CPUs: weights packed once into panels, a decoding step in one call without Python between layers.
+
+Its numbers are the plain runner's to rounding (tests/engine/test_native.py). In one respect they are better: no sum
+depends on what shares the batch, so a row's tokens are the same in any company, in bf16 too.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trine.engine.native.library import (
+    BatchRecord,
+    LayerRecord,
+    MatrixRecord,
+    ModelRecord,
+    RowsRecord,
+    RunRecord,
+    native_library,
+)
+from trine.engine.pages import PAGE
+from trine.engine.quantization import quantize
+from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run
+from trine.model.config import ModelConfig
+from trine.model.kernels import rotary_table
+from trine.model.rope import rotary_frequencies
+from trine.runtime.errors import TrineError
+
+PANEL, LANES = 64, 16
+Precision = Literal["fp32", "bf16", "int8"]
+_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+_CACHE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+
+
+def native_supports(config: ModelConfig) -> bool:
+    """Whether this shape can run natively: widths in whole vectors."""
+    widths = (config.width, config.head_dim, config.mlp_width)
+    return not any(width % LANES for width in widths) and native_library() is not None
+
+
+class NativeRunner:
+    """A model of shape `config` for at most `rows` rows, with `pages` pages of memory."""
+
+    def __init__(self, config: ModelConfig, *, rows: int, pages: int, precision: Precision, threads: int) -> None:
+        library = native_library()
+        assert library is not None
+        self.library, self.config, self.precision = library, config, precision
+        self.layers = (LayerRecord * config.layers)()
+        self._kept: dict[str, Tensor] = {}
+        self.model = ModelRecord(
+            layers=config.layers, width=config.width, heads=config.heads, kv_heads=config.kv_heads,
+            head_dim=config.head_dim, mlp_width=config.mlp_width, vocabulary=config.vocab_size,
+            layer_norm=config.norm == "layer", gated=config.mlp == "swiglu", weight_bytes=_BYTES[precision],
+            threads=threads, most_positions=min(config.context, pages * PAGE), epsilon=config.norm_epsilon,
+            layer=ctypes.cast(self.layers, ctypes.POINTER(LayerRecord)),
+        )  # fmt: skip
+        self._make_workspace(rows)
+        self._make_pages(pages)
+        if config.position == "rotary":
+            self._make_rotary_table()
+
+    # Memory
+
+    def _keep(self, name: str, tensor: Tensor) -> int:
+        self._kept[name] = tensor
+        return tensor.data_ptr()
+
+    def _make_workspace(self, rows: int) -> None:
+        config, tokens = self.config, max(rows, MOST_TOKENS)
+        heads = config.heads + 2 * config.kv_heads
+        input_dtype = torch.float32 if self.precision != "bf16" else torch.bfloat16
+        if self.precision == "bf16" and not self.library.trine_has_bf16_product():
+            input_dtype = torch.float32
+        for name, count, width, dtype in (
+            ("residual", tokens, config.width, torch.float32),
+            ("qkv", tokens, heads * config.head_dim, torch.float32),
+            ("logits", rows, config.vocab_size, torch.float32),
+            ("input", tokens, config.width, input_dtype),
+            ("mixed", tokens, config.heads * config.head_dim, input_dtype),
+            ("hidden", tokens, config.mlp_width, input_dtype),
+        ):
+            setattr(self.model, name, self._keep(name, torch.zeros(count, _padded(width), dtype=dtype)))
+
+    def _make_pages(self, pages: int) -> None:
+        """Memory that the system hands out when a page is first touched."""
+        config, dtype = self.config, _CACHE_DTYPE[self.precision]
+        values = (pages + 1) * config.kv_heads * config.head_dim * PAGE
+        for index, layer in enumerate(self.layers):
+            for name in ("keys", "values"):
+                room = torch.frombuffer(mmap.mmap(-1, values * dtype.itemsize), dtype=dtype)
+                setattr(layer, name, self._keep(f"{name}.{index}", room))
+
+    def _make_rotary_table(self) -> None:
+        positions = torch.arange(self.model.most_positions)
+        cosines, sines = rotary_table(rotary_frequencies(self.config), positions, torch.float32)
+        half = self.config.head_dim // 2
+        self.model.cosines = self._keep("cosines", cosines.squeeze(1)[:, :half].contiguous())
+        self.model.sines = self._keep("sines", sines.squeeze(1)[:, half:].contiguous())
+
+    # Weights
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        def vector(name: str) -> int:
+            return self._keep(name, weights[name].detach().float().clone()) if name in weights else 0
+
+        for index, layer in enumerate(self.layers):
+            block = f"blocks.{index}."
+            for name in ("qkv", "out"):
+                setattr(layer, name, self._matrix(weights, f"{block}attention.{name}"))
+            for name in ("up", "down"):
+                setattr(layer, name, self._matrix(weights, f"{block}mlp.{name}"))
+            for name in ("attention_norm", "mlp_norm"):
+                setattr(layer, name, vector(f"{block}{name}.weight"))
+                setattr(layer, f"{name}_bias", vector(f"{block}{name}.bias"))
+            layer.q_norm, layer.k_norm = vector(f"{block}attention.q_norm"), vector(f"{block}attention.k_norm")
+        self.model.embedding, self.model.positions = vector("embedding.weight"), vector("position_embedding.weight")
+        self.model.norm, self.model.norm_bias = vector("norm.weight"), vector("norm.bias")
+        self.model.head = self._matrix(weights, "head" if "head.weight" in weights else "embedding")
+
+    def _matrix(self, weights: dict[str, Tensor], name: str) -> MatrixRecord:
+        """One weight, with its bias, in panels of 64 outputs; a gated layer's gates and values go 32 and 32."""
+        weight, bias = weights[f"{name}.weight"].detach(), weights.get(f"{name}.bias")
+        arrange = _interleaved if name.endswith("mlp.up") and self.model.gated else _whole_panels
+        scale = None
+        if self.precision == "int8":
+            weight, scale = quantize(weight)
+            scale = arrange(scale)
+        packed = _packed(arrange(weight), self.precision)
+        record = MatrixRecord(weight=self._keep(f"{name}.weight packed", packed), inputs=weight.shape[1])
+        record.outputs = len(arrange(weight[:, :1]))
+        if scale is not None:
+            record.scale = self._keep(f"{name}.scale", scale)
+        if bias is not None:
+            record.bias = self._keep(f"{name}.bias", arrange(bias.detach().float()).clone())
+        return record
+
+    # Running
+
+    def forward(self, runs: Sequence[Run]) -> Tensor:
+        ids = np.concatenate([np.asarray(run.ids, dtype=np.int64) for run in runs])
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+            raise TrineError(
+                f"token ids from {ids.min()} to {ids.max()} are not all in 0..{self.config.vocab_size - 1}"
+            )
+        records = (RunRecord * len(runs))()
+        select, first = [], 0
+        for record, run in zip(records, runs, strict=True):
+            record.first, record.count, record.start = first, len(run.ids), run.start
+            record.pages = run.pages.ctypes.data
+            first += len(run.ids)
+            if run.wanted:
+                select.append(first - 1)
+        chosen = np.array(select, dtype=np.int64)
+        batch = BatchRecord(
+            tokens=first,
+            runs=len(runs),
+            selected=len(chosen),
+            ids=ids.ctypes.data,
+            run=records,
+            select=chosen.ctypes.data,
+        )
+        self.library.trine_forward(ctypes.byref(self.model), ctypes.byref(batch))
+        return self._kept["logits"][: len(chosen), : self.config.vocab_size]
+
+    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
+        where = np.array(places, dtype=np.int64)
+        arrays = _DrawArrays(states)
+        ids, log_probs = np.empty(len(where), dtype=np.int64), np.empty(len(where), dtype=np.float32)
+        self.library.trine_sample(
+            ctypes.byref(self.model), len(where), where.ctypes.data, arrays.seeds.ctypes.data,
+            arrays.counters.ctypes.data, arrays.temperatures.ctypes.data, ids.ctypes.data, log_probs.ctypes.data,
+        )  # fmt: skip
+        _check(ids)
+        return ids.tolist(), log_probs.tolist()
+
+    def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
+        arrays = _DrawArrays([row.draw for row in rows])
+        next_ids = np.array([row.next_id for row in rows], dtype=np.int64)
+        positions = np.array([row.position for row in rows], dtype=np.int64)
+        pages = (ctypes.c_void_p * len(rows))(*[row.pages.ctypes.data for row in rows])
+        ends = np.concatenate([row.ends for row in rows])
+        offsets = np.cumsum([0, *[len(row.ends) for row in rows]], dtype=np.int64)
+        record = RowsRecord(
+            count=len(rows), ids=next_ids.ctypes.data, positions=positions.ctypes.data,
+            counters=arrays.counters.ctypes.data, seeds=arrays.seeds.ctypes.data, ends=ends.ctypes.data,
+            end_offsets=offsets.ctypes.data, temperatures=arrays.temperatures.ctypes.data,
+            pages=ctypes.addressof(pages),
+        )  # fmt: skip
+        ids, log_probs = np.empty((steps, len(rows)), dtype=np.int64), np.empty((steps, len(rows)), dtype=np.float32)
+        made = self.library.trine_decode(
+            ctypes.byref(self.model), ctypes.byref(record), steps, ids.ctypes.data, log_probs.ctypes.data
+        )
+        _check(ids[:made])
+        for row, next_id in zip(rows, next_ids.tolist(), strict=True):
+            row.next_id = next_id
+            row.position += made
+            row.draw.counter += made
+        return ids[:made].tolist(), log_probs[:made].tolist()
+
+
+class _DrawArrays:
+    def __init__(self, states: Sequence[DrawState]) -> None:
+        self.seeds = np.array([state.seed for state in states], dtype=np.int64)
+        self.counters = np.array([state.counter for state in states], dtype=np.int64)
+        self.temperatures = np.array([state.temperature for state in states], dtype=np.float32)
+
+
+def _check(ids: NDArray[np.int64]) -> None:
+    if ids.size and int(ids.min()) < 0:
+        raise TrineError("the model's logits are not numbers: its weights are damaged or have diverged")
+
+
+def _padded(size: int) -> int:
+    return -(-size // PANEL) * PANEL
+
+
+def _whole_panels(rows: Tensor) -> Tensor:
+    """`rows` with zero rows behind, to whole panels."""
+    missing = _padded(len(rows)) - len(rows)
+    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:]))) if missing else rows
+
+
+def _interleaved(rows: Tensor) -> Tensor:
+    """Gates above values as panels of 32 gates and the 32 values they open."""
+    half = PANEL // 2
+    gates, values = rows.chunk(2)
+    missing = -len(gates) % half
+    parts = [
+        torch.cat((part, part.new_zeros(missing, *part.shape[1:]))).view(-1, half, *part.shape[1:])
+        for part in (gates, values)
+    ]
+    return torch.stack(parts, 1).flatten(0, 2)
+
+
+def _packed(weight: Tensor, precision: Precision) -> Tensor:
+    """[N, K] as [N / 64, K, 64]; bf16 as [N / 64, K / 2, 64, 2]."""
+    panels = weight.view(-1, PANEL, weight.shape[1])
+    if precision == "bf16":
+        return panels.bfloat16().view(len(panels), PANEL, -1, 2).permute(0, 2, 1, 3).contiguous()
+    return (
+        panels.to(torch.float32 if precision == "fp32" else torch.int8)
+        .permute(0, 2, 1)
+        .clone(memory_format=torch.contiguous_format)
+    )

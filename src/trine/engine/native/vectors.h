@@ -1,0 +1,100 @@
+// Sixteen floats at a time, in the compiler's own vector types, so that the same source serves AVX-512, AVX2 and NEON.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+typedef int8_t bytes __attribute__((vector_size(16)));
+constexpr int LANES = 16;
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline floats spread(float x) { return x - floats{}; }
+
+template <class T> inline T load_as(const void* source) {
+    T value;
+    std::memcpy(&value, source, sizeof(T));
+    return value;
+}
+
+inline floats load(const float* source) { return load_as<floats>(source); }
+inline floats load(const int8_t* source) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_as<__m128i>(source)));
+#else
+    return __builtin_convertvector(load_as<bytes>(source), floats);
+#endif
+}
+inline floats load(const bf16* source) {
+    return (floats)(__builtin_convertvector(load_as<halves>(source), words) << 16);
+}
+
+inline void store(float* target, floats value) { std::memcpy(target, &value, sizeof(value)); }
+
+// Round to nearest, ties to even.
+inline void store(bf16* target, floats value) {
+#if defined(__AVX512BF16__)
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(target, &rounded, sizeof(rounded));
+#else
+    words bits = (words)value;
+    halves rounded = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
+    std::memcpy(target, &rounded, sizeof(rounded));
+#endif
+}
+
+inline floats maximum(floats a, floats b) { return a > b ? a : b; }
+
+// Lanes folded in halves: 8, 4, 2, 1.
+template <class Join> inline float fold(floats value, Join join) {
+    value = join(value, __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    value = join(value, __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    value = join(value, __builtin_shufflevector(value, value, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    value = join(value, __builtin_shufflevector(value, value, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+    return value[0];
+}
+
+inline float sum(floats value) {
+    return fold(value, [](floats a, floats b) { return a + b; });
+}
+
+inline float maximum(floats value) {
+    return fold(value, [](floats a, floats b) { return maximum(a, b); });
+}
+
+// Ask for memory that is read soon: pages lie apart, so the processor does not foresee the next.
+inline void prefetch(const void* from, int64_t size) {
+    for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char*)from + at);
+}
+
+// e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87.
+inline floats exponential(floats x) {
+    floats clamped = maximum(x, spread(-87.0f));
+    clamped = clamped < 88.0f ? clamped : spread(88.0f);
+    floats scaled = clamped * 1.44269504f;
+    ints n = __builtin_convertvector(scaled + (scaled < 0.0f ? spread(-0.5f) : spread(0.5f)), ints);
+    floats whole = __builtin_convertvector(n, floats);
+    floats r = (clamped - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    floats series = spread(1.0f / 5040);
+    for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+        series = series * r + coefficient;
+    floats result = (floats)((ints)series + (n << 23));
+    return x < -87.0f ? floats{} : result;
+}
+
+// x / (1 + e^-x)
+inline floats silu(floats x) { return x / (1.0f + exponential(-x)); }
+
+// The tanh form of GPT-2: x (1 + tanh u) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+inline floats gelu(floats x) {
+    floats u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + exponential(-2.0f * u));
+}

@@ -1,0 +1,114 @@
+"""One prompt on its way to an answer, and when that answer ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trine.engine.constraint import Matcher
+from trine.engine.sampling import Sampling
+from trine.records import Rollout, StopReason
+from trine.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token with its log-probability; what only filters or reports ask for is None without them."""
+
+    id: int
+    log_prob: float
+    unfiltered_log_prob: float | None = None
+    top_log_probs: tuple[tuple[int, float], ...] | None = None
+
+
+@dataclass(eq=False)
+class Request:
+    """A handle: `ids` grow while the engine steps; `stop_reason` is None until the answer is whole.
+
+    `log_probs` are of the distribution sampled from. With filters `unfiltered_log_probs` are the model's own at the
+    same temperature. `top_log_probs` holds, for every place, pairs of id and log-probability, likeliest first, of the
+    model's own.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    matcher: Matcher | None = None
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    unfiltered_log_probs: list[float] = field(default_factory=list)
+    top_log_probs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    stop_reason: StopReason | Literal["cancelled"] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.stop_reason is not None
+
+    @property
+    def budget(self) -> int:
+        """How many tokens may still come."""
+        return self.sampling.max_new_tokens - len(self.ids)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether every token's logits have to be looked at one step at a time."""
+        return self.sampling.filtered or self.sampling.top_log_probs > 0
+
+    def cancel(self) -> None:
+        """Stop: the engine frees the row before its next step. May be called from any thread."""
+        if self.stop_reason is None:
+            self.stop_reason = "cancelled"
+
+    def accept(self, drawn: Drawn, tokenizer: Tokenizer | None) -> None:
+        """Write one token down, and see whether it ends the answer."""
+        self.ids.append(drawn.id)
+        self.log_probs.append(drawn.log_prob)
+        if drawn.unfiltered_log_prob is not None:
+            self.unfiltered_log_probs.append(drawn.unfiltered_log_prob)
+        if drawn.top_log_probs is not None:
+            self.top_log_probs.append(drawn.top_log_probs)
+        if self.matcher is not None:
+            self.matcher.accept(drawn.id)
+        if self.stop_reason is None:
+            self.stop_reason = self._ending(tokenizer)
+
+    def _ending(self, tokenizer: Tokenizer | None) -> StopReason | None:
+        if self.ids[-1] in self.sampling.eos_ids:
+            return "eos"
+        if self.ids[-1] in self.sampling.stop_ids:
+            return "stop"
+        if tokenizer is not None and self._says_stop_string(tokenizer):
+            return "stop"
+        return "length" if self.budget == 0 else None
+
+    def _says_stop_string(self, tokenizer: Tokenizer) -> bool:
+        """Whether the last token completed a stop string."""
+        stops = [stop.encode() for stop in self.sampling.stop_strings]
+        if not stops:
+            return False
+        table, last = tokenizer.token_bytes, self.ids[-1]
+        longest = max(map(len, stops)) - 1 + len(_bytes_of(table, last))
+        tail = b""
+        for token_id in reversed(self.ids):
+            tail = _bytes_of(table, token_id) + tail
+            if len(tail) >= longest:
+                break
+        return any(stop in tail[-longest:] for stop in stops)
+
+    def rollout(self, policy_version: int) -> Rollout:
+        """The finished answer as a record."""
+        assert self.stop_reason is not None
+        assert self.stop_reason != "cancelled"
+        return Rollout(
+            prompt_ids=self.prompt_ids,
+            response_ids=tuple(self.ids),
+            log_probs=tuple(self.log_probs),
+            stop_reason=self.stop_reason,
+            temperature=self.sampling.temperature,
+            seed=self.sampling.seed,
+            policy_version=policy_version,
+            unfiltered_log_probs=tuple(self.unfiltered_log_probs) if self.sampling.filtered else None,
+        )
+
+
+def _bytes_of(table: Sequence[bytes], token_id: int) -> bytes:
+    return table[token_id] if token_id < len(table) else b""

@@ -1,0 +1,71 @@
+"""What the engine asks of a model: read new tokens, draw, and take several steps at once. Two runners answer.
+
+`TorchRunner` is the plain one and runs anywhere; `native.runner.NativeRunner` is the fast one on CPUs. Both keep keys
+and values in pages (pages.py) and know nothing of requests. Shapes: V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+MOST_TOKENS = 1024  # new tokens a runner is given at once: what a prompt's activations may take
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive new tokens `ids` of one row, the first at position `start`; `pages` [n] int32 hold the row.
+
+    `wanted`: whether the logits after its last token are asked for.
+    """
+
+    pages: NDArray[np.int32]
+    ids: Sequence[int]
+    start: int
+    wanted: bool = True
+
+
+@dataclass
+class DrawState:
+    """What a row's next token depends on besides its logits: temperature (0 is greedy), and (seed, counter)."""
+
+    temperature: float
+    seed: int
+    counter: int = 0
+
+
+@dataclass
+class DecodeRow:
+    """A row that decodes: `next_id` is drawn but not yet read, and will stand at `position`; `ends` stop the row."""
+
+    pages: NDArray[np.int32]
+    position: int
+    next_id: int
+    draw: DrawState
+    ends: NDArray[np.int64]
+
+
+class Runner(Protocol):
+    """A model with its pages."""
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take over the weights of a plain Transformer, under its names."""
+        ...
+
+    def forward(self, runs: Sequence[Run]) -> Tensor:
+        """Logits [wanted runs, V] (fp32, or wider) after each wanted run's last token; overwritten by the next call."""
+        ...
+
+    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
+        """Tokens, with their log-probabilities, from rows `places` of the logits of the last `forward`."""
+        ...
+
+    def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
+        """Up to `steps` tokens a row as [steps][rows], stopping after the first step in which a row ends.
+
+        `next_id`, `position` and the draw's counter of every row move on.
+        """
+        ...

@@ -1,0 +1,118 @@
+"""The plain runner: PyTorch's own operations, on any device; the reference the native one is held to.
+
+New tokens are padded to a rectangle. Keys and values lie in pages of one tensor per layer; a row's are gathered
+through its list of pages. Padding reads and writes page 0, which belongs to nobody.
+Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trine.engine.pages import PAGE
+from trine.engine.runner import DecodeRow, DrawState, Run
+from trine.engine.sampling import draw
+from trine.model.transformer import Linear, Transformer
+
+
+class PagedCache:
+    """A `KeyValueCache` over pages: `aim` says where the next call's tokens go and which pages their rows have."""
+
+    def __init__(self, model: Transformer, pages: int) -> None:
+        config, weight = model.config, model.output_weight
+        shape = (pages + 1, PAGE, config.kv_heads, config.head_dim)
+        rooms = [torch.zeros(shape, dtype=model.compute_dtype, device=weight.device) for _ in range(2 * config.layers)]
+        self.keys, self.values = rooms[::2], rooms[1::2]
+
+    def aim(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
+        """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are no padding."""
+        self.tables = tables
+        self.page = torch.where(real, tables.gather(1, positions // PAGE), 0)
+        self.slot = positions % PAGE
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, K, T, d]; return all keys and values of the rows, [B, K, S, d]."""
+        self.keys[layer][self.page, self.slot] = key.transpose(1, 2)
+        self.values[layer][self.page, self.slot] = value.transpose(1, 2)
+        return self._gather(self.keys[layer]), self._gather(self.values[layer])
+
+    def _gather(self, pages: Tensor) -> Tensor:
+        return pages[self.tables].flatten(1, 2).transpose(1, 2)
+
+
+class TorchRunner:
+    """Runs weights of the shape of `model`, where it lies and in its compute dtype."""
+
+    def __init__(self, model: Transformer, pages: int) -> None:
+        self.device = model.output_weight.device
+        with torch.device("meta"):
+            self.model = Transformer(model.config, model.compute_dtype).requires_grad_(False)
+        self.cache = PagedCache(model, pages)
+        self.logits = torch.empty(0)
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        dtype = self.model.compute_dtype
+        linear = {name for name, module in self.model.named_modules() if isinstance(module, Linear)}
+        cast = {
+            name: weight.to(self.device, dtype if name.rpartition(".")[0] in linear else weight.dtype, copy=True)
+            for name, weight in weights.items()
+        }
+        # Of tied tables int8 rounds the output's copy only.
+        output = cast.pop("head.weight") if self.model.config.tied_embeddings and "head.weight" in cast else None
+        self.model.load_state_dict(cast, assign=True)
+        self.output_weight = self.model.output_weight.to(dtype) if output is None else output.to(dtype)
+
+    @torch.no_grad()
+    def forward(self, runs: Sequence[Run]) -> Tensor:
+        longest, most_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
+        ids = torch.zeros(len(runs), longest, dtype=torch.int64)
+        tables = torch.zeros(len(runs), most_pages, dtype=torch.int64)
+        for row, run in enumerate(runs):
+            ids[row, : len(run.ids)] = torch.tensor(run.ids)
+            tables[row, : len(run.pages)] = torch.from_numpy(run.pages)
+        counts = torch.tensor([len(run.ids) for run in runs])
+        starts = torch.tensor([run.start for run in runs])
+        hidden = self._hidden(ids, tables, counts, starts)
+        wanted = torch.tensor([row for row, run in enumerate(runs) if run.wanted], dtype=torch.int64)
+        last = hidden[wanted.to(self.device), (counts[wanted] - 1).to(self.device)]
+        logits = F.linear(last, self.output_weight)
+        self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.logits
+
+    def _hidden(self, ids: Tensor, tables: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
+        offsets = torch.arange(ids.shape[1])
+        real = offsets < counts.unsqueeze(1)
+        # Padding stands where its row's last token stands, so that every look-up stays in range.
+        positions = starts.unsqueeze(1) + torch.minimum(offsets, counts.unsqueeze(1) - 1)
+        tables = tables[:, : int(positions.max()) // PAGE + 1]
+        seen = torch.arange(tables.shape[1] * PAGE) <= positions.unsqueeze(2)  # B, T, S
+        bias = torch.zeros(seen.shape, dtype=self.model.compute_dtype).masked_fill_(~seen, float("-inf"))
+        positions, tables = positions.to(self.device), tables.to(self.device)
+        self.cache.aim(tables, positions, real.to(self.device))
+        return self.model(ids.to(self.device), positions=positions, bias=bias.to(self.device), cache=self.cache)
+
+    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
+        temperatures = torch.tensor([state.temperature for state in states], device=self.device)
+        seeds = torch.tensor([state.seed for state in states], device=self.device)
+        counters = torch.tensor([state.counter for state in states], device=self.device)
+        ids, log_probs = draw(self.logits[torch.tensor(places, device=self.device)], temperatures, seeds, counters)
+        return ids.tolist(), log_probs.tolist()
+
+    def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
+        all_ids: list[list[int]] = []
+        all_log_probs: list[list[float]] = []
+        for _ in range(steps):
+            self.forward([Run(row.pages, [row.next_id], row.position) for row in rows])
+            ids, log_probs = self.draw(range(len(rows)), [row.draw for row in rows])
+            all_ids.append(ids)
+            all_log_probs.append(log_probs)
+            for row, new_id in zip(rows, ids, strict=True):
+                row.next_id = new_id
+                row.position += 1
+                row.draw.counter += 1
+            if any(new_id in row.ends for row, new_id in zip(rows, ids, strict=True)):
+                break
+        return all_ids, all_log_probs

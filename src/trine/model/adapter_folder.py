@@ -1,0 +1,136 @@
+"""Adapters as a folder in the form of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
+
+PEFT opens what is written here and Trine opens what PEFT wrote. A key of adapter_config.json that is not understood
+must be switched off: whatever could change the numbers is refused by name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trine.model.families import family_of
+from trine.model.lora import (
+    ALL_TARGETS,
+    LoraSettings,
+    add_lora,
+    has_lora,
+    linear_maps,
+    lora_layers,
+    short_name,
+    target_names,
+)
+from trine.model.transformer import Transformer
+from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, write_json
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_READ = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights")
+# Where an adapter comes from, how it was trained, and settings read only where a feature that is refused is on.
+# `fan_in_fan_out` tells how the base keeps its weight; the adapter's own two lie alike either way.
+_HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout", "megatron_core",
+    "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
+}  # fmt: skip
+# Other ways to start (pissa, olora, corda, loftq, ...) change the base as well, which the adapter then needs.
+_STARTS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
+
+
+def save_adapter(model: Transformer, folder: Path, *, base: str | None = None) -> None:
+    """Write the adapters of `model` into an existing `folder`; `base` names the model they belong on."""
+    if not has_lora(model):
+        raise TrineError(f"there is no adapter to write into {folder}: the model has none")
+    settings = next(iter(lora_layers(model).values())).settings
+    layouts = {layout for _, layout in family_of(model.config).weights.values()}
+    described = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "use_rslora": settings.rank_stabilized,
+        "target_modules": list(target_names(model, settings.targets)),
+        "fan_in_fan_out": "transposed" in layouts,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    write_json(folder / CONFIG, described)
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _parameters(model).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(model: Transformer, folder: Path) -> None:
+    """Freeze `model` and give it the adapters in `folder`, in place.
+
+    Raises `TrineError` naming what the adapters need and Trine has not, or what does not fit the model.
+    """
+    folder = Path(folder)
+    settings = _settings(read_json(folder / CONFIG), str(folder / CONFIG))
+    weights = _read_weights(folder / WEIGHTS)
+    add_lora(model, settings, seed=0)
+    ours = _parameters(model)
+    missing, left = sorted(ours.keys() - weights.keys()), sorted(weights.keys() - ours.keys())
+    if missing or left:
+        raise TrineError(f"{folder / WEIGHTS}: tensors {missing} are missing and {left} not understood")
+    for name, parameter in ours.items():
+        if weights[name].shape != parameter.shape:
+            raise TrineError(
+                f"{folder / WEIGHTS}: {name} has shape {tuple(weights[name].shape)}, model and "
+                f"{CONFIG} say {tuple(parameter.shape)}"
+            )
+        parameter.data.copy_(weights[name])
+
+
+def _settings(described: dict[str, Any], place: str) -> LoraSettings:
+    if described.get("peft_type") != "LORA":
+        raise TrineError(f"{place}: peft_type={described.get('peft_type')!r}; Trine opens 'LORA'")
+    missing = [key for key in ("r", "lora_alpha", "target_modules") if described.get(key) is None]
+    if missing:
+        raise TrineError(f"{place}: keys {missing} are missing")
+    for key, value in described.items():
+        if key not in _READ and key not in _HARMLESS and value and value != "none":
+            raise TrineError(f"{place}: {key}={value!r} could change the numbers and is not supported")
+    start = described.get("init_lora_weights", True)
+    if start not in _STARTS_THAT_KEEP_THE_BASE:
+        raise TrineError(
+            f"{place}: init_lora_weights={start!r} changes the base's weights; save the adapter converted to a plain "
+            "one (PEFT: path_initial_model_for_weight_conversion)"
+        )
+    targets = _targets(described["target_modules"], place)
+    return LoraSettings(described["r"], described["lora_alpha"], targets, bool(described.get("use_rslora")))
+
+
+def _targets(named: Any, place: str) -> tuple[str, ...]:
+    if named == "all-linear":
+        return ALL_TARGETS
+    if isinstance(named, str):
+        raise TrineError(f"{place}: target_modules={named!r} is a pattern; Trine reads a list of module names")
+    return tuple(named)
+
+
+def _parameters(model: Transformer) -> dict[str, nn.Parameter]:
+    """Every adapter parameter under PEFT's name of it."""
+    layers = lora_layers(model)
+    return {
+        f"base_model.model.{theirs}.{kind}.weight": getattr(layers[ours], kind)[short_name(theirs)]
+        for ours, modules in linear_maps(model).items()
+        if ours in layers
+        for theirs in modules
+        if short_name(theirs) in layers[ours].lora_A
+        for kind in ("lora_A", "lora_B")
+    }
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise TrineError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise TrineError(f"{path} is damaged: {error}; make it again or take another copy") from None
+    return {name: tensor.to(torch.float32) for name, tensor in weights.items()}

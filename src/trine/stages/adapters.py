@@ -1,0 +1,24 @@
+"""LoRA in a stage: adapters before training; after it `adapter/` in PEFT's form and a plain model to go on with."""
+
+from pathlib import Path
+
+from trine.config.align import LoraConfig
+from trine.model.adapter_folder import save_adapter
+from trine.model.lora import LoraSettings, add_lora, has_lora, merge_lora
+from trine.model.transformer import Transformer
+from trine.runtime.files import write_folder
+from trine.stages.opening import model_folder
+
+
+def begin_lora(model: Transformer, config: LoraConfig, seed: int) -> None:
+    """Freeze `model` and give it the adapters that `config` asks for; nothing when its rank is 0."""
+    if config.rank:
+        targets = tuple(name.strip() for name in config.targets.split(","))
+        add_lora(model, LoraSettings(config.rank, config.alpha, targets), seed)
+
+
+def finish_lora(model: Transformer, folder: Path, base: Path) -> None:
+    """Write the adapters of `model`, if it has any, to `folder`, then merge them into it."""
+    if has_lora(model):
+        write_folder(folder, lambda aside: save_adapter(model, aside, base=str(model_folder(base))))
+        merge_lora(model)

@@ -1,0 +1,153 @@
+"""The two programs that encode: `tiktoken` where its ids are provably those of `tokenizers`, else `tokenizers`.
+
+Text must never encode to a special id, whatever it spells. `tiktoken` does not look for special tokens unless asked.
+For `tokenizers` every special token is given a new name with a random part, drawn at loading and never printed:
+text cannot contain it, so text cannot reach the token, while what else the pipeline does with the token (stripping
+spaces around it, for one) stays. A chat template's special tokens are written by those names; see `seal`.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+import tiktoken
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from trine.runtime.errors import TrineError
+
+GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+
+
+class Encoder(Protocol):
+    """Text to ids; the names of special tokens in it are ordinary text."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]: ...
+
+
+class TiktokenEncoder:
+    """GPT-2's split and merges run by `tiktoken`."""
+
+    def __init__(self, ranks: dict[bytes, int]) -> None:
+        self._encoding = tiktoken.Encoding("trine", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+
+
+class SealedEncoder:
+    """The pipeline of a tokenizer.json run by `tokenizers`, its special tokens renamed beyond the reach of text."""
+
+    def __init__(self, description: dict[str, Any], special: Mapping[str, int], place: str) -> None:
+        self._secret = secrets.token_hex(16)
+        self._sealed = {name: f"<{self._secret}:{token_id}>" for name, token_id in special.items()}
+        self._backend = HuggingFaceTokenizer.from_str(json.dumps(_renamed(description, special, self._sealed)))
+        for name, token_id in special.items():
+            if self._backend.token_to_id(self._sealed[name]) != token_id:
+                raise TrineError(f"{place} gives special token {name} id {token_id}, which its vocabulary contradicts")
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(_encodable(text), add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        """`tokenizers` chooses the number of threads itself, unless `threads` is 1."""
+        if threads == 1:
+            return [self.encode(text) for text in texts]
+        batch = self._backend.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+        return [list(encoding.ids) for encoding in batch]
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, sorted(self._sealed, key=len, reverse=True))) or "(?!)")
+
+    @cached_property
+    def _seals(self) -> re.Pattern[str]:
+        return re.compile(f"<{self._secret}:([0-9]+)>")
+
+    def names_special(self, text: str) -> bool:
+        """Whether `text` spells a special token."""
+        return self._names.search(text) is not None
+
+    def seal(self, text: str) -> str:
+        """`text` with the special tokens it spells made the tokens themselves, for `encode`."""
+        return self._names.sub(lambda match: self._sealed[match[0]], text)
+
+    def sealed(self, text: str) -> re.Match[str] | None:
+        """The first special token itself in sealed `text`; its id is group 1."""
+        return self._seals.search(text)
+
+    def unsealed(self, text: str) -> str:
+        """Sealed `text` without its special tokens."""
+        return self._seals.sub("", text)
+
+    def last_piece(self, text: str) -> str:
+        """The last special token or character of sealed `text`."""
+        *_, last = [None, *self._seals.finditer(text)]
+        return last[0] if last and last.end() == len(text) else text[-1:]
+
+    def veil(self, text: str) -> str:
+        """`text` with stand-ins for the special tokens it spells, so that `seal` passes over them."""
+        return self._names.sub(lambda match: self._sealed[match[0]][:-1] + "veiled>", text)
+
+    def unveil(self, text: str) -> str:
+        """Undo `veil`."""
+        for name, sealed in self._sealed.items():
+            text = text.replace(sealed[:-1] + "veiled>", name)
+        return text
+
+
+def byte_level_ranks(
+    description: dict[str, Any], vocabulary: Mapping[str, int], special: Mapping[str, int], token_bytes: list[bytes]
+) -> dict[bytes, int] | None:
+    """Merge ranks for `TiktokenEncoder`, or None where it would not do exactly what the pipeline says.
+
+    `tiktoken` merges in the order of the ids, so these must ascend with the merges, and every entry must be a
+    byte, a merge or special.
+    """
+    model = description["model"]
+    pre_tokenizer = {key: (description.get("pre_tokenizer") or {}).get(key) for key in _GPT2_PRE_TOKENIZER}
+    plain = description.get("normalizer") is None and pre_tokenizer == _GPT2_PRE_TOKENIZER
+    unusual = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    if not plain or any(model.get(key) for key in unusual):
+        return None
+    products = [vocabulary[left + right] for left, right in map(_pair, model["merges"])]
+    ranks = {token_bytes[i]: i for i in vocabulary.values() if i not in special.values()}
+    single = {data for data in ranks if len(data) == 1}
+    ascending = all(first < second for first, second in pairwise(products))
+    return ranks if ascending and len(single) == 256 and len(ranks) == 256 + len(products) else None
+
+
+def _renamed(description: dict[str, Any], special: Mapping[str, int], sealed: Mapping[str, str]) -> dict[str, Any]:
+    """tokenizer.json with other names for its special tokens, and without truncation, padding and additions."""
+    model = dict(description["model"])
+    model["vocab"] = {sealed.get(name, name): token_id for name, token_id in model["vocab"].items()}
+    # A merge that makes a special token's name out of text would be a way in.
+    model["merges"] = [pair for pair in map(_pair, model["merges"]) if not {*pair, "".join(pair)} & special.keys()]
+    if model.get("unk_token") in sealed:
+        model["unk_token"] = sealed[model["unk_token"]]
+    added = {token["content"]: token for token in description.get("added_tokens", [])}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added |= {name: {**plain, "id": special[name], "content": name} for name in special if name not in added}
+    tokens = [{**token, "content": sealed.get(name, name)} for name, token in added.items()]
+    nothing = {"truncation": None, "padding": None, "post_processor": None}
+    return {**description, **nothing, "model": model, "added_tokens": tokens}
+
+
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    """A merge is written `"a b"` or `["a", "b"]`."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _encodable(text: str) -> str:
+    """`text`, lone surrogates replaced: they have no UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

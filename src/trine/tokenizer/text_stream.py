@@ -1,0 +1,66 @@
+"""Text of token ids that arrive a few at a time. The pieces together are exactly the text of all the ids.
+
+A character may be spread over several ids, so what could still become one is held back; bytes that no longer can
+become U+FFFD. With byte fallback a whole run of byte entries is text or, if any of it is not UTF-8, one U+FFFD per
+byte (so decodes `tokenizers`), hence a run is held until it ends.
+"""
+
+import codecs
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trine.tokenizer.tokenizer import Tokenizer
+
+
+class TextStream:
+    """Special ids vanish unless `keep_special`; an id that the tokenizer lacks is no text.
+
+    `skip` is dropped where the text begins with it: by default the space that Llama-2 puts before every text.
+    For text that goes on from earlier text pass "".
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", *, keep_special: bool = False, skip: str | None = None) -> None:
+        self._bytes, self._byte_ids = tokenizer.token_bytes, tokenizer.byte_ids
+        self._hidden = frozenset() if keep_special else tokenizer.special_ids
+        self._byte_level = tokenizer.spelling.byte_level
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._run = b""
+        self._skip, self._held = tokenizer.spelling.leading if skip is None else skip, ""
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that `ids` complete."""
+        known = (i for i in ids if i not in self._hidden and 0 <= i < len(self._bytes))
+        if self._byte_level:
+            return self._after_skip(self._utf8.decode(b"".join(self._bytes[i] for i in known)))
+        return self._after_skip("".join(self._fallback_text(token_id) for token_id in known))
+
+    def finish(self) -> str:
+        """The rest, an unfinished character as U+FFFD. The stream is over."""
+        rest = self._after_skip(self._utf8.decode(b"", final=True) + self._end_run())
+        held, self._held, self._skip = self._held, "", ""
+        return rest + held
+
+    def _fallback_text(self, token_id: int) -> str:
+        if token_id in self._byte_ids:
+            self._run += self._bytes[token_id]
+            return ""
+        return self._end_run() + self._bytes[token_id].decode()
+
+    def _end_run(self) -> str:
+        run, self._run = self._run, b""
+        try:
+            return run.decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(run)
+
+    def _after_skip(self, text: str) -> str:
+        if not self._skip:
+            return text
+        text = self._held + text
+        if len(text) < len(self._skip) and self._skip.startswith(text):
+            self._held = text
+            return ""
+        text = text.removeprefix(self._skip)
+        self._skip = self._held = ""
+        return text
