@@ -85,13 +85,6 @@ static void rotate(float* head, const float* cosine, const float* sine, int64_t 
     }
 }
 
-template <class C> static void write(C* target, float value) {
-    floats one = {value};
-    C sixteen[LANES];
-    store(sixteen, one);
-    *target = sixteen[0];
-}
-
 // One head of one new token: QK-norm, rotation, the query's scale; keys and values go to their page.
 template <class C>
 static void place_head(const Model& m, const Layer& layer, const Run& run, int64_t offset, int64_t head, float* vector) {
@@ -108,10 +101,12 @@ static void place_head(const Model& m, const Layer& layer, const Run& run, int64
     }
     int64_t kv_head = (head - m.heads) % m.kv_heads, slot = position % PAGE;
     int64_t place = (run.pages[position / PAGE] * m.kv_heads + kv_head) * d * PAGE;
-    if (key)
-        for (int64_t i = 0; i < d; i++) write((C*)layer.keys + place + i * PAGE + slot, vector[i]);
-    else
-        for (int64_t i = 0; i < d; i += LANES) store((C*)layer.values + place + slot * d + i, load(vector + i));
+    for (int64_t i = 0; i < d; i += LANES) {
+        C rounded[LANES];
+        store(key ? rounded : (C*)layer.values + place + slot * d + i, load(vector + i));
+        if (key)
+            for (int lane = 0; lane < LANES; lane++) ((C*)layer.keys)[place + (i + lane) * PAGE + slot] = rounded[lane];
+    }
 }
 
 // The queries of a unit: its tokens x the query heads that share its key head, four at a time.

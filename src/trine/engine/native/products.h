@@ -46,7 +46,7 @@ template <int R, class W> inline Block<R> multiply(const float* x, int64_t strid
 // bf16 weights without a bf16 product: a pair is two floats, the even k in the low half of a word.
 template <int R> inline Block<R> multiply(const float* x, int64_t stride, const bf16* panel, int64_t inputs) {
     Block<R> block = {};
-    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL)
+    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL) {
         for (int v = 0; v < VECTORS; v++) {
             words pair = load_as<words>(panel + 2 * v * LANES);
             floats even = (floats)(pair << 16), odd = (floats)(pair & 0xffff0000u);
@@ -55,6 +55,7 @@ template <int R> inline Block<R> multiply(const float* x, int64_t stride, const 
                 block.sums[r][v] += spread(x[r * stride + k + 1]) * odd;
             }
         }
+    }
     return block;
 }
 

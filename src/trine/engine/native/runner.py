@@ -5,7 +5,6 @@ depends on what shares the batch, so a row's tokens are the same in any company,
 """
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,6 +22,7 @@ from trine.engine.native.library import (
     RunRecord,
     native_library,
 )
+from trine.engine.native.memory import ALIGNMENT, Arena, large_zeros
 from trine.engine.pages import PAGE
 from trine.engine.quantization import quantize
 from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run
@@ -52,6 +52,7 @@ class NativeRunner:
         self.library, self.config, self.precision = library, config, precision
         self.layers = (LayerRecord * config.layers)()
         self._kept: dict[str, Tensor] = {}
+        self._arena: Arena | None = None
         self.model = ModelRecord(
             layers=config.layers, width=config.width, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, mlp_width=config.mlp_width, vocabulary=config.vocab_size,
@@ -84,16 +85,15 @@ class NativeRunner:
             ("mixed", tokens, config.heads * config.head_dim, input_dtype),
             ("hidden", tokens, config.mlp_width, input_dtype),
         ):
-            setattr(self.model, name, self._keep(name, torch.zeros(count, _padded(width), dtype=dtype)))
+            room = large_zeros(count * _padded(width), dtype).view(count, -1)
+            setattr(self.model, name, self._keep(name, room))
 
     def _make_pages(self, pages: int) -> None:
-        """Memory that the system hands out when a page is first touched."""
         config, dtype = self.config, _CACHE_DTYPE[self.precision]
         values = (pages + 1) * config.kv_heads * config.head_dim * PAGE
         for index, layer in enumerate(self.layers):
             for name in ("keys", "values"):
-                room = torch.frombuffer(mmap.mmap(-1, values * dtype.itemsize), dtype=dtype)
-                setattr(layer, name, self._keep(f"{name}.{index}", room))
+                setattr(layer, name, self._keep(f"{name}.{index}", large_zeros(values, dtype)))
 
     def _make_rotary_table(self) -> None:
         positions = torch.arange(self.model.most_positions)
@@ -106,6 +106,10 @@ class NativeRunner:
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
+        if self._arena is None:
+            self._arena = Arena(self._packed_size(weights))
+        self._arena.clear()
+
         def vector(name: str) -> int:
             return self._keep(name, weights[name].detach().float().clone()) if name in weights else 0
 
@@ -123,6 +127,14 @@ class NativeRunner:
         self.model.norm, self.model.norm_bias = vector("norm.weight"), vector("norm.bias")
         self.model.head = self._matrix(weights, "head" if "head.weight" in weights else "embedding")
 
+    def _packed_size(self, weights: dict[str, Tensor]) -> int:
+        """Bytes that all matrices take, at the most."""
+        shapes = [weight.shape for name, weight in weights.items() if weight.dim() == 2 and "embedding" not in name]
+        if "head.weight" not in weights:
+            shapes.append(weights["embedding.weight"].shape)
+        panels = 2 * PANEL  # two halves of a gated matrix are padded apart
+        return sum((rows + panels) * columns * _BYTES[self.precision] + ALIGNMENT for rows, columns in shapes)
+
     def _matrix(self, weights: dict[str, Tensor], name: str) -> MatrixRecord:
         """One weight, with its bias, in panels of 64 outputs; a gated layer's gates and values go 32 and 32."""
         weight, bias = weights[f"{name}.weight"].detach(), weights.get(f"{name}.bias")
@@ -131,9 +143,10 @@ class NativeRunner:
         if self.precision == "int8":
             weight, scale = quantize(weight)
             scale = arrange(scale)
-        packed = _packed(arrange(weight), self.precision)
-        record = MatrixRecord(weight=self._keep(f"{name}.weight packed", packed), inputs=weight.shape[1])
-        record.outputs = len(arrange(weight[:, :1]))
+        assert self._arena is not None
+        arranged = arrange(weight)
+        packed = self._arena.place(_packed(arranged, self.precision))
+        record = MatrixRecord(weight=packed.data_ptr(), outputs=len(arranged), inputs=weight.shape[1])
         if scale is not None:
             record.scale = self._keep(f"{name}.scale", scale)
         if bias is not None:

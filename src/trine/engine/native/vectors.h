@@ -75,10 +75,10 @@ inline void prefetch(const void* from, int64_t size) {
     for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char*)from + at);
 }
 
-// e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87.
+// e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87. A NaN stays one.
 inline floats exponential(floats x) {
-    floats clamped = maximum(x, spread(-87.0f));
-    clamped = clamped < 88.0f ? clamped : spread(88.0f);
+    floats clamped = x < -87.0f ? spread(-87.0f) : x;
+    clamped = clamped > 88.0f ? spread(88.0f) : clamped;
     floats scaled = clamped * 1.44269504f;
     ints n = __builtin_convertvector(scaled + (scaled < 0.0f ? spread(-0.5f) : spread(0.5f)), ints);
     floats whole = __builtin_convertvector(n, floats);
