@@ -1,18 +1,25 @@
 # make quickstart   install into .venv and run the three steps (about ten minutes on two cores)
 # make test         install what the tests need and run them
+# make bench        measure Trine beside its peers (bench/README.md); ARGS="generation --shape mini" selects
+# make bench-peers  build llama.cpp for it, in an environment of its own
 # make lint         ruff, mypy, import-linter, forbidden calls
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test bench bench-peers lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trine quickstart $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/installed-bench
+	TRINE_LLAMA_PYTHON=$${TRINE_LLAMA_PYTHON:-$(wildcard $(VENV)/llama/bin/python)} $(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(VENV)/llama/installed
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -32,6 +39,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(INSTALL) -e '.[bench]'
+	touch $@
+
+$(VENV)/llama/installed: constraints.txt
+	$(PYTHON) -m venv $(VENV)/llama
+	$(VENV)/llama/bin/python -m pip install --disable-pip-version-check -c constraints.txt llama-cpp-python==0.3.36
 	touch $@
 
 clean:

@@ -23,9 +23,10 @@ from transformers import (
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_config, tiny_model, tiny_score_model
 from trine.data.packing import pad
-from trine.model.families import FAMILIES, to_hugging_face_config, to_hugging_face_weights
+from trine.model.families import FAMILIES, SWITCHED_OFF, to_hugging_face_config, to_hugging_face_weights
 from trine.model.folder import load_model, load_score_model, read_config, save_model, save_score_model
 from trine.model.transformer import Transformer
+from trine.model.weight_files import StoredDtype
 from trine.runtime.errors import TrineError
 
 CPU = torch.device("cpu")
@@ -98,6 +99,32 @@ def test_our_own_folder_comes_back_bit_for_bit(family: str, tmp_path: Path) -> N
         assert torch.equal(parameter, model.get_parameter(name))
 
 
+@families
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@torch.no_grad()
+def test_a_smaller_dtype_and_shards_open_alike_in_transformers_and_here(
+    family: str, dtype: StoredDtype, tmp_path: Path
+) -> None:
+    model, ids = tiny_model(family), random_ids(2, 9)
+    save_model(model, tmp_path, dtype=dtype, max_shard_bytes=9000)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    stored, ours = getattr(torch, dtype), reopen(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == stored
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert (theirs(ids).logits - logits_of(ours, ids)).abs().max() < 1e-4
+    for name, parameter in ours.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, model.get_parameter(name).to(stored).float())
+
+
+@torch.no_grad()
+def test_shards_of_transformers_open_here(tmp_path: Path) -> None:
+    stock_model("qwen3").to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="9KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    theirs, ids = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32), random_ids(2, 9)
+    assert (theirs(ids).logits - logits_of(reopen(tmp_path), ids)).abs().max() < 1e-4
+
+
 # What transformers writes, Trine opens
 
 
@@ -148,7 +175,7 @@ def test_a_bare_trunk_opens_too_as_gpt2_itself_is_published(tmp_path: Path) -> N
 @families
 def test_every_fixed_setting_is_refused_by_name_at_any_other_value(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
-    for key in FAMILIES[family].fixed:
+    for key in FAMILIES[family].fixed | SWITCHED_OFF:
         save_model(model, tmp_path)
         edit_config(tmp_path, **{key: "something else"})
         with pytest.raises(TrineError, match=f"{key}='something else' is not supported"):
@@ -164,11 +191,11 @@ def test_unknown_config_keys_are_refused_by_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     "rope",
     [
-        {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0},
+        {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0},
         {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5},
     ],
 )
-def test_scaled_and_partial_rotary_positions_are_refused(folder: Path, rope: dict[str, Any]) -> None:
+def test_rotary_positions_that_are_not_understood_are_refused(folder: Path, rope: dict[str, Any]) -> None:
     edit_config(folder, rope_parameters=rope)
     with pytest.raises(TrineError, match="rope"):
         reopen(folder)
@@ -179,6 +206,61 @@ def test_an_older_folder_with_rope_theta_of_its_own_opens(folder: Path) -> None:
     del described["rope_parameters"]
     (folder / "config.json").write_text(json.dumps(described))
     assert read_config(folder).rope_theta == 5000.0
+
+
+@pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["linear_attention"], "full_attention", 3])
+def test_layers_that_do_not_attend_to_everything_are_refused(folder: Path, kinds: Any) -> None:
+    edit_config(folder, layer_types=["full_attention", "full_attention"])
+    reopen(folder)
+    edit_config(folder, layer_types=kinds)
+    with pytest.raises(TrineError, match=r"layer_types=.* is not supported, only 'full_attention' everywhere"):
+        reopen(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", "32"), ("hidden_size", -32), ("hidden_size", 2**40), ("hidden_size", 32.0),
+        ("num_attention_heads", True), ("vocab_size", [97]), ("rms_norm_eps", "small"), ("rms_norm_eps", -1e-6),
+        ("tie_word_embeddings", "no"), ("max_position_embeddings", 0), ("rope_theta", "big"), ("rope_theta", 0),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_or_size_is_named(folder: Path, key: str, value: Any) -> None:
+    edit_config(folder, rope_parameters=None, **{key: value})
+    with pytest.raises(TrineError, match=rf"config\.json: {key}="):
+        read_config(folder)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"])
+def test_absurd_sizes_cost_nothing_before_they_are_refused(folder: Path, key: str) -> None:
+    edit_config(folder, **{key: 2**24})
+    with pytest.raises(TrineError):
+        reopen(folder)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", '{"model_type": "gpt2", "model_type": "llama"}', "[" * 200_000])
+def test_a_config_that_is_no_plain_json_object_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(TrineError, match=r"config\.json (is not readable JSON|holds a JSON list)"):
+        reopen(folder)
+
+
+def test_tied_tables_that_differ_are_refused(tmp_path: Path) -> None:
+    """transformers would quietly untie them, and compute something else than the config says."""
+    save_model(tiny_model("qwen3"), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    save_file(weights | {"lm_head.weight": table.clone()}, tmp_path / "model.safetensors")
+    reopen(tmp_path)
+    save_file(weights | {"lm_head.weight": table + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(TrineError, match=r"lm_head\.weight differs from the embeddings"):
+        reopen(tmp_path)
+
+
+def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path: Path) -> None:
+    stock_model("qwen2", AutoModelForSequenceClassification, num_labels=3, pad_token_id=PAD).save_pretrained(tmp_path)
+    with pytest.raises(TrineError, match=r"score\.weight has shape \(3, 32\)"):
+        load_score_model(tmp_path, torch.float32, CPU)
 
 
 def test_other_families_are_refused_with_the_list_of_ours(folder: Path) -> None:
@@ -200,7 +282,7 @@ def test_missing_and_surplus_tensors_are_refused_by_name(folder: Path) -> None:
 
 def test_tensors_of_another_size_than_the_config_says_are_refused(folder: Path) -> None:
     edit_config(folder, intermediate_size=64)
-    with pytest.raises(TrineError, match=r"mlp.up.weight has shape \(96, 32\), config.json says \(128, 32\)"):
+    with pytest.raises(TrineError, match=r"mlp\.down_proj\.weight has shape \(32, 48\), config\.json says \(32, 64\)"):
         reopen(folder)
 
 

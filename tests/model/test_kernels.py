@@ -39,7 +39,8 @@ def plain_rotation(x: Tensor, theta: float) -> Tensor:
 
 
 def rotary(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    return rotary_table(head_dim, theta, torch.arange(length)[None], torch.float64)
+    frequencies = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    return rotary_table(frequencies, torch.arange(length)[None], torch.float64)
 
 
 @pytest.mark.parametrize("weight_shape", [(6,), (4, 6)])

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from trine.engine.checks import check_prompt, check_sampling, pages_needed
 from trine.engine.choosing import choose
 from trine.engine.constraint import Constraints
 from trine.engine.native.runner import NativeRunner, native_supports
@@ -40,8 +41,8 @@ MOST_STEPS = 32
 class _Row:
     """A request that has its pages."""
 
-    def __init__(self, request: Request, pages: list[int], cached: int) -> None:
-        self.request, self.page_numbers = request, pages
+    def __init__(self, request: Request, pages: list[int], cached: int, weights_version: int) -> None:
+        self.request, self.page_numbers, self.weights_version = request, pages, weights_version
         self.decoding = DecodeRow(
             pages=np.array(pages, dtype=np.int32),
             position=cached,
@@ -70,20 +71,25 @@ class Engine:
         native: bool | None = None,
     ) -> None:
         self.source, self.rows, self.weights, self.tokenizer = model, rows, weights, tokenizer
-        self.context = model.config.context
         self.constraints = Constraints(tokenizer, model.config.vocab_size) if tokenizer else None
         self.pool = PagePool(self._page_count(cache_bytes))
         self.native = _native_is_possible(model) if native is None else native
+        if self.native and not _native_is_possible(model):
+            raise TrineError(
+                "native=True cannot be honoured: the compiled step needs a C++ compiler, a CPU, fp32 or bf16, and "
+                "widths that are multiples of 16; leave native unset to run on PyTorch where that is missing"
+            )
         self.runner = self._make_runner()
         self._waiting: deque[Request] = deque()
         self._active: list[_Row] = []
         self._step_seconds = SECONDS_A_CALL
+        self._weights_version = 0
         self.refresh()
 
     def _page_count(self, cache_bytes: int | None) -> int:
         config, item = self.source.config, self.source.compute_dtype.itemsize
         page_bytes = 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item
-        wanted = self.rows * -(-self.context // PAGE)
+        wanted = self.rows * -(-config.context // PAGE)
         pages = min(wanted, (DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes) // page_bytes)
         if pages < 1:
             raise TrineError(
@@ -110,6 +116,7 @@ class Engine:
             weights = rounded_to_int8(weights)
         self.runner.load(weights)
         self.pool.forget()
+        self._weights_version += 1
 
     # Whole batches
 
@@ -157,35 +164,24 @@ class Engine:
         request = self.submit(prompt_ids, sampling)
         seen = 0
         try:
-            while not request.done:
-                self.step()
-                if len(request.ids) > seen:
-                    yield request.ids[seen:]
-                    seen = len(request.ids)
+            while True:
+                new = request.ids[seen:]  # another stream's step may have brought them
+                seen += len(new)
+                if new:
+                    yield new
+                elif request.done:
+                    return
+                else:
+                    self.step()
         finally:
             request.cancel()
-            self._drop_cancelled()
+            self._retire()
 
     def _make_request(self, prompt: Sequence[int], sampling: Sampling, number: int, row: int) -> Request:
-        if not prompt:
-            raise TrineError(f"prompt {number} is empty; give at least one token")
-        if len(prompt) + sampling.max_new_tokens > self.context:
-            raise TrineError(
-                f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that is "
-                f"more than the model's context of {self.context}: shorten the prompt or ask for fewer tokens"
-            )
-        need = _pages_needed(prompt, sampling)
-        if need > self.pool.pages:
-            raise TrineError(
-                f"prompt {number} needs {need * PAGE} tokens of cache, more than the {self.pool.pages * PAGE} there "
-                "are; raise cache_bytes or ask for fewer tokens"
-            )
-        if sampling.stop_strings and self.tokenizer is None:
-            raise TrineError("stop_strings need the engine's tokenizer; make it with Engine(model, tokenizer=...)")
+        check_prompt(prompt, number, sampling, self.source.config, self.pool.pages)
+        check_sampling(sampling, self.source.config, has_tokenizer=self.tokenizer is not None)
         matcher = None
-        if sampling.constraint is not None:
-            if self.constraints is None:
-                raise TrineError("a constraint needs the engine's tokenizer; make it with Engine(model, tokenizer=...)")
+        if sampling.constraint is not None and self.constraints is not None:
             matcher = self.constraints.matcher(sampling.constraint, sampling.eos_ids)
         return Request(tuple(prompt), sampling, derive_seed(sampling.seed, "row", row), matcher)
 
@@ -193,55 +189,62 @@ class Engine:
 
     def step(self) -> list[Request]:
         """Start what has room, then decode all rows for a moment; the requests that finished by it."""
-        self._drop_cancelled()
-        before = [row.request for row in self._active]
-        started = self._admit()
-        if started:
-            self._read_prompts(started)
-            self._active += started
-            before += [row.request for row in started]
-            self._retire()
-        if self._active:
-            self._decode()
-            self._retire()
-        return [request for request in before if request.done]
-
-    def _drop_cancelled(self) -> None:
-        self._waiting = deque(request for request in self._waiting if not request.done)
         self._retire()
+        try:
+            started = self._admit()
+            requests = [row.request for row in self._active]
+            self._read_prompts(started)
+            self._retire()
+            if self._active:
+                self._decode()
+                self._retire()
+        except BaseException:
+            self._abandon()
+            raise
+        return [request for request in requests if request.done]
 
     def _retire(self) -> None:
-        """Rows whose answers are whole give their pages back."""
-        for row in self._active:
-            if row.request.done:
+        """Rows whose answers are whole, or cancelled, give their pages back."""
+        rows, self._active = self._active, []
+        for row in rows:
+            if not row.request.done:
+                self._active.append(row)
+                continue
+            if row.weights_version == self._weights_version:
                 ids = (*row.request.prompt_ids, *row.request.ids)[: row.decoding.position]
                 self.pool.remember(row.page_numbers, page_digests(ids))
-                self.pool.release(row.page_numbers)
-        self._active = [row for row in self._active if not row.request.done]
+            self.pool.release(row.page_numbers)
 
     def _abandon(self) -> None:
-        """Something went wrong half-way: nothing in line or in the pages can be trusted."""
-        for request in (*self._waiting, *(row.request for row in self._active)):
-            request.cancel()
-        self._waiting.clear()
+        """Something went wrong half-way: what is in line is cancelled, and what is in the pages is not trusted."""
+        while self._waiting:
+            self._waiting.popleft().cancel()
         self.pool.forget()
         for row in self._active:
+            row.request.cancel()
             self.pool.release(row.page_numbers)
         self._active = []
+        self.runner.clear()
 
     def _admit(self) -> list[_Row]:
+        """Rows for the prompts that have room now, in the order they came."""
         started: list[_Row] = []
-        while self._waiting and len(self._active) + len(started) < self.rows:
+        while self._waiting and len(self._active) < self.rows:
             request = self._waiting[0]
+            if request.done:  # cancelled in line
+                self._waiting.popleft()
+                continue
             # The last token is always read anew, for its logits.
             digests = page_digests(request.prompt_ids[:-1])
             shared = self.pool.known_prefix(digests)
-            pages = self.pool.acquire(shared, _pages_needed(request.prompt_ids, request.sampling) - len(shared))
+            pages = self.pool.acquire(shared, pages_needed(request.prompt_ids, request.sampling) - len(shared))
             if pages is None:
                 break
             self._waiting.popleft()
             self.pool.remember(pages, digests)
-            started.append(_Row(request, pages, len(shared) * PAGE))
+            row = _Row(request, pages, len(shared) * PAGE, self._weights_version)
+            self._active.append(row)
+            started.append(row)
         return started
 
     def _read_prompts(self, rows: Sequence[_Row]) -> None:
@@ -293,11 +296,6 @@ class Engine:
             for row, token_id, log_prob in zip(self._active, ids, log_probs, strict=True):
                 if not row.request.done:
                     row.request.accept(Drawn(token_id, log_prob), self.tokenizer)
-
-
-def _pages_needed(prompt: Sequence[int], sampling: Sampling) -> int:
-    """The last token drawn is never read."""
-    return -(-(len(prompt) + sampling.max_new_tokens - 1) // PAGE)
 
 
 def _native_is_possible(model: Transformer) -> bool:

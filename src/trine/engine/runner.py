@@ -55,6 +55,10 @@ class Runner(Protocol):
         """Take over the weights of a plain Transformer, under its names."""
         ...
 
+    def clear(self) -> None:
+        """Make the pages hold numbers again, whatever was computed into them."""
+        ...
+
     def forward(self, runs: Sequence[Run]) -> Tensor:
         """Logits [wanted runs, V] (fp32, or wider) after each wanted run's last token; overwritten by the next call."""
         ...

@@ -65,6 +65,10 @@ class TorchRunner:
         self.model.load_state_dict(cast, assign=True)
         self.output_weight = self.model.output_weight.to(dtype) if output is None else output.to(dtype)
 
+    def clear(self) -> None:
+        for room in (*self.cache.keys, *self.cache.values):
+            room.zero_()
+
     @torch.no_grad()
     def forward(self, runs: Sequence[Run]) -> Tensor:
         longest, most_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)

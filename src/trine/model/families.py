@@ -6,7 +6,7 @@ the table is refused by name.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from trine.model.config import ModelConfig
 from trine.model.rope import ROPE_KEYS, rope_from_json, rope_to_json
 from trine.runtime.errors import TrineError
 
-Layout = Literal["plain", "transposed", "qkv", "qkv_transposed", "gate_up"]
+Layout = Literal["plain", "transposed", "qkv", "gate_up"]
+_Entry = tuple[str, tuple[str, ...], Layout]  # our name, their names, layout
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _checked(key: str, value: Any, name: str, place: str) -> Any:
     raise TrineError(f"{place}: {key}={value!r} is not {expected[kind]}")  # type: ignore[index]
 
 
-def to_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def to_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Our parameters under their names and in their layout."""
     result: dict[str, Tensor] = {}
     for ours, theirs, layout in _entries(config):
@@ -261,22 +262,41 @@ def to_hugging_face_weights(weights: dict[str, Tensor], config: ModelConfig) -> 
 
 
 def from_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
-    """Their tensors as our parameters, each asked for once; raises `TrineError` naming what is missing or left over."""
-    names = full_names(weights, config)
-    entries = _entries(config)
+    """Their tensors as our parameters; raises `TrineError` naming what is missing or left over."""
+    return dict(each_parameter(weights, config, place))
+
+
+def each_parameter(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> Iterator[tuple[str, Tensor]]:
+    """(our name, parameter) one by one, so that no more than one is held; `weights` may read when it is asked.
+
+    Raises `TrineError` before the first is asked for, naming what is missing or left over.
+    """
+    names, entries = full_names(weights, config), _entries(config)
     _refuse_missing_and_left_over(set(names), {name for _, theirs, _ in entries for name in theirs}, config, place)
-    result: dict[str, Tensor] = {}
+    return _each_parameter(weights, names, entries, place)
+
+
+def _each_parameter(
+    weights: Mapping[str, Tensor], names: dict[str, str], entries: list[_Entry], place: str
+) -> Iterator[tuple[str, Tensor]]:
     for ours, theirs, layout in entries:
         parts = [weights[names[name]] for name in theirs]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        result[ours] = tensor.T.contiguous() if layout == "transposed" else tensor
-    copied = config.tied_embeddings and "lm_head.weight" in names
-    if copied and not torch.equal(weights[names["lm_head.weight"]], result["embedding.weight"]):
+        if ours == "embedding.weight":
+            _refuse_another_head(weights, names, tensor, entries, place)
+        yield ours, tensor.T.contiguous() if layout == "transposed" else tensor
+
+
+def _refuse_another_head(
+    weights: Mapping[str, Tensor], names: dict[str, str], table: Tensor, entries: list[_Entry], place: str
+) -> None:
+    """A tied model may come with its table twice; transformers unties it where the two differ."""
+    untied = any(ours == "head.weight" for ours, _, _ in entries)
+    if not untied and "lm_head.weight" in names and not torch.equal(weights[names["lm_head.weight"]], table):
         raise TrineError(
             f"{place}: lm_head.weight differs from the embeddings although config.json ties them; "
             "set tie_word_embeddings to false"
         )
-    return result
 
 
 def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
@@ -302,9 +322,9 @@ def _refuse_missing_and_left_over(given: set[str], wanted: set[str], config: Mod
         raise TrineError(f"{place}: tensors {sorted(left)[:5]} have no place in the model")
 
 
-def _entries(config: ModelConfig) -> list[tuple[str, tuple[str, ...], Layout]]:
+def _entries(config: ModelConfig) -> list[_Entry]:
     """Every (our name, their names, layout) of this config, layers spelled out."""
-    rows: list[tuple[str, tuple[str, ...], Layout]] = []
+    rows: list[_Entry] = []
     absent = set() if config.qk_norm else {"blocks.{i}.attention.q_norm", "blocks.{i}.attention.k_norm"}
     absent |= set() if config.qkv_bias else {"blocks.{i}.attention.qkv.bias"}
     absent |= {"head.weight"} if config.tied_embeddings else set()

@@ -1,44 +1,60 @@
-"""A model as a folder in Hugging Face form: config.json, model.safetensors (fp32), nothing pickled.
+"""A model as a folder in Hugging Face form: config.json, safetensors, generation_config.json, nothing pickled.
 
 Language models are written as `...ForCausalLM`, reward models and critics as `...ForSequenceClassification` with
-one label: logit + `trine.reward_offset` of config.json is Trine's score.
+one label: logit + `trine.reward_offset` of config.json is Trine's score. In memory weights are fp32, whatever the
+files hold. Nothing is allocated before config.json and the files' headers agree on every shape.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trine.model.config import ModelConfig
 from trine.model.families import (
+    each_parameter,
     from_hugging_face_config,
-    from_hugging_face_weights,
+    full_names,
     to_hugging_face_config,
     to_hugging_face_weights,
 )
+from trine.model.generation_config import GenerationDefaults, write_generation_defaults
 from trine.model.heads import ScoreModel
+from trine.model.json_object import read_json_object
 from trine.model.transformer import Transformer
+from trine.model.weight_files import LARGEST_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_json
+from trine.runtime.files import write_json
 
 SCORE_WEIGHT = "score.weight"
 
 
 def save_model(
-    model: Transformer, folder: Path, *, eos_token_id: int | list[int] | None = None, pad_token_id: int | None = None
+    model: Transformer,
+    folder: Path,
+    *,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+    dtype: StoredDtype = "float32",
+    max_shard_bytes: int = LARGEST_SHARD,
 ) -> None:
-    """Write config.json and model.safetensors into an existing `folder`."""
-    described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id)
-    _write(folder, described, to_hugging_face_weights(_on_cpu(model), model.config))
+    """Write a language model into an existing `folder`; where either token is given, generation_config.json too.
+
+    Only `dtype` float32 keeps every bit. Files above `max_shard_bytes` are cut into shards with an index.
+    """
+    described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id, dtype)
+    write_json(folder / "config.json", described)
+    write_weights(folder, to_hugging_face_weights(_on_cpu(model), model.config), dtype, max_shard_bytes)
+    if eos_token_id is not None or pad_token_id is not None:
+        ends = eos_token_id if isinstance(eos_token_id, list) else [] if eos_token_id is None else [eos_token_id]
+        write_generation_defaults(folder, GenerationDefaults(tuple(ends), pad_token_id=pad_token_id))
 
 
 def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> None:
-    """Write a reward model or critic as a one-label sequence classifier."""
+    """Write a reward model or critic into an existing `folder` as a one-label sequence classifier."""
     config = model.trunk.config
-    described = to_hugging_face_config(config) | _token_keys(None, pad_token_id)
+    described = to_hugging_face_config(config) | _token_keys(None, pad_token_id, "float32")
     described["architectures"] = [described["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
     described["architectures"][0] = described["architectures"][0].replace(
         "GPT2LMHeadModel", "GPT2ForSequenceClassification"
@@ -51,12 +67,13 @@ def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> N
     }
     weights = to_hugging_face_weights(_on_cpu(model.trunk), config)
     weights.pop("lm_head.weight", None)
-    _write(folder, described, weights | {SCORE_WEIGHT: model.head.weight.detach().cpu().float()})
+    write_json(folder / "config.json", described)
+    write_weights(folder, weights | {SCORE_WEIGHT: model.head.weight}, "float32", LARGEST_SHARD)
 
 
 def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
     """The language model in `folder`, fp32 weights, products in `compute_dtype`."""
-    config, described, weights = _read(folder)
+    config, described, weights = _open(folder)
     if SCORE_WEIGHT in weights:
         raise TrineError(f"{folder} holds a reward model ({described.get('architectures')}), not a language model")
     return _fill(config, weights, compute_dtype, device, str(folder))
@@ -64,64 +81,77 @@ def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -
 
 def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> ScoreModel:
     """The reward model or critic in `folder`."""
-    config, described, weights = _read(folder)
+    config, described, weights = _open(folder)
     if SCORE_WEIGHT not in weights:
         raise TrineError(f"{folder} holds no reward model: there is no tensor {SCORE_WEIGHT}")
-    score = weights.pop(SCORE_WEIGHT)
+    score = weights.places.pop(SCORE_WEIGHT)
+    if score.shape != (1, config.width):
+        raise TrineError(
+            f"{score.path}: {SCORE_WEIGHT} has shape {score.shape}; a reward model of width {config.width} has "
+            f"{(1, config.width)}"
+        )
     if not config.tied_embeddings:  # a classifier has no output table; the trunk's is never read
-        table = next(name for name in weights if "embed_tokens" in name or "wte" in name)
-        weights["lm_head.weight"] = weights[table].clone()
+        table = next((name for name in weights if "embed_tokens" in name or "wte" in name), None)
+        if table is not None:
+            weights.places["lm_head.weight"] = weights.places[table]
     model = ScoreModel(_fill(config, weights, compute_dtype, device, str(folder)))
-    model.head.weight.data.copy_(score)
-    model.offset = float(described.get("trine", {}).get("reward_offset", 0.0))
+    model.head.weight.data.copy_(score.read())
+    model.offset = _reward_offset(described, folder)
     return model.to(device)
 
 
 def read_config(folder: Path) -> ModelConfig:
     """The shape of the model in `folder`, without its weights."""
     path = Path(folder) / "config.json"
-    return from_hugging_face_config(read_json(path), str(path))
+    return from_hugging_face_config(read_json_object(path), str(path))
 
 
-def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None) -> dict[str, Any]:
-    keys = {"bos_token_id": None, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
-    return {**keys, "dtype": "float32"}
+def _reward_offset(described: dict[str, Any], folder: Path) -> float:
+    ours = described.get("trine", {})
+    offset = ours.get("reward_offset", 0.0) if isinstance(ours, dict) else None
+    if not isinstance(offset, (int, float)):
+        raise TrineError(f"{folder}/config.json: trine={ours!r} should be an object with a number as reward_offset")
+    return float(offset)
+
+
+def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:
+    return {"bos_token_id": None, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id, "dtype": dtype}
 
 
 def _on_cpu(model: Transformer) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().float() for name, parameter in model.named_parameters()}
 
 
-def _write(folder: Path, described: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    write_json(folder / "config.json", described)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _read(folder: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]:
-    folder = Path(folder)
-    described = read_json(folder / "config.json")
-    config = from_hugging_face_config(described, str(folder / "config.json"))
-    path = folder / "model.safetensors"
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise TrineError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise TrineError(f"{path} is damaged: {error}; make it again or take another copy") from None
-    return config, described, {name: tensor.float() for name, tensor in weights.items()}
+def _open(folder: Path) -> tuple[ModelConfig, dict[str, Any], WeightFiles]:
+    path = Path(folder) / "config.json"
+    described = read_json_object(path)
+    config = from_hugging_face_config(described, str(path))
+    weights = open_weights(folder)
+    if config.layers > len(weights):
+        raise TrineError(f"{path} describes {config.layers} layers; the weight files hold {len(weights)} tensors")
+    return config, described, weights
 
 
 def _fill(
-    config: ModelConfig, weights: dict[str, Tensor], compute_dtype: torch.dtype, device: torch.device, place: str
+    config: ModelConfig, weights: WeightFiles, compute_dtype: torch.dtype, device: torch.device, place: str
 ) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config, compute_dtype)
-    ours = from_hugging_face_weights(weights, config, place)
-    for name, parameter in model.named_parameters():
-        if ours[name].shape != parameter.shape:
-            raise TrineError(
-                f"{place}: tensor for {name} has shape {tuple(ours[name].shape)}, config.json says "
-                f"{tuple(parameter.shape)}"
-            )
-    model.load_state_dict(ours, assign=True)
-    return model.requires_grad_(True).to(device)
+    _check_tensors(weights, to_hugging_face_weights(dict(model.named_parameters()), config), config)
+    parameters = each_parameter(weights, config, place)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, tensor in parameters:
+            model.get_parameter(name).copy_(tensor)
+    return model
+
+
+def _check_tensors(weights: WeightFiles, expected: dict[str, Tensor], config: ModelConfig) -> None:
+    """Shapes and dtypes of the tensors that are there; missing ones are found by the family's table."""
+    for name, written in full_names(weights, config).items():
+        if name not in expected:
+            continue
+        place, shape = weights.places[written], tuple(expected[name].shape)
+        place.require_floats()
+        if place.shape != shape:
+            raise TrineError(f"{place.path}: tensor {written} has shape {place.shape}, config.json says {shape}")

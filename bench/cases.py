@@ -1,0 +1,144 @@
+"""The speed table as data: which sides there are, what each case asks of them, and the ratio that is aimed at."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# glibc reads these at start-up and then keeps freed memory, as Trine has it do (trine.runtime.allocator).
+TUNED_ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Side:
+    """One process: `python -m module options`, in an environment of nothing but the basics and `environment`."""
+
+    module: str
+    options: dict[str, Any]
+    environment: dict[str, str] = field(default_factory=dict)
+    warm_ups: int = 1
+
+
+_TRANSFORMERS, _LLAMA = "bench.side_transformers", "bench.side_llama"
+SIDES = {
+    "ours": Side("bench.side_ours", {"engine": {}}),
+    "ours int8": Side("bench.side_ours", {"engine": {"weights": "int8"}}),
+    "transformers fp32": Side(_TRANSFORMERS, {"dtype": "float32", "compiled": False}),
+    "transformers bf16": Side(_TRANSFORMERS, {"dtype": "bfloat16", "compiled": False}, TUNED_ALLOCATOR),
+    "transformers bf16 compiled": Side(
+        _TRANSFORMERS, {"dtype": "bfloat16", "compiled": True}, TUNED_ALLOCATOR, warm_ups=2
+    ),
+    "llama.cpp bf16": Side(_LLAMA, {"gguf": "bf16"}),
+    "llama.cpp q8_0": Side(_LLAMA, {"gguf": "q8_0"}),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A side and what it is asked to do."""
+
+    side: str
+    work: str
+    arguments: dict[str, Any]
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.side}, {self.variant}" if self.variant else self.side
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours against the best of `contenders`; `target` is the ratio of tokens per second aimed at."""
+
+    label: str
+    contenders: tuple[Contender, ...]
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    group: str
+    name: str
+    ours: Contender
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """Ours first, then every peer once."""
+        peers = [contender for comparison in self.comparisons for contender in comparison.contenders]
+        return list({contender.name: contender for contender in (self.ours, *peers)}.values())
+
+
+LLAMA_TARGETS = {"small": {1: 1.05, 16: 1.05, 64: 1.05}, "mini": {1: 0.7, 16: 0.9, 64: 1.0}}
+
+
+def _generate(side: str, batch: int, how: str = "") -> Contender:
+    asked = {"prompts": batch, "prompt_tokens": 16, "new_tokens": 64}
+    return Contender(side, "generate", asked | ({"how": how} if how else {}), how)
+
+
+def _generation(shape: str) -> list[Case]:
+    cases = []
+    for batch in (1, 16, 64):
+        best = tuple(_generate(side, batch) for side in ("transformers bf16", "transformers bf16 compiled"))
+        sampling, greedy = (_generate("llama.cpp bf16", batch, how) for how in ("sample", "greedy"))
+        comparisons = (
+            Comparison("transformers, as run", (_generate("transformers fp32", batch),), 3.5),
+            Comparison("transformers, best", best, 2.2),
+            Comparison("llama.cpp", (sampling,), LLAMA_TARGETS.get(shape, {}).get(batch)),
+            Comparison("llama.cpp, greedy", (greedy,)),
+        )
+        cases.append(Case("generation", f"B={batch}", _generate("ours", batch), comparisons))
+    return cases
+
+
+def _int8(shape: str) -> list[Case]:
+    comparisons = (
+        Comparison("llama.cpp q8_0", (_generate("llama.cpp q8_0", 1, "sample"),)),
+        Comparison("llama.cpp q8_0, greedy", (_generate("llama.cpp q8_0", 1, "greedy"),)),
+        Comparison("our own bf16", (_generate("ours", 1),)),
+    )
+    return [Case("int8", "B=1", _generate("ours int8", 1), comparisons)]
+
+
+def _continuous(shape: str) -> list[Case]:
+    ours, batches, padded = (
+        Contender("ours", "stream", {"requests": 256, "how": how}, how) for how in ("continuous", "batches", "padded")
+    )
+    comparisons = (
+        Comparison("our own batches of 64", (batches,), 1.6),
+        Comparison("our own batches of 64, padded", (padded,)),
+    )
+    return [Case("continuous", "256 requests", ours, comparisons)]
+
+
+def _shared_prompt(shape: str) -> list[Case]:
+    if shape == "mini":
+        return []  # its context is 256
+    ours, different = (
+        Contender("ours", "read_prompts", {"prompts": 16, "prompt_tokens": 512, "different": different}, variant)
+        for different, variant in ((False, "one prompt"), (True, "16 prompts"))
+    )
+    comparison = Comparison("16 different prompts", (different,), 5.0)
+    return [Case("shared-prompt", "16 samples of 512 tokens", ours, (comparison,))]
+
+
+def _log_probs(shape: str) -> list[Case]:
+    asked = {"rows": 64, "tokens": 44, "prompt_tokens": 8}
+
+    def peer(side: str, full: bool) -> tuple[Contender, ...]:
+        return (Contender(side, "log_probs", asked | {"full": full}, "full logits" if full else "logits_to_keep"),)
+
+    comparisons = (
+        Comparison("transformers fp32, as run", peer("transformers fp32", True)),
+        Comparison("transformers bf16, full logits", peer("transformers bf16", True), 2.0),
+        Comparison("transformers bf16, logits_to_keep", peer("transformers bf16", False)),
+    )
+    return [Case("log-probs", "64 x 44 tokens", Contender("ours", "log_probs", asked), comparisons)]
+
+
+GROUPS = {
+    "generation": _generation, "int8": _int8, "continuous": _continuous, "shared-prompt": _shared_prompt,
+    "log-probs": _log_probs,
+}  # fmt: skip

@@ -1,0 +1,51 @@
+"""What is refused before it starts: later it would take its whole batch with it."""
+
+import math
+from collections.abc import Sequence
+
+from trine.engine.pages import PAGE
+from trine.engine.sampling import Sampling
+from trine.model.config import ModelConfig
+from trine.runtime.errors import TrineError
+
+
+def pages_needed(prompt: Sequence[int], sampling: Sampling) -> int:
+    """Pages for a prompt and all of its answer but the last token, which is never read."""
+    return -(-(len(prompt) + sampling.max_new_tokens - 1) // PAGE)
+
+
+def check_prompt(prompt: Sequence[int], number: int, sampling: Sampling, config: ModelConfig, pages: int) -> None:
+    """Raise `TrineError` unless prompt `number` is one the model can read and answer within `pages` of memory."""
+    if not prompt:
+        raise TrineError(f"prompt {number} is empty; give at least one token")
+    if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+        bad = next(token_id for token_id in prompt if not 0 <= token_id < config.vocab_size)
+        raise TrineError(f"prompt {number} holds token id {bad}; the model has 0 to {config.vocab_size - 1}")
+    if len(prompt) + sampling.max_new_tokens > config.context:
+        raise TrineError(
+            f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that is "
+            f"more than the model's context of {config.context}: shorten the prompt or ask for fewer tokens"
+        )
+    need = pages_needed(prompt, sampling)
+    if need > pages:
+        raise TrineError(
+            f"prompt {number} needs {need * PAGE} tokens of cache, more than the {pages * PAGE} there are; "
+            "raise cache_bytes or ask for fewer tokens"
+        )
+
+
+def check_sampling(sampling: Sampling, config: ModelConfig, *, has_tokenizer: bool) -> None:
+    """Raise `TrineError` where this model, or an engine without tokenizer, cannot do what `sampling` asks."""
+    for token_id, bias in sampling.logit_bias:
+        if not 0 <= token_id < config.vocab_size:
+            raise TrineError(f"logit_bias names token id {token_id}; the model has 0 to {config.vocab_size - 1}")
+        if math.isnan(bias) or bias == math.inf:
+            raise TrineError(f"logit_bias of token {token_id} is {bias}; give a number, or -inf to forbid the token")
+    if sampling.top_log_probs > config.vocab_size:
+        raise TrineError(
+            f"top_log_probs={sampling.top_log_probs} is more than the {config.vocab_size} tokens there are"
+        )
+    if (sampling.stop_strings or sampling.constraint) and not has_tokenizer:
+        raise TrineError(
+            "stop_strings and constraints need the engine's tokenizer; make it with Engine(model, tokenizer=...)"
+        )

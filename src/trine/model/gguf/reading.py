@@ -1,0 +1,57 @@
+"""A GGUF file as the parts of a Hugging Face folder, so that everything after is the normal path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trine.model.families import from_hugging_face_config, from_hugging_face_weights
+from trine.model.generation_config import GenerationDefaults
+from trine.model.gguf.config import architecture_of, read_config
+from trine.model.gguf.container import read_container
+from trine.model.gguf.vocabulary import read_tokenizer
+from trine.model.gguf.weights import attention_heads, read_weights, stored_dtype
+from trine.model.transformer import Transformer
+from trine.model.weight_files import StoredDtype
+from trine.runtime.errors import TrineError
+from trine.tokenizer.files import TokenizerFiles
+
+
+@dataclass(frozen=True)
+class HuggingFaceParts:
+    """`config`: config.json. `weights`: fp32 tensors by Hugging Face name. `dtype`: what keeps them exactly."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: TokenizerFiles
+    generation: GenerationDefaults
+    dtype: StoredDtype
+    place: str
+
+    def model(self, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
+        """The language model, fp32 weights, products in `compute_dtype`.
+
+        Raises `TrineError` naming a tensor that is missing, left over or of another shape than the metadata says.
+        """
+        config = from_hugging_face_config(self.config, self.place)
+        with torch.device("meta"):
+            model = Transformer(config, compute_dtype)
+        ours = from_hugging_face_weights(self.weights, config, self.place)
+        for name, parameter in model.named_parameters():
+            if ours[name].shape != parameter.shape:
+                found, expected = tuple(ours[name].shape), tuple(parameter.shape)
+                raise TrineError(f"{self.place}: tensor for {name} has shape {found}, the metadata says {expected}")
+        model.load_state_dict(ours, assign=True)
+        return model.requires_grad_(True).to(device)
+
+
+def read_gguf(path: Path) -> HuggingFaceParts:
+    """Everything in the GGUF file `path`; raises `TrineError` naming the file and what is damaged or not understood."""
+    container = read_container(path)
+    table, config = architecture_of(container), read_config(container)
+    context, layers = (config[table.keys[key]] for key in ("context_length", "block_count"))
+    tokenizer, generation = read_tokenizer(container, config["vocab_size"], context)
+    weights = read_weights(container, table, attention_heads(config), layers)
+    return HuggingFaceParts(config, weights, tokenizer, generation, stored_dtype(container), str(path))

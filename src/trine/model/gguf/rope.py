@@ -1,0 +1,109 @@
+"""Scaled rotary positions in GGUF: linear scaling is two keys, Llama 3's is a tensor of factors.
+
+The factors divide the frequencies (Dubey et al. 2024; `transformers`, `_compute_llama3_parameters`). With
+wavelength w, old context o, low and high frequency factors l and h and s = (o / w - l) / (h - l):
+
+    f = 1 where w < o / h      f = factor where w > o / l      1 / f = (1 - s) / factor + s between
+
+The file keeps f only. Since (o, l, h) and (k o, k l, k h) give the same f, l = 1 is taken, as every published model
+has it; the other three follow from f and are used only if they give the file's f again.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.model.gguf.container import Container
+from trine.model.gguf.tables import ROPE_FACTORS
+from trine.runtime.errors import TrineError
+
+_PUBLISHED = (1.0, 4.0, 8192)
+"""Llama 3's low and high frequency factors and old context."""
+_TOLERANCE = 1e-4
+
+
+def read_rope(container: Container, name: str, settings: dict[str, Any], head_dim: int, theta: float) -> dict[str, Any]:
+    """`rope_theta` and `rope_parameters` of config.json; a `TrineError` for a scaling that Trine does not have."""
+    factor = settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 0.0))
+    kind = settings.get("rope.scaling.type", "linear" if factor else "none")
+    if kind not in ("none", "linear"):
+        container.refuse(f"{name}.rope.scaling.type", f"is {kind!r}; Trine knows none, linear and Llama 3's factors")
+    linear = kind == "linear" and factor not in (0.0, 1.0)
+    if linear and not (type(factor) is float and factor > 1):
+        container.refuse(f"{name}.rope.scaling.factor", f"is {factor!r}, not a number above 1")
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if linear:
+        rope |= {"rope_type": "linear", "factor": factor}
+    if ROPE_FACTORS in container.tensors:
+        if linear or name != "llama":
+            container.refuse(f"tensor {ROPE_FACTORS}", f"has no meaning beside {name}'s rope.scaling.type={kind!r}")
+        factors = container.read(ROPE_FACTORS)
+        if not (np.isfinite(factors).all() and (factors > 0).all() and factors.shape == (head_dim // 2,)):
+            container.refuse(f"tensor {ROPE_FACTORS}", f"is not {head_dim // 2} positive factors")
+        rope |= _recovered(container, factors, head_dim, theta, settings.get("rope.scaling.original_context_length"))
+    return {"rope_theta": theta, "rope_parameters": rope}
+
+
+def rope_settings(config: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+    """GGUF's keys of a config.json's rope scaling, and the factors when it is Llama 3's."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return {}, None
+    if kind == "linear":
+        return {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}, None
+    if kind != "llama3" or config["model_type"] != "llama":
+        raise TrineError(f"GGUF has no place for {config['model_type']}'s rope scaling {kind!r}; export to hf instead")
+    old_context = rope["original_max_position_embeddings"]
+    factors = llama3_factors(
+        config["head_dim"], config["rope_theta"], rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"],
+        old_context,
+    )  # fmt: skip
+    return {"rope.scaling.original_context_length": int(old_context)}, factors
+
+
+def llama3_factors(
+    head_dim: int, theta: float, factor: float, low: float, high: float, old_context: float
+) -> NDArray[np.float32]:
+    """What divides each of the head_dim / 2 frequencies."""
+    turns = old_context / _wavelengths(head_dim, theta)
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1 / ((1 - share) / factor + share)).astype(np.float32)
+
+
+def _wavelengths(head_dim: int, theta: float) -> NDArray[np.float64]:
+    return 2 * np.pi * theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def _recovered(
+    container: Container, factors: NDArray[np.float32], head_dim: int, theta: float, stated: int | None
+) -> dict[str, Any]:
+    """Llama 3's parameters that give `factors`."""
+    factor = float(str(factors.max()))
+    old = stated if type(stated) is int and stated > 0 else _PUBLISHED[2]
+    for low, high, old_context in ((*_PUBLISHED[:2], old), _fitted(factors, head_dim, theta)):
+        again = llama3_factors(head_dim, theta, factor, low, high, old_context) if high > low else np.zeros(1)
+        if factor > 1 and np.allclose(again, factors, rtol=_TOLERANCE, atol=0):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": old_context,
+            }
+    container.refuse(f"tensor {ROPE_FACTORS}", "holds factors that are not of Llama 3's form; Trine knows no other")
+
+
+def _fitted(factors: NDArray[np.float32], head_dim: int, theta: float) -> tuple[float, float, int]:
+    """(1, h, o) from the line that s follows over 1 / w: its slope is o / (h - l), its offset -l / (h - l)."""
+    factor = float(factors.max())
+    between = (factors > 1 + _TOLERANCE) & (factors < factor * (1 - _TOLERANCE))
+    if between.sum() < 2:
+        return 1.0, 0.0, 0
+    share = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
+    slope, offset = np.polyfit(1 / _wavelengths(head_dim, theta)[between], share, 1)
+    if not (slope > 0 > offset):
+        return 1.0, 0.0, 0
+    high = round(1 - 1 / offset, 3)
+    return 1.0, float(high), round(slope * (high - 1))

@@ -1,0 +1,91 @@
+"""The tokenizer of a Hugging Face folder as GGUF's keys; see `vocabulary.py` for the other direction.
+
+A tokenizer whose pipeline GGUF cannot name is refused: a reader of the file would cut text in other places.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gguf.constants import TokenType
+
+from trine.model.gguf.splits import split_name
+from trine.model.gguf.vocabulary import SENTENCEPIECE_NORMALIZER, filler, merges_of_scores
+from trine.runtime.errors import TrineError
+from trine.tokenizer.tokenizer import Tokenizer
+
+_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_OTHER_ENDS = ("eot", "eom")
+_WORST_SCORE = -1e9
+
+
+def tokenizer_settings(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
+    """Keys under `tokenizer.` for a model with `rows` embeddings; rows without a token get a filler."""
+    if tokenizer.vocab_size > rows:
+        raise TrineError(f"the tokenizer has {tokenizer.vocab_size} entries, the model only {rows} embeddings")
+    names = {token_id: name for name, token_id in tokenizer.vocabulary.items()}
+    tokens = [names.get(token_id, filler(token_id)) for token_id in range(rows)]
+    kinds = [_kind(tokenizer, names.get(token_id)) for token_id in range(rows)]
+    kind = _byte_level(tokenizer) if tokenizer.spelling.byte_level else _sentencepiece(tokenizer, tokens, kinds)
+    settings = {"ggml.tokens": tokens, "ggml.token_type": kinds, **kind, **_ids(tokenizer)}
+    settings["ggml.add_bos_token"] = tokenizer.bos_id is not None
+    if tokenizer.chat_template is not None:
+        settings["chat_template"] = tokenizer.chat_template
+    return settings
+
+
+def _kind(tokenizer: Tokenizer, name: str | None) -> int:
+    if name is None:
+        return int(TokenType.UNUSED)
+    if name == tokenizer.files.description["model"].get("unk_token"):
+        return int(TokenType.UNKNOWN)
+    if name in tokenizer.special:
+        return int(TokenType.CONTROL)
+    if any(token["content"] == name for token in tokenizer.files.description.get("added_tokens", [])):
+        return int(TokenType.USER_DEFINED)
+    return int(TokenType.BYTE if tokenizer.spelling.is_byte(name) else TokenType.NORMAL)
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids by role: the tokenizer's own, then what else the model's configs end sampling at."""
+    named = tokenizer.files.named_tokens
+    ids = {
+        short: tokenizer.special[named[role]] for role, short in _ROLES.items() if named.get(role) in tokenizer.special
+    }
+    ids["eos"] = tokenizer.end_of_text
+    others = [end for end in tokenizer.stop_ids if end != ids["eos"]]
+    if len(others) > len(_OTHER_ENDS):
+        raise TrineError(f"the model ends at {len(others) + 1} tokens; GGUF has room for {len(_OTHER_ENDS) + 1}")
+    ids |= dict(zip(_OTHER_ENDS, others, strict=False))
+    return {f"ggml.{role}_token_id": token_id for role, token_id in ids.items()}
+
+
+def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
+    name = split_name(tokenizer.files.description)
+    if name is None:
+        raise TrineError(f"{tokenizer.files.place}: GGUF has no name for this pre-tokeniser; export to hf instead")
+    return {"ggml.model": "gpt2", "ggml.pre": name, "ggml.merges": [" ".join(pair) for pair in _merges(tokenizer)]}
+
+
+def _sentencepiece(tokenizer: Tokenizer, tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, Any]:
+    """Scores that give the merges again: an entry's is minus the rank of its first merge."""
+    merges, ranks = _merges(tokenizer), dict[str, int]()
+    for left, right in merges:
+        ranks.setdefault(left + right, len(ranks))
+    scores = [float(-ranks[token]) if token in ranks else _WORST_SCORE for token in tokens]
+    pieces = {tokens[token_id]: token_id for token_id, kind in enumerate(kinds) if kind == TokenType.NORMAL}
+    again = merges_of_scores(pieces, scores)
+    order = [ranks[left + right] for left, right in merges]
+    description = tokenizer.files.description
+    plain = description.get("normalizer") == SENTENCEPIECE_NORMALIZER and not description.get("pre_tokenizer")
+    # Of one product any order of its merges will do: readers differ in it, and it hardly ever matters.
+    if not plain or order != sorted(order) or sorted(again) != sorted(merges):
+        raise TrineError(
+            f"{tokenizer.files.place}: GGUF cannot say how this tokenizer joins pieces; export to hf instead"
+        )
+    return {"ggml.model": "llama", "ggml.pre": "default", "ggml.scores": scores, "ggml.add_space_prefix": True}
+
+
+def _merges(tokenizer: Tokenizer) -> list[list[str]]:
+    """A merge is written `"a b"` or `["a", "b"]`."""
+    merges = tokenizer.files.description["model"]["merges"]
+    return [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]

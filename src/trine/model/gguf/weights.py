@@ -1,0 +1,122 @@
+"""GGUF's tensors under Hugging Face names and in Hugging Face layout, and back.
+
+Two things differ beside the names. GPT-2's matrices are [in, out] in a Hugging Face folder and [out, in] in GGUF. And
+llama.cpp turns neighbouring pairs of a Llama head's dimensions where Hugging Face turns its two halves, so the rows
+of q and k stand in another order (ggml-org/llama.cpp, `LlamaModel.permute`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import quant_shape_to_byte_shape, quantize
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trine.model.gguf.container import Container
+from trine.model.gguf.tables import ROPE_FACTORS, SMALL_NAMES, Architecture
+from trine.model.weight_files import StoredDtype
+from trine.runtime.errors import TrineError
+
+GgufDtype = Literal["float32", "float16", "bfloat16", "q8_0"]
+TYPES: dict[GgufDtype, GGMLQuantizationType] = {
+    "float32": GGMLQuantizationType.F32,
+    "float16": GGMLQuantizationType.F16,
+    "bfloat16": GGMLQuantizationType.BF16,
+    "q8_0": GGMLQuantizationType.Q8_0,
+}
+_Q8_BLOCK = 32
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+# The dtype a Hugging Face folder keeps the numbers of a file in without losing any; what is quantised needs fp32.
+_KEPT_AS: dict[GGMLQuantizationType, StoredDtype] = {
+    GGMLQuantizationType.F16: "float16",
+    GGMLQuantizationType.BF16: "bfloat16",
+}
+
+
+def read_weights(container: Container, table: Architecture, heads: dict[str, int], layers: int) -> dict[str, Tensor]:
+    """Every tensor as fp32 under its Hugging Face name. `heads` counts the heads of `attn_q` and `attn_k`."""
+    names = table.names(layers)
+    unknown = container.tensors.keys() - names.keys() - {ROPE_FACTORS}
+    if unknown:
+        container.refuse(f"tensors {sorted(unknown)[:5]}", "have no place in the model")
+    weights = {}
+    for theirs, info in container.tensors.items():
+        if theirs == ROPE_FACTORS:
+            continue
+        tensor = torch.from_numpy(container.read(theirs))
+        if theirs.endswith(table.transposed) and tensor.dim() == 2:
+            tensor = tensor.T.contiguous()
+        elif theirs.endswith(table.interleaved):
+            count = heads[_part(theirs)]
+            if info.shape[0] % (2 * count):
+                container.refuse(f"tensor {theirs}", f"has {info.shape[0]} rows, no multiple of {count} heads")
+            tensor = pairs_to_halves(tensor, count)
+        weights[names[theirs]] = tensor
+    return weights
+
+
+def stored_dtype(container: Container) -> StoredDtype:
+    """The torch dtype that keeps every matrix of the file exactly."""
+    kinds = {info.type for info in container.tensors.values() if len(info.shape) > 1}
+    return _KEPT_AS.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
+
+
+def gguf_weights(
+    weights: dict[str, Tensor], table: Architecture, heads: dict[str, int], layers: int
+) -> Iterator[tuple[str, Tensor]]:
+    """(GGUF name, fp32 tensor in GGUF's layout) of Hugging Face weights, in the table's order."""
+    for theirs, ours in table.names(layers).items():
+        if ours not in weights:
+            continue
+        tensor = weights[ours].detach().cpu().float()
+        if theirs.endswith(table.transposed):
+            tensor = tensor.T
+        elif theirs.endswith(table.interleaved):
+            tensor = halves_to_pairs(tensor, heads[_part(theirs)])
+        yield theirs, tensor.contiguous()
+
+
+def pairs_to_halves(tensor: Tensor, heads: int) -> Tensor:
+    """Rows [heads * d, ...] from neighbouring pairs (0, d/2, 1, d/2 + 1, ...) to two halves."""
+    rows = tensor.shape[0] // heads // 2
+    return tensor.view(heads, rows, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def halves_to_pairs(tensor: Tensor, heads: int) -> Tensor:
+    """The inverse of `pairs_to_halves`."""
+    rows = tensor.shape[0] // heads // 2
+    return tensor.view(heads, 2, rows, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def stored_type(name: str, shape: tuple[int, ...], dtype: GgufDtype) -> GGMLQuantizationType:
+    """What a tensor is stored as: vectors and a few others in fp32, rows that Q8_0 cannot block in fp16."""
+    if len(shape) < 2 or name.startswith(SMALL_NAMES):
+        return GGMLQuantizationType.F32
+    if dtype == "q8_0" and shape[-1] % _Q8_BLOCK:
+        return GGMLQuantizationType.F16
+    return TYPES[dtype]
+
+
+def stored_shape(shape: tuple[int, ...], kind: GGMLQuantizationType) -> tuple[int, ...]:
+    """The shape in bytes."""
+    return tuple(quant_shape_to_byte_shape(shape, kind))
+
+
+def stored(name: str, tensor: Tensor, kind: GGMLQuantizationType) -> NDArray[np.uint8]:
+    """The bytes of `tensor`; a `TrineError` when fp16 cannot hold a value of it."""
+    if kind == GGMLQuantizationType.F16 and float(tensor.abs().max()) > _LARGEST_FLOAT16:
+        raise TrineError(f"tensor {name} holds values beyond float16's {_LARGEST_FLOAT16:.0f}; choose --dtype bfloat16")
+    return np.ascontiguousarray(quantize(tensor.numpy(), kind)).view(np.uint8)
+
+
+def _part(name: str) -> str:
+    return name.split(".")[-2]
+
+
+def attention_heads(config: dict[str, Any]) -> dict[str, int]:
+    """How many heads `attn_q` and `attn_k` of a config.json's model have; GPT-2 has them in one matrix."""
+    keys = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    return {part: config[key] for part, key in keys.items() if key in config}

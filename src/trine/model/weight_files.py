@@ -1,0 +1,132 @@
+"""The tensors of a model folder: one `model.safetensors`, or shards with `model.safetensors.index.json`.
+
+Headers are checked when a folder is opened (`safetensors_header.py`); a tensor's bytes are read when it is asked for,
+so reading a model takes little more memory than the model. Pickled `pytorch_model.bin` files are never opened.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trine.model.json_object import read_json_object
+from trine.model.safetensors_header import TensorPlace, read_header
+from trine.runtime.errors import TrineError
+from trine.runtime.files import disk_errors, write_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LARGEST_SHARD = 5_000_000_000
+StoredDtype = Literal["float32", "bfloat16", "float16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class WeightFiles(Mapping[str, Tensor]):
+    """Tensor names -> tensors, read anew from the disk as fp32 at every access."""
+
+    def __init__(self, places: dict[str, TensorPlace]) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.places[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, name: object) -> bool:  # the one of Mapping would read the tensor
+        return name in self.places
+
+
+def open_weights(folder: Path) -> WeightFiles:
+    """The weights in `folder`, nothing but headers read yet.
+
+    Raises `TrineError` naming the file, and the tensor, where one is missing, damaged or contradicts the index.
+    """
+    folder = Path(folder)
+    if (folder / SINGLE).exists():
+        return WeightFiles(read_header(folder / SINGLE))
+    if (folder / INDEX).exists():
+        return WeightFiles(_read_shards(folder))
+    pickled = [path.name for path in sorted(folder.glob("pytorch_model*.bin"))]
+    if pickled:
+        raise TrineError(
+            f"{folder} holds its weights as {pickled[0]}, a pickle, which can run any code and is never opened here; "
+            "take the model as safetensors, or convert it with save_pretrained of transformers where you trust it"
+        )
+    raise TrineError(f"{folder / SINGLE} does not exist, nor does {INDEX}; a model folder has one of them")
+
+
+def _read_shards(folder: Path) -> dict[str, TensorPlace]:
+    index = folder / INDEX
+    files = _weight_map(index)
+    shards = sorted(set(files.values()))
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing:
+        raise TrineError(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}")
+    headers = {shard: read_header(folder / shard) for shard in shards}
+    for name, shard in files.items():
+        if name not in headers[shard]:
+            raise TrineError(f"{index} says that tensor {name} is in {shard}, which does not hold it")
+    return {name: headers[shard][name] for name, shard in files.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    files = read_json_object(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise TrineError(f"{index} has no weight_map of tensor names to file names")
+    for name, file in files.items():
+        if not _is_plain_file_name(file):
+            raise TrineError(
+                f"{index} puts tensor {name} into {file!r}; only .safetensors files beside it may be named"
+            )
+    return files
+
+
+def _is_plain_file_name(file: Any) -> bool:
+    return isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\:\0")
+
+
+def write_weights(folder: Path, weights: dict[str, Tensor], dtype: StoredDtype, max_shard_bytes: int) -> None:
+    """Write `weights` into an existing `folder` in place of any that are there, in shards where they are larger.
+
+    Raises `TrineError` naming the tensor where a value is too large for `dtype`, or the path where the disk refuses.
+    """
+    shards = _share_out(weights, _DTYPES[dtype].itemsize, max_shard_bytes)
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else [SINGLE]
+    with disk_errors(folder):
+        for old in (SINGLE, INDEX, *(path.name for path in folder.glob("model-*-of-*.safetensors"))):
+            (folder / old).unlink(missing_ok=True)
+        for file, shard in zip(names, shards, strict=True):
+            tensors = {name: _stored(name, weights[name], dtype) for name in shard}
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        files = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(tensor.numel() for tensor in weights.values()) * _DTYPES[dtype].itemsize
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def _share_out(weights: dict[str, Tensor], bytes_per_value: int, max_shard_bytes: int) -> list[list[str]]:
+    """Names in order, a new shard where the next tensor would not fit; a tensor is never cut."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in weights.items():
+        size = tensor.numel() * bytes_per_value
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _stored(name: str, tensor: Tensor, dtype: StoredDtype) -> Tensor:
+    stored = tensor.detach().cpu().to(_DTYPES[dtype]).contiguous()
+    if dtype != "float32" and not torch.equal(stored.isfinite(), tensor.detach().cpu().isfinite()):
+        raise TrineError(f"tensor {name} has values too large for {dtype}; store the model as float32")
+    return stored

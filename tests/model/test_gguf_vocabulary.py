@@ -1,0 +1,170 @@
+"""Other makers' tokenizers in GGUF: named splits and SentencePiece scores, read and written."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from gguf import GGUFWriter, TokenType
+from transformers import AutoTokenizer
+
+from tests.model.test_gguf import shape
+from tests.tiny import tiny_model
+from tests.tokenizer.imported import FAMILIES, llama2, llama3, qwen3, smollm2
+from trine.model.gguf.container import Container, read_container
+from trine.model.gguf.reading import read_gguf
+from trine.model.gguf.splits import SPLITS, split_name
+from trine.model.gguf.vocabulary import read_tokenizer
+from trine.model.gguf.writing import write_gguf
+from trine.runtime.errors import TrineError
+from trine.tokenizer.files import CONFIG, PIPELINE, TokenizerFiles
+from trine.tokenizer.tokenizer import Tokenizer
+
+TEXTS = (
+    "Hello world", "  leading", "it's 1234 and 12.5, we'LL DON'T", "a  1", "tabs\t\tx\n\n\n  y \r\n z", "ends  ",
+    "naïve café 日本語 🎉 \u00a0 x", "  1 2  3", "...!!! $$ <=> ^~|`", "½ ² Ⅷ 12345678", "<|im_end|><s></s><think>", "",
+)  # fmt: skip
+BYTE_LEVEL = [name for name in FAMILIES if name not in ("llama2", "tinyllama")]
+
+
+def through_gguf(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    model = tiny_model(replace(shape("llama"), vocab_size=tokenizer.vocab_size))
+    write_gguf(model, tokenizer, path, "float16", "tiny")
+    return Tokenizer(read_gguf(path).tokenizer)
+
+
+# Byte-level vocabularies
+
+
+@pytest.mark.parametrize("family", BYTE_LEVEL)
+def test_other_makers_tokenizers_come_back_with_the_same_ids(family: str, tmp_path: Path) -> None:
+    before = Tokenizer.load(FAMILIES[family](tmp_path / family))
+    after = through_gguf(before, tmp_path / "model.gguf")
+    for text in TEXTS:
+        assert after.encode(text) == before.encode(text)
+        assert after.decode(before.encode(text)) == before.decode(before.encode(text))
+    assert (after.special, after.vocabulary) == (before.special, before.vocabulary)
+    assert (after.bos_id, after.end_of_text, after.pad) == (before.bos_id, before.end_of_text, before.pad)
+    assert (set(after.stop_ids), after.chat_template) == (set(before.stop_ids), before.chat_template)
+
+
+@pytest.mark.parametrize(("family", "name"), [(smollm2, "smollm"), (llama3, "llama-bpe"), (qwen3, "qwen2")], ids=str)
+def test_the_split_is_written_by_the_name_llama_cpp_knows_it_by(
+    family: Callable[[Path], Path], name: str, tmp_path: Path
+) -> None:
+    through_gguf(Tokenizer.load(family(tmp_path / "folder")), tmp_path / "model.gguf")
+    assert read_container(tmp_path / "model.gguf").metadata["tokenizer.ggml.pre"] == name
+
+
+def test_every_split_has_a_name_that_means_it() -> None:
+    for name, split in SPLITS.items():
+        described = {"pre_tokenizer": split.pre_tokenizer, "normalizer": split.normalizer}
+        found = split_name({**described, "model": {"ignore_merges": split.whole_first}})
+        assert found is not None
+        assert SPLITS[found] == split, name
+
+
+def test_control_tokens_are_special_and_user_defined_ones_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    tokenizer = Tokenizer.load(qwen3(tmp_path / "qwen3"))
+    after = through_gguf(tokenizer, path)
+    metadata = read_container(path).metadata
+    kinds = dict(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"], strict=True))
+    assert (kinds["<|im_end|>"], kinds["<think>"], kinds["a"]) == (
+        TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.NORMAL,
+    )  # fmt: skip
+    assert after.encode("<think>") == [tokenizer.vocabulary["<think>"]]
+    assert tokenizer.vocabulary["<|im_end|>"] not in after.encode("<|im_end|>")
+
+
+def test_a_pre_tokeniser_without_a_name_is_refused(tmp_path: Path) -> None:
+    folder = smollm2(tmp_path / "folder")
+    described = json.loads((folder / PIPELINE).read_text())
+    described["pre_tokenizer"] = {"type": "Whitespace"}
+    (folder / PIPELINE).write_text(json.dumps(described))
+    with pytest.raises(TrineError, match="GGUF has no name for this pre-tokeniser; export to hf instead"):
+        through_gguf(Tokenizer.load(folder), tmp_path / "model.gguf")
+
+
+# SentencePiece
+
+SPECIAL = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+PIECES = ["▁", *"adehilnorstuwHŕ.,!12<>", "he", "in", "▁w", "or", "th", "▁t", "ll", "▁the", "lo", "an", "▁an", "▁world",
+          "rld", "hello", "hell", "▁hello", "wo", "ld", "▁▁", "s>", "12"]  # fmt: skip
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A file with a small SentencePiece vocabulary and nothing else: a better score for an earlier piece."""
+    tokens = [*SPECIAL, *BYTES, *PIECES]
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    kinds += [TokenType.BYTE] * len(BYTES) + [TokenType.NORMAL] * len(PIECES)
+    path = tmp_path / "model.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_scores([0.0] * (len(tokens) - len(PIECES)) + [-float(rank) for rank in range(len(PIECES))])
+    writer.add_eos_token_id(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def vocabulary_of(path: Path) -> Tokenizer:
+    container = read_container(path)
+    return Tokenizer(read_tokenizer(container, len(container.metadata["tokenizer.ggml.tokens"]), context=128)[0])
+
+
+def test_sentencepiece_joins_the_neighbours_of_the_best_score(scored: Path) -> None:
+    tokenizer = vocabulary_of(scored)
+    names = {token_id: name for name, token_id in tokenizer.vocabulary.items()}
+    assert [names[token_id] for token_id in tokenizer.encode("the hello")] == ["▁the", "▁hello"]
+    assert [names[token_id] for token_id in tokenizer.encode("  é")] == ["▁▁", "▁", "<0xC3>", "<0xA9>"]
+    assert [names[token_id] for token_id in tokenizer.encode("<s>")] == ["▁", "<", "s>"]
+    assert (tokenizer.bos_id, tokenizer.end_of_text) == (1, 2)
+
+
+def test_sentencepiece_is_read_as_transformers_reads_it(scored: Path) -> None:
+    """But for a space before the text, where `transformers` 5 puts no second one and SentencePiece does."""
+    tokenizer, stock = vocabulary_of(scored), AutoTokenizer.from_pretrained(scored.parent, gguf_file=scored.name)
+    for text in ("the world", "hello, hello!", "an 12 and 112", "naïve 日本", "in  the\nworld  ", "thell or"):
+        assert tokenizer.encode(text) == stock(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_sentencepiece_comes_back_from_the_file_it_is_written_to(scored: Path, tmp_path: Path) -> None:
+    before = vocabulary_of(scored)
+    after = through_gguf(before, tmp_path / "again.gguf")
+    for text in (*TEXTS, "the world", "hello, hello!", "thell or"):
+        assert after.encode(text) == before.encode(text)
+        assert after.decode(before.encode(text)) == before.decode(before.encode(text))
+    assert (after.bos_id, after.end_of_text, after.special) == (before.bos_id, before.end_of_text, before.special)
+
+
+def test_merges_that_no_scores_give_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrineError, match="GGUF cannot say how this tokenizer joins pieces; export to hf instead"):
+        through_gguf(Tokenizer.load(llama2(tmp_path / "llama2")), tmp_path / "model.gguf")
+
+
+def test_a_file_that_says_so_puts_no_space_before_a_text(scored: Path) -> None:
+    files = read_tokenizer(edited(scored, add_space_prefix=False), len(SPECIAL + BYTES + PIECES), 128)[0]
+    tokenizer = Tokenizer(files)
+    assert tokenizer.decode(tokenizer.encode("the world")) == "the world"
+    assert tokenizer.vocabulary["▁the"] not in tokenizer.encode("the world")
+
+
+def test_texts_begin_with_bos_where_the_file_says_so_or_says_nothing(scored: Path) -> None:
+    for changes, expected in (({}, 1), ({"add_bos_token": True}, 1), ({"add_bos_token": False}, None)):
+        files: TokenizerFiles = read_tokenizer(edited(scored, **changes), len(SPECIAL + BYTES + PIECES), 128)[0]
+        assert Tokenizer(files).bos_id == expected
+        assert json.loads(files.texts[CONFIG])["add_bos_token"] == (expected is not None)
+
+
+def edited(path: Path, **flags: bool) -> Container:
+    container = read_container(path)
+    return replace(container, metadata=container.metadata | {f"tokenizer.ggml.{key}": flags[key] for key in flags})
