@@ -5,7 +5,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -78,9 +78,10 @@ def _shown(field: FieldInfo) -> str:
 
 
 def _value(name: str, text: str, field: FieldInfo) -> Any:
-    """An option's text as YAML; text fields are taken as they stand."""
-    if field.annotation in (str, Path):
-        return text
+    """An option's text as YAML; text fields are taken as they stand, but for null."""
+    kinds = {kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)}
+    if kinds <= {str, Path}:
+        return None if text == "null" and not field.is_required() else text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

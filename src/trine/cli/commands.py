@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from trine.config.registry import STAGES
-from trine.config.use import ChatConfig, GenerateConfig, QuickstartConfig, ReportConfig, RunConfig
+from trine.config.use import (
+    ChatConfig,
+    ExportConfig,
+    GenerateConfig,
+    ImportConfig,
+    QuickstartConfig,
+    ReportConfig,
+    RunConfig,
+)
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
@@ -68,20 +76,9 @@ def report(config: ReportConfig) -> None:
 
 
 def generate(config: GenerateConfig) -> None:
-    from trine.engine.engine import Engine
-    from trine.engine.sampling import Sampling
-    from trine.records import Message
-    from trine.stages.opening import open_hardware, open_model
-    from trine.tokenizer.chat_format import ChatFormat
+    from trine.cli.generate import write
 
-    model, tokenizer = open_model(config.model, open_hardware(config.hardware))
-    chat = ChatFormat(tokenizer)
-    text = sys.stdin.read() if config.prompt == "-" else config.prompt
-    ids = chat.prompt_ids((Message("user", text),)) if config.chat else tokenizer.encode(text)
-    sampling = Sampling(config.max_new_tokens, config.temperature, config.seed, eos_ids=chat.end_ids)
-    rollouts = Engine(model).generate([ids] * config.samples, sampling)
-    for rollout in rollouts:
-        sys.stdout.write(("" if config.chat else text) + tokenizer.decode(rollout.response_ids) + "\n")
+    write(config)
 
 
 def chat(config: ChatConfig) -> None:
@@ -90,10 +87,24 @@ def chat(config: ChatConfig) -> None:
     talk(config)
 
 
+def import_model(config: ImportConfig) -> None:
+    from trine.cli.exchange import import_model as bring_in
+
+    bring_in(config)
+
+
+def export_model(config: ExportConfig) -> None:
+    from trine.cli.exchange import export_model as write_out
+
+    write_out(config)
+
+
 _COMMANDS: dict[str, Callable[[Any], None]] = {
     "quickstart": quickstart,
     "run": run_recipe,
     "report": report,
     "generate": generate,
     "chat": chat,
+    "import": import_model,
+    "export": export_model,
 }

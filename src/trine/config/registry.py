@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("trine.config.use", "ReportConfig", "draw the report of a run"),
     "generate": ("trine.config.use", "GenerateConfig", "write with a model"),
     "chat": ("trine.config.use", "ChatConfig", "talk with a model in the terminal"),
+    "import": ("trine.config.use", "ImportConfig", "bring a model in from a folder, a GGUF file or the hub"),
+    "export": ("trine.config.use", "ExportConfig", "write a model for transformers or llama.cpp"),
 }
 
 

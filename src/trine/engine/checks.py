@@ -45,7 +45,6 @@ def check_sampling(sampling: Sampling, config: ModelConfig, *, has_tokenizer: bo
         raise TrineError(
             f"top_log_probs={sampling.top_log_probs} is more than the {config.vocab_size} tokens there are"
         )
-    if (sampling.stop_strings or sampling.constraint) and not has_tokenizer:
-        raise TrineError(
-            "stop_strings and constraints need the engine's tokenizer; make it with Engine(model, tokenizer=...)"
-        )
+    for name in ("stop_strings", "constraint"):
+        if getattr(sampling, name) and not has_tokenizer:
+            raise TrineError(f"{name}: this needs the engine's tokenizer; make it with Engine(model, tokenizer=...)")

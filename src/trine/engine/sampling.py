@@ -5,6 +5,7 @@ One uniform number per row, drawn from (row seed, position) alone, is looked up 
 """
 
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Literal
 
 import torch
@@ -52,11 +53,17 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, sound, hint in (
             ("max_new_tokens", self.max_new_tokens >= 1, "asks for nothing; give at least 1"),
-            ("temperature", self.temperature >= 0, "is negative; 0 is greedy, 1 samples the model as it is"),
+            (
+                "temperature",
+                0 <= self.temperature < inf,
+                "is not in [0, inf); 0 is greedy, 1 samples the model as it is",
+            ),
             ("top_k", self.top_k >= 0, "is negative; 0 keeps all tokens"),
             ("top_p", 0 < self.top_p <= 1, "is not in (0, 1]; 1 keeps all tokens"),
             ("min_p", 0 <= self.min_p <= 1, "is not in [0, 1]; 0 keeps all tokens"),
-            ("repetition_penalty", self.repetition_penalty > 0, "is not positive; 1 changes nothing"),
+            ("repetition_penalty", 0 < self.repetition_penalty < inf, "is not in (0, inf); 1 changes nothing"),
+            ("frequency_penalty", isfinite(self.frequency_penalty), "is no number; 0 changes nothing"),
+            ("presence_penalty", isfinite(self.presence_penalty), "is no number; 0 changes nothing"),
             ("top_log_probs", self.top_log_probs >= 0, "is negative; 0 reports none"),
             ("stop_strings", all(self.stop_strings), "holds an empty string, which would stop everything"),
         ):

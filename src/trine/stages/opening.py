@@ -1,37 +1,67 @@
-"""What stages open: models and tokenizers from the folders other stages wrote."""
+"""What stages and commands open: models and tokenizers, wherever the model that a person names lies (`finding.py`)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from trine.config.base import HardwareConfig
 from trine.model.folder import load_model, load_score_model
+from trine.model.generation_config import GenerationDefaults, read_generation_defaults
+from trine.model.gguf.reading import read_gguf
 from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
+from trine.model.weight_files import StoredDtype, open_weights
 from trine.runtime.device import Hardware, choose_hardware
-from trine.runtime.errors import TrineError
+from trine.stages.finding import find_model
 from trine.tokenizer.tokenizer import Tokenizer
+
+_DTYPES: dict[str, StoredDtype] = {"BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A language model with what its makers say about generating with it.
+
+    `dtype` is what they were stored in, or fp32 for what was quantised; in memory weights are always fp32.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    generation: GenerationDefaults
+    dtype: StoredDtype
 
 
 def open_hardware(config: HardwareConfig) -> Hardware:
     return choose_hardware(config.device, config.precision, config.threads)
 
 
-def model_folder(path: Path) -> Path:
-    """The folder with config.json: `path` itself, or the `model` or `policy` inside a run folder."""
-    for candidate in (path, path / "model", path / "policy"):
-        if (candidate / "config.json").exists():
-            return candidate
-    raise TrineError(
-        f"{path} holds no model (no config.json there, nor in model/ or policy/); name a run or model folder"
-    )
+def model_folder(name: Path | str) -> Path:
+    """The folder with config.json, or the .gguf file, of the model called `name`; see `find_model`."""
+    return find_model(name)
 
 
-def open_model(path: Path, hardware: Hardware) -> tuple[Transformer, Tokenizer]:
+def open_language_model(name: Path | str, hardware: Hardware) -> OpenedModel:
+    """The language model called `name`: a run or model folder, a .gguf file, `smollm2`, or owner/name of the hub."""
+    place = find_model(name)
+    if place.is_file():
+        parts = read_gguf(place)
+        model = parts.model(hardware.compute_dtype, hardware.device)
+        return OpenedModel(model, Tokenizer(parts.tokenizer), parts.generation, parts.dtype)
+    model = load_model(place, hardware.compute_dtype, hardware.device)
+    return OpenedModel(model, Tokenizer.load(place), read_generation_defaults(place), _stored_dtype(place))
+
+
+def open_model(name: Path | str, hardware: Hardware) -> tuple[Transformer, Tokenizer]:
     """A language model and its tokenizer."""
-    folder = model_folder(path)
-    return load_model(folder, hardware.compute_dtype, hardware.device), Tokenizer.load(folder)
+    opened = open_language_model(name, hardware)
+    return opened.model, opened.tokenizer
 
 
-def open_score_model(path: Path, hardware: Hardware) -> tuple[ScoreModel, Tokenizer]:
+def open_score_model(name: Path | str, hardware: Hardware) -> tuple[ScoreModel, Tokenizer]:
     """A reward model and its tokenizer."""
-    folder = model_folder(path)
+    folder = find_model(name)
     return load_score_model(folder, hardware.compute_dtype, hardware.device), Tokenizer.load(folder)
+
+
+def _stored_dtype(folder: Path) -> StoredDtype:
+    kinds = {place.dtype for place in open_weights(folder).places.values()}
+    return _DTYPES.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"

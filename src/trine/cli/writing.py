@@ -1,0 +1,76 @@
+"""What `generate` and `chat` share: opening a model for writing, and its sampling settings.
+
+A setting that is not given is what the model's makers suggest (generation_config.json), else Trine's own default.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from trine.config.use import GenerateConfig, WritingConfig
+from trine.engine.answer_text import AnswerText
+from trine.engine.engine import Engine
+from trine.engine.sampling import Constraint, Sampling
+from trine.model.generation_config import GenerationDefaults
+from trine.runtime.errors import TrineError
+from trine.stages.opening import OpenedModel, open_hardware, open_language_model
+from trine.tokenizer.text_stream import TextStream
+
+DEFAULT_TEMPERATURE = 0.8
+Number = TypeVar("Number", int, float)
+
+
+class Writer:
+    """A model with its engine."""
+
+    def __init__(self, config: WritingConfig, *, rows: int) -> None:
+        self.config = config
+        self.opened: OpenedModel = open_language_model(config.model, open_hardware(config.hardware))
+        self.tokenizer = self.opened.tokenizer
+        self.context = self.opened.model.config.context
+        self.engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
+
+    def sampling(self, eos_ids: Sequence[int], seed: int, budget: int) -> Sampling:
+        """The settings of one request."""
+        config, suggested = self.config, self.opened.generation
+        return Sampling(
+            max_new_tokens=budget,
+            temperature=_temperature(config.temperature, suggested),
+            seed=seed,
+            eos_ids=tuple(dict.fromkeys((*eos_ids, *suggested.eos_token_ids))),
+            stop_strings=config.stop_strings,
+            top_k=_first(config.top_k, suggested.top_k, 0),
+            top_p=_first(config.top_p, suggested.top_p, 1.0),
+            min_p=_first(config.min_p, suggested.min_p, 0.0),
+            repetition_penalty=_first(config.repetition_penalty, suggested.repetition_penalty, 1.0),
+            constraint=_constraint(config) if isinstance(config, GenerateConfig) else None,
+        )
+
+    def pieces(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> Iterator[str]:
+        """One answer's text as it is written."""
+        answer = AnswerText(stream, self.config.stop_strings)
+        for new_ids in self.engine.stream(ids, sampling):
+            yield answer.push(new_ids)
+        yield answer.finish()
+
+    def text(self, ids: Sequence[int], stream: TextStream) -> str:
+        """A whole answer's text, up to its stop string."""
+        answer = AnswerText(stream, self.config.stop_strings)
+        return answer.push(ids) + answer.finish()
+
+
+def _temperature(given: float | None, suggested: GenerationDefaults) -> float:
+    if given is None and suggested.do_sample is False:
+        return 0.0
+    return _first(given, suggested.temperature, DEFAULT_TEMPERATURE)
+
+
+def _first(given: Number | None, suggested: Number | None, otherwise: Number) -> Number:
+    return next(value for value in (given, suggested, otherwise) if value is not None)
+
+
+def _constraint(config: GenerateConfig) -> Constraint | None:
+    if config.json_schema is not None and config.regex is not None:
+        raise TrineError("json_schema and regex are both given; an answer can have one form only")
+    if config.json_schema is not None:
+        return Constraint("json_schema", config.json_schema)
+    return None if config.regex is None else Constraint("regex", config.regex)
