@@ -58,7 +58,7 @@ def test_folders_are_given_one_or_several() -> None:
 
 def test_text_is_taken_as_it_stands() -> None:
     config, _ = parse("generate", GenerateConfig, ["model", "--prompt", "{a: 1} # yes"])
-    assert (config.prompt, config.model) == ("{a: 1} # yes", Path("model"))
+    assert (config.prompt, config.model) == ("{a: 1} # yes", "model")
     assert parse("run", RunConfig, ["quickstart", "--out", "1.0"])[0].out == Path("1.0")
 
 

@@ -56,9 +56,7 @@ def cache_of(config: ModelConfig, pages: int, item: int = 4) -> int:
     return pages * 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item
 
 
-def watch_forward(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, watch: Callable[[Sequence[Run]], None]
-) -> None:
+def watch_forward(engine: Engine, monkeypatch: pytest.MonkeyPatch, watch: Callable[[Sequence[Run]], None]) -> None:
     """`watch` sees what the runner is given to read before it reads it."""
     forward = engine.runner.forward
 

@@ -23,10 +23,10 @@ def write(config: GenerateConfig) -> None:
         streams = [TextStream(tokenizer, skip="") for _ in range(config.samples)]
     sampling = writer.sampling(ends, config.seed, config.max_new_tokens)
     if config.samples == 1:
-        sys.stdout.write(opening)
         for piece in writer.pieces(ids, sampling, streams[0]):
-            sys.stdout.write(piece)
+            sys.stdout.write(opening + piece)
             sys.stdout.flush()
+            opening = ""
         sys.stdout.write("\n")
         return
     for rollout, stream in zip(writer.engine.generate([ids] * config.samples, sampling), streams, strict=True):

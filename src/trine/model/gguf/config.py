@@ -5,6 +5,7 @@ Whatever under the architecture's own prefix would change the numbers and is not
 decimal that means the same, which is what the writer of the file had (1e-05, not 9.999999747378752e-06).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _refuse_unknown(container: Container, name: str, table: Architecture, settin
     for key, value in settings.items():
         if key in table.keys:
             whole = not key.endswith(("epsilon", "freq_base"))
-            if type(value) is not (int if whole else float) or not value > 0:
+            if type(value) is not (int if whole else float) or not 0 < value < math.inf:
                 container.refuse(f"{name}.{key}", f"is {value!r}, not a positive {'whole ' if whole else ''}number")
         elif key in _NEUTRAL and value != _NEUTRAL[key]:
             container.refuse(f"{name}.{key}", f"is {value!r}, which Trine does not support, only {_NEUTRAL[key]!r}")

@@ -20,6 +20,7 @@ from trine.runtime.errors import TrineError
 
 _PUBLISHED = (1.0, 4.0, 8192)
 """Llama 3's low and high frequency factors and old context."""
+_NO_FIT = (1.0, 0.0, 0)
 _TOLERANCE = 1e-4
 
 
@@ -99,11 +100,13 @@ def _fitted(factors: NDArray[np.float32], head_dim: int, theta: float) -> tuple[
     """(1, h, o) from the line that s follows over 1 / w: its slope is o / (h - l), its offset -l / (h - l)."""
     factor = float(factors.max())
     between = (factors > 1 + _TOLERANCE) & (factors < factor * (1 - _TOLERANCE))
-    if between.sum() < 2:
-        return 1.0, 0.0, 0
     share = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
-    slope, offset = np.polyfit(1 / _wavelengths(head_dim, theta)[between], share, 1)
-    if not (slope > 0 > offset):
-        return 1.0, 0.0, 0
-    high = round(1 - 1 / offset, 3)
-    return 1.0, float(high), round(slope * (high - 1))
+    turns = 1 / _wavelengths(head_dim, theta)[between]
+    if len(turns) < 2 or turns[0] == turns[-1]:
+        return _NO_FIT
+    slope = (share[0] - share[-1]) / (turns[0] - turns[-1])
+    offset = share[0] - slope * turns[0]
+    if not (0 < slope < np.inf and -np.inf < offset < 0):
+        return _NO_FIT
+    high = round(float(1 - 1 / offset), 3)
+    return 1.0, high, round(float(slope) * (high - 1))
