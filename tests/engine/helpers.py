@@ -51,6 +51,10 @@ def finish(engine: Engine, requests: Sequence[Request], most_steps: int = 2000) 
     raise AssertionError(f"not done after {most_steps} steps")
 
 
+def all_is_given_back(engine: Engine) -> bool:
+    return engine.pool.available == engine.pool.pages
+
+
 def cache_of(config: ModelConfig, pages: int, item: int = 4) -> int:
     """The bytes that `pages` pages take."""
     return pages * 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item

@@ -18,7 +18,7 @@ from trine.model.folder import save_model
 from trine.model.gguf.writing import write_gguf
 from trine.runtime.errors import TrineError
 from trine.stages.finding import find_model, is_hub_name, packaged_smollm2
-from trine.stages.opening import model_folder, open_hardware, open_language_model, open_model
+from trine.stages.opening import open_hardware, open_language_model, open_model
 
 PLAIN_CPU = HardwareConfig(device="cpu", precision="fp32", threads=1)
 
@@ -48,7 +48,7 @@ def test_a_run_folder_gives_the_model_inside_it(folder: Path, tmp_path: Path) ->
         run = tmp_path / f"run-{inner}"
         run.mkdir()
         folder.rename(run / inner)
-        assert model_folder(run) == run / inner
+        assert find_model(run) == run / inner
         (run / inner).rename(folder)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from trine.config.base import (
     Config,
@@ -15,6 +15,15 @@ from trine.config.base import (
     Share,
     StageConfig,
 )
+
+
+def _as_name(value: object) -> object:
+    """A path in its plainest spelling, so that a/b/ and a/b are the same model in a run folder's record."""
+    return str(Path(value)) if isinstance(value, str | Path) else value
+
+
+# Run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub: what `trine chat --model` takes too.
+ModelName = Annotated[str, BeforeValidator(_as_name)]
 
 
 class LoraConfig(Config):
@@ -41,8 +50,8 @@ class LoraConfig(Config):
 class FinetuneConfig(StageConfig):
     """Fine-tune a model on prompts and answers, packed several to a row."""
 
-    model: Path
-    """folder of the model to start from"""
+    model: ModelName
+    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: Path
     """JSONL of {prompt, response}"""
     held_out: Path | None = None
@@ -65,8 +74,8 @@ class FinetuneConfig(StageConfig):
 class CompareConfig(StageConfig):
     """Make comparisons without a labeller: the answer a person wrote against answers the model samples."""
 
-    model: Path
-    """folder of the model that samples"""
+    model: ModelName
+    """what samples: run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: Path
     """JSONL of {prompt, response} to compare on"""
     held_out: Path | None = None
@@ -91,8 +100,8 @@ class CompareConfig(StageConfig):
 class RewardConfig(StageConfig):
     """Train a reward model on comparisons (pairwise ranking loss)."""
 
-    model: Path
-    """folder of the language model to start from"""
+    model: ModelName
+    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     comparisons: Path
     """folder of a compare stage, or a JSONL of {prompt, chosen, rejected}"""
     held_out: Path | None = None
@@ -128,12 +137,12 @@ class KlConfig(Config):
 class PpoConfig(StageConfig):
     """Improve a policy against a reward by PPO, held near a reference by KL."""
 
-    model: Path
-    """folder of the policy to start from, which is also the reference"""
+    model: ModelName
+    """policy to start from, also the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
     prompts: Path
     """JSONL of examples; their prompts are used"""
-    reward: str
-    """folder of a reward stage, or package.module:function taking (prompts, responses) and returning scores"""
+    reward: ModelName
+    """reward run or model folder, owner/name on the hub, or package.module:function taking (prompts, responses) and returning scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
     critic_warmup: NonNegativeInt = 0
@@ -181,15 +190,15 @@ class PpoConfig(StageConfig):
 class EvaluateConfig(StageConfig):
     """Compare a policy before and after PPO on held-out prompts."""
 
-    before: Path
-    """folder of the model PPO started from"""
-    after: Path
-    """folder of the policy PPO made"""
-    base: Path
-    """folder of the pretrained model, for plain completions"""
-    reward: Path
+    before: ModelName
+    """the model PPO started from"""
+    after: ModelName
+    """the policy PPO made"""
+    base: ModelName
+    """the pretrained model, for plain completions"""
+    reward: ModelName
     """reward model the policy learned from"""
-    judge: Path
+    judge: ModelName
     """second, independent reward model"""
     prompts: Path
     """JSONL of held-out examples"""

@@ -24,6 +24,7 @@ from trine.engine.quantization import rounded_to_int8
 from trine.engine.request import Drawn, Request
 from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run, Runner
 from trine.engine.sampling import Sampling
+from trine.engine.speculation import MOST_GUESSED, NgramLookup
 from trine.engine.torch_runner import TorchRunner
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
@@ -36,6 +37,8 @@ DEFAULT_CACHE_BYTES = 4 << 30
 # A call of several steps cannot be cancelled within, and shows its tokens at its end.
 SECONDS_A_CALL = 0.05
 MOST_STEPS = 32
+# Below this, looking for a guess costs more than a token.
+SHORTEST_GUESSED_STEP = 0.002
 
 
 class _Row:
@@ -50,6 +53,14 @@ class _Row:
             draw=DrawState(request.sampling.temperature, request.seed),
             ends=np.array((*request.sampling.eos_ids, *request.sampling.stop_ids), dtype=np.int64),
         )
+        self._lookup = NgramLookup()
+
+    def guess(self, most: int) -> list[int]:
+        """What may come next, from the row's own past."""
+        if self._lookup.length == 0:
+            self._lookup.extend(self.request.prompt_ids)
+        self._lookup.extend(self.request.ids[self._lookup.length - len(self.request.prompt_ids) :])
+        return self._lookup.guess(most)
 
 
 class Engine:
@@ -136,6 +147,10 @@ class Engine:
         """
         shared = isinstance(sampling, Sampling)
         settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        if len(settings) != len(prompts):
+            raise TrineError(
+                f"{len(prompts)} prompts come with {len(settings)} samplings; give one for all, or one each"
+            )
         requests = [
             self._make_request(prompt, setting, number, number if shared else 0)
             for number, (prompt, setting) in enumerate(zip(prompts, settings, strict=True))
@@ -256,7 +271,7 @@ class Engine:
             start = row.decoding.position
             while start < len(prompt):
                 end = min(len(prompt), start + room)
-                batch.append((row, Run(row.decoding.pages, prompt[start:end], start, wanted=end == len(prompt))))
+                batch.append((row, Run(row.decoding.pages, prompt[start:end], start, wanted=int(end == len(prompt)))))
                 room -= end - start
                 start = end
                 if room == 0:
@@ -287,8 +302,11 @@ class Engine:
             for decoding in rows:
                 decoding.position += 1
             return
+        if self._speculates() and self._decode_guessed(self._active[0]):
+            return
         steps = min(row.request.budget for row in self._active)
-        steps = max(1, min(steps, MOST_STEPS, int(SECONDS_A_CALL / self._step_seconds)))
+        most = 1 if self._speculates() else MOST_STEPS
+        steps = max(1, min(steps, most, int(SECONDS_A_CALL / self._step_seconds)))
         began = time.perf_counter()
         all_ids, all_log_probs = self.runner.decode(rows, steps)
         self._step_seconds = max(1e-6, (time.perf_counter() - began) / len(all_ids))
@@ -296,6 +314,30 @@ class Engine:
             for row, token_id, log_prob in zip(self._active, ids, log_probs, strict=True):
                 if not row.request.done:
                     row.request.accept(Drawn(token_id, log_prob), self.tokenizer)
+
+    def _speculates(self) -> bool:
+        """One row alone, on the runner whose numbers do not depend on how many tokens are read at once."""
+        return self.native and len(self._active) == 1 and self._step_seconds > SHORTEST_GUESSED_STEP
+
+    def _decode_guessed(self, row: _Row) -> bool:
+        """Check the tokens that followed the last time; False where nothing like the row's end was seen before."""
+        request, decoding = row.request, row.decoding
+        guess = row.guess(min(MOST_GUESSED, request.budget - 1))
+        if not guess:
+            return False
+        ids = [decoding.next_id, *guess]
+        self.runner.forward([Run(decoding.pages, ids, decoding.position, wanted=len(ids))])
+        draw = decoding.draw
+        states = [DrawState(draw.temperature, draw.seed, draw.counter + place) for place in range(len(ids))]
+        drawn = zip(*self.runner.draw(range(len(ids)), states), [*guess, -1], strict=True)
+        for token_id, log_prob, guessed in drawn:
+            request.accept(Drawn(token_id, log_prob), self.tokenizer)
+            decoding.next_id = token_id
+            decoding.position += 1
+            draw.counter += 1
+            if request.done or token_id != guessed:
+                break
+        return True
 
 
 def _native_is_possible(model: Transformer) -> bool:

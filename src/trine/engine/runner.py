@@ -19,13 +19,13 @@ MOST_TOKENS = 1024  # new tokens a runner is given at once: what a prompt's acti
 class Run:
     """Consecutive new tokens `ids` of one row, the first at position `start`; `pages` [n] int32 hold the row.
 
-    `wanted`: whether the logits after its last token are asked for.
+    `wanted`: after how many of its last tokens logits are asked for.
     """
 
     pages: NDArray[np.int32]
     ids: Sequence[int]
     start: int
-    wanted: bool = True
+    wanted: int = 1
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Runner(Protocol):
         ...
 
     def forward(self, runs: Sequence[Run]) -> Tensor:
-        """Logits [wanted runs, V] (fp32, or wider) after each wanted run's last token; overwritten by the next call."""
+        """Logits [wanted tokens, V] (fp32 or wider) after the wanted tokens, in order; the next call overwrites it."""
         ...
 
     def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:

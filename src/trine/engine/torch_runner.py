@@ -5,25 +5,27 @@ through its list of pages. Padding reads and writes page 0, which belongs to nob
 Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trine.engine.memory import large_zeros
 from trine.engine.pages import PAGE
 from trine.engine.runner import DecodeRow, DrawState, Run
 from trine.engine.sampling import draw
+from trine.model.config import ModelConfig
 from trine.model.transformer import Linear, Transformer
 
 
 class PagedCache:
     """A `KeyValueCache` over pages: `aim` says where the next call's tokens go and which pages their rows have."""
 
-    def __init__(self, model: Transformer, pages: int) -> None:
-        config, weight = model.config, model.output_weight
+    def __init__(self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (pages + 1, PAGE, config.kv_heads, config.head_dim)
-        rooms = [torch.zeros(shape, dtype=model.compute_dtype, device=weight.device) for _ in range(2 * config.layers)]
+        rooms = [_zeros(shape, dtype, device) for _ in range(2 * config.layers)]
         self.keys, self.values = rooms[::2], rooms[1::2]
 
     def aim(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
@@ -42,6 +44,13 @@ class PagedCache:
         return pages[self.tables].flatten(1, 2).transpose(1, 2)
 
 
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU in memory that is taken when it is first touched: most of a cache never is."""
+    if device.type == "cpu":
+        return large_zeros(math.prod(shape), dtype).view(shape)
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
 class TorchRunner:
     """Runs weights of the shape of `model`, where it lies and in its compute dtype."""
 
@@ -49,7 +58,8 @@ class TorchRunner:
         self.device = model.output_weight.device
         with torch.device("meta"):
             self.model = Transformer(model.config, model.compute_dtype).requires_grad_(False)
-        self.cache = PagedCache(model, pages)
+        self.pages = pages
+        self.clear()
         self.logits = torch.empty(0)
 
     @torch.no_grad()
@@ -66,8 +76,7 @@ class TorchRunner:
         self.output_weight = self.model.output_weight.to(dtype) if output is None else output.to(dtype)
 
     def clear(self) -> None:
-        for room in (*self.cache.keys, *self.cache.values):
-            room.zero_()
+        self.cache = PagedCache(self.model.config, self.pages, self.model.compute_dtype, self.device)
 
     @torch.no_grad()
     def forward(self, runs: Sequence[Run]) -> Tensor:
@@ -80,9 +89,11 @@ class TorchRunner:
         counts = torch.tensor([len(run.ids) for run in runs])
         starts = torch.tensor([run.start for run in runs])
         hidden = self._hidden(ids, tables, counts, starts)
-        wanted = torch.tensor([row for row, run in enumerate(runs) if run.wanted], dtype=torch.int64)
-        last = hidden[wanted.to(self.device), (counts[wanted] - 1).to(self.device)]
-        logits = F.linear(last, self.output_weight)
+        wanted = [
+            (row, column) for row, run in enumerate(runs) for column in range(len(run.ids) - run.wanted, len(run.ids))
+        ]
+        places = torch.tensor(wanted, dtype=torch.int64).view(-1, 2).to(self.device)
+        logits = F.linear(hidden[places[:, 0], places[:, 1]], self.output_weight)
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.logits
 

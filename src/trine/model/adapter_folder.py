@@ -1,18 +1,20 @@
 """Adapters as a folder in the form of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
 
 PEFT opens what is written here and Trine opens what PEFT wrote. A key of adapter_config.json that is not understood
-must be switched off: whatever could change the numbers is refused by name.
+must be switched off: whatever could change the numbers is refused by name. Nothing is allocated before settings and
+the header of the weights agree on every shape.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from trine.model.families import family_of
+from trine.model.json_object import read_json_object
 from trine.model.lora import (
     ALL_TARGETS,
     LoraSettings,
@@ -23,11 +25,13 @@ from trine.model.lora import (
     short_name,
     target_names,
 )
+from trine.model.safetensors_header import TensorPlace, read_header
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_json
+from trine.runtime.files import write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LARGEST_NUMBER = 2**31
 _READ = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights")
 # Where an adapter comes from, how it was trained, and settings read only where a feature that is refused is on.
 # `fan_in_fan_out` tells how the base keeps its weight; the adapter's own two lie alike either way.
@@ -70,20 +74,34 @@ def load_adapter(model: Transformer, folder: Path) -> None:
     Raises `TrineError` naming what the adapters need and Trine has not, or what does not fit the model.
     """
     folder = Path(folder)
-    settings = _settings(read_json(folder / CONFIG), str(folder / CONFIG))
-    weights = _read_weights(folder / WEIGHTS)
+    settings = _settings(read_json_object(folder / CONFIG), str(folder / CONFIG))
+    weights = read_header(folder / WEIGHTS)
+    _check_tensors(weights, _shapes(model, settings), folder / WEIGHTS)
     add_lora(model, settings, seed=0)
-    ours = _parameters(model)
-    missing, left = sorted(ours.keys() - weights.keys()), sorted(weights.keys() - ours.keys())
+    for name, parameter in _parameters(model).items():
+        parameter.data.copy_(weights[name].read())
+
+
+def _shapes(model: Transformer, settings: LoraSettings) -> dict[str, tuple[int, int]]:
+    """Of every tensor, by PEFT's name; found with rank 1 on a model without memory, whatever rank is asked for."""
+    with torch.device("meta"):
+        twin = Transformer(model.config, model.compute_dtype)
+    add_lora(twin, replace(settings, rank=1), seed=0)
+    rank = settings.rank
+    return {
+        name: (rank, parameter.shape[1]) if ".lora_A." in name else (parameter.shape[0], rank)
+        for name, parameter in _parameters(twin).items()
+    }
+
+
+def _check_tensors(weights: dict[str, TensorPlace], shapes: dict[str, tuple[int, int]], path: Path) -> None:
+    missing, left = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
     if missing or left:
-        raise TrineError(f"{folder / WEIGHTS}: tensors {missing} are missing and {left} not understood")
-    for name, parameter in ours.items():
-        if weights[name].shape != parameter.shape:
-            raise TrineError(
-                f"{folder / WEIGHTS}: {name} has shape {tuple(weights[name].shape)}, model and "
-                f"{CONFIG} say {tuple(parameter.shape)}"
-            )
-        parameter.data.copy_(weights[name])
+        raise TrineError(f"{path}: tensors {missing} are missing and {left} not understood")
+    for name, place in weights.items():
+        place.require_floats()
+        if place.shape != shapes[name]:
+            raise TrineError(f"{path}: {name} has shape {place.shape}, model and {CONFIG} say {shapes[name]}")
 
 
 def _settings(described: dict[str, Any], place: str) -> LoraSettings:
@@ -95,6 +113,7 @@ def _settings(described: dict[str, Any], place: str) -> LoraSettings:
     for key, value in described.items():
         if key not in _READ and key not in _HARMLESS and value and value != "none":
             raise TrineError(f"{place}: {key}={value!r} could change the numbers and is not supported")
+    _check_values(described, place)
     start = described.get("init_lora_weights", True)
     if start not in _STARTS_THAT_KEEP_THE_BASE:
         raise TrineError(
@@ -105,11 +124,23 @@ def _settings(described: dict[str, Any], place: str) -> LoraSettings:
     return LoraSettings(described["r"], described["lora_alpha"], targets, bool(described.get("use_rslora")))
 
 
+def _check_values(described: dict[str, Any], place: str) -> None:
+    rank, alpha, stabilized = described["r"], described["lora_alpha"], described.get("use_rslora")
+    if type(rank) is not int or not 1 <= rank <= LARGEST_NUMBER:
+        raise TrineError(f"{place}: r={rank!r} is no rank, which is a positive whole number")
+    if type(alpha) not in (int, float) or not abs(alpha) <= LARGEST_NUMBER:  # NaN is not <= either
+        raise TrineError(f"{place}: lora_alpha={alpha!r} is no number to scale by")
+    if stabilized not in (None, True, False):
+        raise TrineError(f"{place}: use_rslora={stabilized!r} is neither true nor false")
+
+
 def _targets(named: Any, place: str) -> tuple[str, ...]:
     if named == "all-linear":
         return ALL_TARGETS
     if isinstance(named, str):
         raise TrineError(f"{place}: target_modules={named!r} is a pattern; Trine reads a list of module names")
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise TrineError(f"{place}: target_modules={named!r} is no list of module names")
     return tuple(named)
 
 
@@ -124,13 +155,3 @@ def _parameters(model: Transformer) -> dict[str, nn.Parameter]:
         if short_name(theirs) in layers[ours].lora_A
         for kind in ("lora_A", "lora_B")
     }
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise TrineError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise TrineError(f"{path} is damaged: {error}; make it again or take another copy") from None
-    return {name: tensor.to(torch.float32) for name, tensor in weights.items()}

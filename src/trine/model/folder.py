@@ -22,6 +22,7 @@ from trine.model.families import (
 from trine.model.generation_config import GenerationDefaults, write_generation_defaults
 from trine.model.heads import ScoreModel
 from trine.model.json_object import read_json_object
+from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
 from trine.model.weight_files import LARGEST_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.runtime.errors import TrineError
@@ -41,7 +42,8 @@ def save_model(
 ) -> None:
     """Write a language model into an existing `folder`; where either token is given, generation_config.json too.
 
-    Only `dtype` float32 keeps every bit. Files above `max_shard_bytes` are cut into shards with an index.
+    LoRA adapters are written as part of the weights they change. Only `dtype` float32 keeps every bit. Files above
+    `max_shard_bytes` are cut into shards with an index.
     """
     described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id, dtype)
     write_json(folder / "config.json", described)
@@ -119,7 +121,8 @@ def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, 
 
 
 def _on_cpu(model: Transformer) -> dict[str, Tensor]:
-    return {name: parameter.detach().cpu().float() for name, parameter in model.named_parameters()}
+    """Its parameters under their own names; where there are LoRA adapters, the weights with those merged in."""
+    return {name: weight.cpu().float() for name, weight in plain_weights(model).items()}
 
 
 def _open(folder: Path) -> tuple[ModelConfig, dict[str, Any], WeightFiles]:

@@ -7,7 +7,7 @@ from trine.model.adapter_folder import save_adapter
 from trine.model.lora import LoraSettings, add_lora, has_lora, merge_lora
 from trine.model.transformer import Transformer
 from trine.runtime.files import write_folder
-from trine.stages.opening import model_folder
+from trine.stages.finding import find_model, is_hub_name
 
 
 def begin_lora(model: Transformer, config: LoraConfig, seed: int) -> None:
@@ -17,8 +17,12 @@ def begin_lora(model: Transformer, config: LoraConfig, seed: int) -> None:
         add_lora(model, LoraSettings(config.rank, config.alpha, targets), seed)
 
 
-def finish_lora(model: Transformer, folder: Path, base: Path) -> None:
-    """Write the adapters of `model`, if it has any, to `folder`, then merge them into it."""
+def finish_lora(model: Transformer, folder: Path, base: str) -> None:
+    """Write the adapters of `model`, if it has any, to `folder`, then merge them into it.
+
+    `base` is the name the model was opened by: one of the hub is written as it is, so that it holds elsewhere too.
+    """
     if has_lora(model):
-        write_folder(folder, lambda aside: save_adapter(model, aside, base=str(model_folder(base))))
+        place = base if is_hub_name(base) else str(find_model(base))
+        write_folder(folder, lambda aside: save_adapter(model, aside, base=place))
         merge_lora(model)

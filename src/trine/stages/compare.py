@@ -16,6 +16,7 @@ from trine.records import Comparison, Example
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.seeds import derive_seed, generator_for
+from trine.stages.finding import find_model
 from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.run_folder import fingerprint, open_run
@@ -26,7 +27,7 @@ MISMATCHES_LOOKED_AT = 8
 def run(config: CompareConfig) -> Path:
     """Sample answers and write train.jsonl and held_out.jsonl of comparisons."""
     hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
+    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:

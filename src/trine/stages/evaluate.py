@@ -26,6 +26,7 @@ from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar
 from trine.runtime.seeds import derive_seed
 from trine.stages.experience import lay_out
+from trine.stages.finding import find_model
 from trine.stages.opening import open_hardware, open_model, open_score_model
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
@@ -50,8 +51,9 @@ class Answers:
 def run(config: EvaluateConfig) -> Path:
     """Write evaluation figures to done.json and samples.jsonl."""
     hardware = open_hardware(config.hardware)
-    paths = ("before", "after", "base", "reward", "judge", "prompts")
-    inputs = {name: fingerprint(getattr(config, name)) for name in paths}
+    models = ("before", "after", "base", "reward", "judge")
+    inputs = {role: fingerprint(find_model(getattr(config, role))) for role in models}
+    inputs["prompts"] = fingerprint(config.prompts)
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
@@ -96,13 +98,13 @@ def _persons(examples: list[Example], chat: Chat) -> Answers:
 
 
 def _score(
-    folder: Path, answers: dict[str, Answers], policy_tokenizer: Tokenizer, hardware: Hardware
+    judge: str, answers: dict[str, Answers], policy_tokenizer: Tokenizer, hardware: Hardware
 ) -> dict[str, list[float]]:
-    model, tokenizer = open_score_model(folder, hardware)
+    model, tokenizer = open_score_model(judge, hardware)
     reward = ModelReward(model, tokenizer)
     rollouts = [rollout for side in answers.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
-    reward.check_reads(policy_tokenizer, longest, str(folder))
+    reward.check_reads(policy_tokenizer, longest, judge)
     return {name: reward.score(side.rollouts, lambda _: ("", "")).tolist() for name, side in answers.items()}
 
 

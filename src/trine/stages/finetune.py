@@ -22,6 +22,7 @@ from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
 from trine.stages.adapters import begin_lora, finish_lora
+from trine.stages.finding import find_model
 from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.training.loop import Loop, StepObjective
@@ -116,7 +117,7 @@ def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) ->
 def run(config: FinetuneConfig) -> Path:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(config.model), "examples": fingerprint(config.examples)}
+    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:

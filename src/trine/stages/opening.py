@@ -11,6 +11,7 @@ from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.model.weight_files import StoredDtype, open_weights
 from trine.runtime.device import Hardware, choose_hardware
+from trine.runtime.errors import TrineError
 from trine.stages.finding import find_model
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -34,11 +35,6 @@ def open_hardware(config: HardwareConfig) -> Hardware:
     return choose_hardware(config.device, config.precision, config.threads)
 
 
-def model_folder(name: Path | str) -> Path:
-    """The folder with config.json, or the .gguf file, of the model called `name`; see `find_model`."""
-    return find_model(name)
-
-
 def open_language_model(name: Path | str, hardware: Hardware) -> OpenedModel:
     """The language model called `name`: a run or model folder, a .gguf file, `smollm2`, or owner/name of the hub."""
     place = find_model(name)
@@ -57,8 +53,10 @@ def open_model(name: Path | str, hardware: Hardware) -> tuple[Transformer, Token
 
 
 def open_score_model(name: Path | str, hardware: Hardware) -> tuple[ScoreModel, Tokenizer]:
-    """A reward model and its tokenizer."""
+    """A reward model and its tokenizer; `TrineError` where `name` is no folder that holds one."""
     folder = find_model(name)
+    if folder.is_file():
+        raise TrineError(f"{folder} is a language model; name the folder of a reward model")
     return load_score_model(folder, hardware.compute_dtype, hardware.device), Tokenizer.load(folder)
 
 

@@ -42,6 +42,7 @@ from trine.stages.experience import (
     response_mask,
     statistics_of,
 )
+from trine.stages.finding import find_model
 from trine.stages.opening import open_hardware, open_model, open_score_model
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.loop import Loop
@@ -254,18 +255,22 @@ def _check(config: PpoConfig) -> None:
 
 
 def open_reward(name: str, config: PpoConfig) -> Reward:
-    """A reward model's folder, or `package.module:function`."""
-    if ":" in name and not Path(name).exists():
+    """The reward model called `name`, or `package.module:function`."""
+    if _is_function(name):
         return import_function(name)
-    return ModelReward(*open_score_model(Path(name), open_hardware(config.hardware)))
+    return ModelReward(*open_score_model(name, open_hardware(config.hardware)))
+
+
+def _is_function(reward: str) -> bool:
+    return ":" in reward and not Path(reward).exists()
 
 
 def run(config: PpoConfig) -> Path:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     _check(config)
     hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(config.model), "prompts": fingerprint(config.prompts)}
-    inputs["reward"] = fingerprint(Path(config.reward)) if Path(config.reward).exists() else config.reward
+    inputs = {"model": fingerprint(find_model(config.model)), "prompts": fingerprint(config.prompts)}
+    inputs["reward"] = config.reward if _is_function(config.reward) else fingerprint(find_model(config.reward))
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
@@ -313,7 +318,7 @@ def _with_critic(policy: Transformer, config: PpoConfig) -> PolicyWithValue:
     else:
         # Of the reward model only what it has learned to see: its head reads whole answers, and what it says of half
         # an answer misleads the policy (docs/LOG.md), so the values start at 0.
-        critic = open_score_model(Path(config.reward), hardware)[0].trunk
+        critic = open_score_model(config.reward, hardware)[0].trunk
     begin_lora(critic, config.lora, derive_seed(config.seed, "critic"))
     return PolicyWithValue(policy, critic)
 

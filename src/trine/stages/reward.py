@@ -27,6 +27,7 @@ from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for, seed_torch
 from trine.stages.adapters import begin_lora
+from trine.stages.finding import find_model
 from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.loop import Loop, StepObjective
@@ -173,7 +174,7 @@ def report_on(
 def run(config: RewardConfig) -> Path:
     """Train a reward model and write `model/` as a one-label classifier, LoRA adapters merged in."""
     hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(config.model), "comparisons": fingerprint(config.comparisons)}
+    inputs = {"model": fingerprint(find_model(config.model)), "comparisons": fingerprint(config.comparisons)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:

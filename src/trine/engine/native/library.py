@@ -7,6 +7,7 @@ options and processor. Without a compiler, or with TRINE_NATIVE=0, generation ru
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -117,27 +118,28 @@ def native_library() -> ctypes.CDLL | None:
     """The library, compiled if need be; None where that is not possible or not wanted."""
     if os.environ.get("TRINE_NATIVE", "1") == "0":
         return None
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not found:
         say("no C++ compiler was found: generation runs on PyTorch, several times slower; install g++ to change that")
         return None
+    compiler = shlex.split(found)
     try:
         return _declared(ctypes.CDLL(str(_built(compiler))))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         reason = getattr(error, "stderr", None) or error
-        say(f"{compiler} could not build the decoding step; generation runs on PyTorch, several times slower: {reason}")
+        say(f"{found} could not build the decoding step; generation runs on PyTorch, several times slower: {reason}")
         return None
 
 
-def _built(compiler: str) -> Path:
+def _built(compiler: list[str]) -> Path:
     folder = Path(__file__).parent
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = [(folder / name).read_bytes() for name in SOURCES]
     path = _kept_in() / f"decode-{sha256_of(*sources, version, ' '.join(OPTIONS), _processor())[:24]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as aside:
             made = Path(aside) / path.name
-            command = [compiler, *OPTIONS, str(folder / SOURCES[0]), "-o", str(made)]
+            command = [*compiler, *OPTIONS, str(folder / SOURCES[0]), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(path)
     return path

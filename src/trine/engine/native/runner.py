@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trine.engine.memory import ALIGNMENT, Arena, large_zeros
 from trine.engine.native.library import (
     BatchRecord,
     LayerRecord,
@@ -22,10 +23,10 @@ from trine.engine.native.library import (
     RunRecord,
     native_library,
 )
-from trine.engine.native.memory import ALIGNMENT, Arena, large_zeros
 from trine.engine.pages import PAGE
 from trine.engine.quantization import quantize
 from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run
+from trine.engine.speculation import MOST_GUESSED
 from trine.model.config import ModelConfig
 from trine.model.kernels import rotary_table
 from trine.model.rope import rotary_frequencies
@@ -80,7 +81,7 @@ class NativeRunner:
         for name, count, width, dtype in (
             ("residual", tokens, config.width, torch.float32),
             ("qkv", tokens, heads * config.head_dim, torch.float32),
-            ("logits", rows, config.vocab_size, torch.float32),
+            ("logits", max(rows, 1 + MOST_GUESSED), config.vocab_size, torch.float32),
             ("input", tokens, config.width, input_dtype),
             ("mixed", tokens, config.heads * config.head_dim, input_dtype),
             ("hidden", tokens, config.mlp_width, input_dtype),
@@ -165,13 +166,12 @@ class NativeRunner:
                 f"token ids from {ids.min()} to {ids.max()} are not all in 0..{self.config.vocab_size - 1}"
             )
         records = (RunRecord * len(runs))()
-        select, first = [], 0
+        select, first = list[int](), 0
         for record, run in zip(records, runs, strict=True):
             record.first, record.count, record.start = first, len(run.ids), run.start
             record.pages = run.pages.ctypes.data
             first += len(run.ids)
-            if run.wanted:
-                select.append(first - 1)
+            select += range(first - run.wanted, first)
         chosen = np.array(select, dtype=np.int64)
         batch = BatchRecord(
             tokens=first,
