@@ -95,7 +95,7 @@ def _generation(shape: str) -> list[Case]:
 
 def _int8(shape: str) -> list[Case]:
     comparisons = (
-        Comparison("llama.cpp q8_0", (_generate("llama.cpp q8_0", 1, "sample"),)),
+        Comparison("llama.cpp q8_0", (_generate("llama.cpp q8_0", 1, "sample"),), 1.0),
         Comparison("llama.cpp q8_0, greedy", (_generate("llama.cpp q8_0", 1, "greedy"),)),
         Comparison("our own bf16", (_generate("ours", 1),)),
     )
@@ -107,8 +107,8 @@ def _continuous(shape: str) -> list[Case]:
         Contender("ours", "stream", {"requests": 256, "how": how}, how) for how in ("continuous", "batches", "padded")
     )
     comparisons = (
-        Comparison("our own batches of 64", (batches,), 1.6),
-        Comparison("our own batches of 64, padded", (padded,)),
+        Comparison("padded batches of 64", (padded,), 1.6),
+        Comparison("batches of 64 whose finished rows leave", (batches,)),
     )
     return [Case("continuous", "256 requests", ours, comparisons)]
 

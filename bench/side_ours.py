@@ -9,7 +9,7 @@ import torch
 
 import trine
 from bench.protocol import Reply, options, random_prompts, serve
-from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.log_probs import target_log_probs
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.folder import load_model
@@ -57,10 +57,12 @@ def stream(requests: int, how: str, seed: int) -> Reply:
     """Requests of the same unequal lengths every time, in arrival order.
 
     `how`: "continuous", all at once; "batches", `ROWS` at a time, each batch waiting for its last; "padded", the same
-    with every row decoding as long as its batch's longest. Only tokens that were asked for count.
+    with every prompt as long as its batch's longest and every row decoding as long as the longest, as a rectangle of
+    ids does. Only tokens that were asked for count.
     """
     draw = random.Random(0)
-    prompts = [prompt[: draw.randint(*LENGTHS)] for prompt in random_prompts(requests, LENGTHS[1], VOCABULARY, seed)]
+    ids = random_prompts(requests, LENGTHS[1], VOCABULARY, seed)
+    given = [draw.randint(*LENGTHS) for _ in range(requests)]
     wanted = [draw.randint(*LENGTHS) for _ in range(requests)]
     size = requests if how == "continuous" else ROWS
     tokens = 0
@@ -69,7 +71,10 @@ def stream(requests: int, how: str, seed: int) -> Reply:
         lengths = wanted[start : start + size]
         decoded = [max(lengths)] * len(lengths) if how == "padded" else lengths
         samplings = [Sampling(length, 1.0, seed=seed) for length in decoded]
-        rollouts = engine().generate(prompts[start : start + size], samplings)
+        read = given[start : start + size]
+        read = [max(read)] * len(read) if how == "padded" else read
+        prompts = [prompt[:length] for prompt, length in zip(ids[start : start + size], read, strict=True)]
+        rollouts = engine().generate(prompts, samplings)
         tokens += sum(len(done.response_ids[:length]) for done, length in zip(rollouts, lengths, strict=True))
     return {"seconds": time.perf_counter() - started, "tokens": tokens}
 
@@ -80,7 +85,7 @@ def log_probs(rows: int, tokens: int, prompt_tokens: int, seed: int) -> Reply:
     started = time.perf_counter()
     with torch.no_grad():
         hidden = MODEL(ids)[:, prompt_tokens - 1 : -1].flatten(0, 1)
-        values, _ = token_log_probs(hidden, MODEL.output_weight, ids[:, prompt_tokens:].flatten())
+        values = target_log_probs(hidden, MODEL.output_weight, ids[:, prompt_tokens:].flatten())
         values.sum().item()
     return {"seconds": time.perf_counter() - started, "tokens": rows * tokens}
 

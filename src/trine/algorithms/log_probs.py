@@ -109,6 +109,18 @@ class _TokenLogProbs(torch.autograd.Function):
         return hidden_gradient, weight_gradient.to(weight.dtype) if wanted else None, None, None
 
 
+@torch.no_grad()
+def target_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """`token_log_probs` for a model that is only asked, as a reference is: no gradient, no entropy; [N] fp32."""
+    weight_cast = weight.to(hidden.dtype)
+    log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        chunk = _log_softmax(hidden[rows], weight_cast, temperature)
+        log_probs[rows] = chunk.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
+    return log_probs
+
+
 def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = F.linear(hidden, weight)
     if temperature != 1.0:

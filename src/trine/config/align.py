@@ -142,7 +142,8 @@ class PpoConfig(StageConfig):
     prompts: Path
     """JSONL of examples; their prompts are used"""
     reward: ModelName
-    """reward run or model folder, owner/name on the hub, or package.module:function taking (prompts, responses) and returning scores"""
+    """reward run or model folder, owner/name on the hub, or package.module:function, which takes (prompts, responses)
+    and returns scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
     critic_warmup: NonNegativeInt = 0

@@ -55,6 +55,10 @@ class _Row:
         )
         self._lookup = NgramLookup()
 
+    def next_run(self) -> tuple["_Row", Run]:
+        """Reading the token that was drawn last."""
+        return self, Run(self.decoding.pages, [self.decoding.next_id], self.decoding.position)
+
     def guess(self, most: int) -> list[int]:
         """What may come next, from the row's own past."""
         if self._lookup.length == 0:
@@ -203,16 +207,18 @@ class Engine:
     # A step
 
     def step(self) -> list[Request]:
-        """Start what has room, then decode all rows for a moment; the requests that finished by it."""
+        """Start what has room, else decode all rows for a moment; the requests that finished by it."""
         self._retire()
         try:
             started = self._admit()
             requests = [row.request for row in self._active]
-            self._read_prompts(started)
-            self._retire()
-            if self._active:
+            if started:
+                # The plain runner pads what it reads at once to one length, so there prompts go alone.
+                others = self._active[: len(self._active) - len(started)] if self.native else []
+                self._read_prompts(started, others)
+            else:
                 self._decode()
-                self._retire()
+            self._retire()
         except BaseException:
             self._abandon()
             raise
@@ -262,28 +268,36 @@ class Engine:
             started.append(row)
         return started
 
-    def _read_prompts(self, rows: Sequence[_Row]) -> None:
-        """Run all prompts through the model, `MOST_TOKENS` tokens at a time, and draw each row's first token."""
+    def _read_prompts(self, rows: Sequence[_Row], others: Sequence[_Row]) -> None:
+        """Run all prompts through the model, `MOST_TOKENS` tokens at a time, and draw each row's first token.
+
+        Rows that decode already come along, a token with each call: the weights are read anyway.
+        """
+        for batch in self._calls(rows):
+            self._forward([*batch, *(row.next_run() for row in others if not row.request.done)])
+
+    def _calls(self, rows: Sequence[_Row]) -> Iterator[list[tuple[_Row, Run]]]:
+        """What is left to read of the rows' prompts, cut into calls of at most `MOST_TOKENS` tokens."""
         batch: list[tuple[_Row, Run]] = []
         room = MOST_TOKENS
         for row in rows:
-            prompt = row.request.prompt_ids
-            start = row.decoding.position
+            prompt, start = row.request.prompt_ids, row.decoding.position
             while start < len(prompt):
                 end = min(len(prompt), start + room)
                 batch.append((row, Run(row.decoding.pages, prompt[start:end], start, wanted=int(end == len(prompt)))))
                 room -= end - start
                 start = end
                 if room == 0:
-                    self._forward(batch)
+                    yield batch
                     batch, room = [], MOST_TOKENS
-            row.decoding.position = len(prompt)
         if batch:
-            self._forward(batch)
+            yield batch
 
     def _forward(self, batch: Sequence[tuple[_Row, Run]]) -> None:
         """One call of the model, then a token for every row whose logits were wanted."""
         logits = self.runner.forward([run for _, run in batch])
+        for row, run in batch:
+            row.decoding.position = run.start + len(run.ids)
         rows = [row for row, run in batch if run.wanted]
         if not rows:
             return
@@ -294,13 +308,11 @@ class Engine:
             row.request.accept(token, self.tokenizer)
 
     def _decode(self) -> None:
+        if not self._active:
+            return
         rows = [row.decoding for row in self._active]
         if any(row.request.needs_logits for row in self._active):
-            self._forward(
-                [(row, Run(row.decoding.pages, [row.decoding.next_id], row.decoding.position)) for row in self._active]
-            )
-            for decoding in rows:
-                decoding.position += 1
+            self._forward([row.next_run() for row in self._active])
             return
         if self._speculates() and self._decode_guessed(self._active[0]):
             return

@@ -73,7 +73,7 @@ class NativeRunner:
         return tensor.data_ptr()
 
     def _make_workspace(self, rows: int) -> None:
-        config, tokens = self.config, max(rows, MOST_TOKENS)
+        config, tokens = self.config, rows + MOST_TOKENS
         heads = config.heads + 2 * config.kv_heads
         input_dtype = torch.float32 if self.precision != "bf16" else torch.bfloat16
         if self.precision == "bf16" and not self.library.trine_has_bf16_product():
