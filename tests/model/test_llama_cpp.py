@@ -106,7 +106,9 @@ def quickstart() -> Path:
 
 @pytest.fixture(scope="module")
 def run(quickstart: Path) -> Path:
-    return next(folder for folder in (quickstart / "ppo", quickstart / "finetune") if (folder / "done.json").exists())
+    finished = [quickstart / name for name in ("ppo", "finetune") if (quickstart / name / "done.json").exists()]
+    assert finished, f"{quickstart} holds no finished run of finetune or ppo"
+    return finished[0]
 
 
 def prompts_of(quickstart: Path, chat: Chat) -> list[list[int]]:

@@ -130,6 +130,12 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose values nobody has set: `initialize` or a checkpoint will. (Where a model is only outlined, on
+    the meta device, PyTorch's own initialisation would import its compiler, slower than opening a model.)"""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class Transformer(nn.Module):
     """Token ids to hidden states. `output_weight` [V, D] turns hidden states into logits."""
 
@@ -137,9 +143,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = _table(config.vocab_size, config.width)
         if config.position == "learned":
-            self.position_embedding = nn.Embedding(config.context, config.width)
+            self.position_embedding = _table(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = Norm(config.width, config)
         if not config.tied_embeddings:
