@@ -134,6 +134,7 @@ def _log_probs(shape: str) -> list[Case]:
         Comparison("transformers fp32, as run", peer("transformers fp32", True)),
         Comparison("transformers bf16, full logits", peer("transformers bf16", True), 2.0),
         Comparison("transformers bf16, logits_to_keep", peer("transformers bf16", False)),
+        Comparison("our own trainer's forward", (Contender("ours", "trainer_log_probs", asked, "trainer"),)),
     )
     return [Case("log-probs", "64 x 44 tokens", Contender("ours", "log_probs", asked), comparisons)]
 

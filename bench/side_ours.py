@@ -80,16 +80,23 @@ def stream(requests: int, how: str, seed: int) -> Reply:
 
 
 def log_probs(rows: int, tokens: int, prompt_tokens: int, seed: int) -> Reply:
-    """Log-probabilities of all but the first `prompt_tokens` of every row, from those positions' hidden states only."""
+    """Log-probabilities of all but the first `prompt_tokens` of every row."""
+    ids = random_prompts(rows, tokens, VOCABULARY, seed)
+    started = time.perf_counter()
+    engine().score([row[:prompt_tokens] for row in ids], [row[prompt_tokens:] for row in ids])
+    return {"seconds": time.perf_counter() - started, "tokens": rows * tokens}
+
+
+def trainer_log_probs(rows: int, tokens: int, prompt_tokens: int, seed: int) -> Reply:
+    """The same by the trainer's own forward pass, as PPO takes them."""
     ids = torch.tensor(random_prompts(rows, tokens, VOCABULARY, seed), device=HARDWARE.device)
     started = time.perf_counter()
     with torch.no_grad():
         hidden = MODEL(ids)[:, prompt_tokens - 1 : -1].flatten(0, 1)
-        values = target_log_probs(hidden, MODEL.output_weight, ids[:, prompt_tokens:].flatten())
-        values.sum().item()
+        target_log_probs(hidden, MODEL.output_weight, ids[:, prompt_tokens:].flatten()).sum().item()
     return {"seconds": time.perf_counter() - started, "tokens": rows * tokens}
 
 
 if __name__ == "__main__":
     hello = {"trine": trine.__version__, "torch": torch.__version__, "hardware": HARDWARE.description}
-    serve(hello, generate, read_prompts, stream, log_probs)
+    serve(hello, generate, read_prompts, stream, log_probs, trainer_log_probs)

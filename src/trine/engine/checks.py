@@ -16,11 +16,7 @@ def pages_needed(prompt: Sequence[int], sampling: Sampling) -> int:
 
 def check_prompt(prompt: Sequence[int], number: int, sampling: Sampling, config: ModelConfig, pages: int) -> None:
     """Raise `TrineError` unless prompt `number` is one the model can read and answer within `pages` of memory."""
-    if not prompt:
-        raise TrineError(f"prompt {number} is empty; give at least one token")
-    if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-        bad = next(token_id for token_id in prompt if not 0 <= token_id < config.vocab_size)
-        raise TrineError(f"prompt {number} holds token id {bad}; the model has 0 to {config.vocab_size - 1}")
+    _check_ids(prompt, f"prompt {number}", config)
     if len(prompt) + sampling.max_new_tokens > config.context:
         raise TrineError(
             f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that is "
@@ -32,6 +28,25 @@ def check_prompt(prompt: Sequence[int], number: int, sampling: Sampling, config:
             f"prompt {number} needs {need * PAGE} tokens of cache, more than the {pages * PAGE} there are; "
             "raise cache_bytes or ask for fewer tokens"
         )
+
+
+def check_scored(prompt: Sequence[int], response: Sequence[int], number: int, config: ModelConfig) -> None:
+    """Raise `TrineError` unless the model can read prompt and response `number`."""
+    _check_ids(prompt, f"prompt {number}", config)
+    _check_ids(response, f"response {number}", config)
+    if len(prompt) + len(response) - 1 > config.context:
+        raise TrineError(
+            f"prompt and response {number} have {len(prompt) + len(response)} tokens, more than the model's context of "
+            f"{config.context}; shorten one of them"
+        )
+
+
+def _check_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
+    if not ids:
+        raise TrineError(f"{name} is empty; give at least one token")
+    if not 0 <= min(ids) <= max(ids) < config.vocab_size:
+        bad = next(token_id for token_id in ids if not 0 <= token_id < config.vocab_size)
+        raise TrineError(f"{name} holds token id {bad}; the model has 0 to {config.vocab_size - 1}")
 
 
 def check_sampling(sampling: Sampling, config: ModelConfig, *, has_tokenizer: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trine.engine.checks import check_prompt, check_sampling, pages_needed
+from trine.engine.checks import check_prompt, check_sampling, check_scored, pages_needed
 from trine.engine.choosing import choose
 from trine.engine.constraint import Constraints
 from trine.engine.native.runner import NativeRunner, native_supports
@@ -24,6 +24,7 @@ from trine.engine.quantization import rounded_to_int8
 from trine.engine.request import Drawn, Request
 from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run, Runner
 from trine.engine.sampling import Sampling
+from trine.engine.scoring import Scored, score
 from trine.engine.speculation import MOST_GUESSED, NgramLookup
 from trine.engine.torch_runner import TorchRunner
 from trine.model.lora import plain_weights
@@ -169,6 +170,15 @@ class Engine:
             self._abandon()
             raise
         return [request.rollout(policy_version) for request in requests]
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """Log-probabilities of every response's tokens after its prompt, at `temperature`, without filters."""
+        rows = [Scored(tuple(prompt), tuple(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        for number, row in enumerate(rows):
+            check_scored(row.prompt, row.response, number, self.source.config)
+        return score(self.runner, self.pool, rows, temperature)
 
     # One request at a time
 

@@ -63,6 +63,10 @@ class Runner(Protocol):
         """Logits [wanted tokens, V] (fp32 or wider) after the wanted tokens, in order; the next call overwrites it."""
         ...
 
+    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
+        """Log-probabilities of `targets`, the token after each wanted token, at `temperature`."""
+        ...
+
     def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
         """Tokens, with their log-probabilities, from rows `places` of the logits of the last `forward`."""
         ...

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trine.algorithms.log_probs import target_log_probs
 from trine.engine.memory import large_zeros
 from trine.engine.pages import PAGE
 from trine.engine.runner import DecodeRow, DrawState, Run
@@ -80,6 +81,17 @@ class TorchRunner:
 
     @torch.no_grad()
     def forward(self, runs: Sequence[Run]) -> Tensor:
+        logits = F.linear(self._wanted(runs), self.output_weight)
+        self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.logits
+
+    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
+        following = torch.tensor(targets, device=self.device)
+        return target_log_probs(self._wanted(runs), self.output_weight, following, temperature).tolist()
+
+    @torch.no_grad()
+    def _wanted(self, runs: Sequence[Run]) -> Tensor:
+        """Hidden states [wanted tokens, D]."""
         longest, most_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
         ids = torch.zeros(len(runs), longest, dtype=torch.int64)
         tables = torch.zeros(len(runs), most_pages, dtype=torch.int64)
@@ -88,14 +100,11 @@ class TorchRunner:
             tables[row, : len(run.pages)] = torch.from_numpy(run.pages)
         counts = torch.tensor([len(run.ids) for run in runs])
         starts = torch.tensor([run.start for run in runs])
-        hidden = self._hidden(ids, tables, counts, starts)
         wanted = [
             (row, column) for row, run in enumerate(runs) for column in range(len(run.ids) - run.wanted, len(run.ids))
         ]
         places = torch.tensor(wanted, dtype=torch.int64).view(-1, 2).to(self.device)
-        logits = F.linear(hidden[places[:, 0], places[:, 1]], self.output_weight)
-        self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self.logits
+        return self._hidden(ids, tables, counts, starts)[places[:, 0], places[:, 1]]
 
     def _hidden(self, ids: Tensor, tables: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
         offsets = torch.arange(ids.shape[1])

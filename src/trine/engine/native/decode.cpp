@@ -17,7 +17,7 @@ struct Layer {
 
 struct Model {
     int64_t layers, width, heads, kv_heads, head_dim, mlp_width, vocabulary;
-    int64_t layer_norm, gated, weight_bytes, threads, most_positions;
+    int64_t layer_norm, gated, weight_bytes, threads, most_positions, logit_rows;
     double epsilon;
     const float *embedding, *positions, *cosines, *sines, *norm, *norm_bias;
     const Layer* layer;
@@ -36,7 +36,10 @@ struct Batch {
     int64_t tokens, runs, selected;
     const int64_t* ids;
     const Run* run;
-    const int64_t* select;  // tokens whose logits are wanted
+    const int64_t* select;   // tokens whose logits are wanted
+    const int64_t* targets;  // null, or of each selected token the one that follows, to be scored
+    float temperature;       // of the scores
+    float* log_probs;        // [selected], the scores
 };
 
 struct Rows {
@@ -213,6 +216,22 @@ template <class W> static void mlp_half(const Model& m, const Layer& layer, cons
 #pragma omp barrier
 }
 
+template <class W> static void read_logits(const Model& m, const int64_t* select, int64_t count) {
+    normalize_all<W>(m, count, select, m.norm, m.norm_bias);
+    product<W>(m.head, (const Input<W>*)m.input, padded(m.width), count, [&](int64_t t, int64_t panel, floats* sums) {
+        float* target = m.logits + t * padded(m.vocabulary) + panel * PANEL;
+        for (int v = 0; v < VECTORS; v++) store(target + v * LANES, sums[v]);
+    });
+#pragma omp barrier
+}
+
+static void score(const Model& m, const Batch& batch, int64_t first, int64_t count) {
+#pragma omp for
+    for (int64_t i = 0; i < count; i++)
+        batch.log_probs[first + i] = log_probability(m.logits + i * padded(m.vocabulary), m.vocabulary,
+                                                     batch.temperature, batch.targets[first + i]);
+}
+
 template <class W, class C> static void forward(const Model& m, const Batch& batch) {
     std::vector<Unit> units = units_of(m, batch);
 #pragma omp parallel num_threads((int)m.threads)
@@ -223,12 +242,11 @@ template <class W, class C> static void forward(const Model& m, const Batch& bat
             attention_half<W, C>(m, m.layer[l], batch, units, scores);
             mlp_half<W>(m, m.layer[l], batch);
         }
-        normalize_all<W>(m, batch.selected, batch.select, m.norm, m.norm_bias);
-        product<W>(m.head, (const Input<W>*)m.input, padded(m.width), batch.selected,
-                   [&](int64_t t, int64_t panel, floats* sums) {
-                       float* target = m.logits + t * padded(m.vocabulary) + panel * PANEL;
-                       for (int v = 0; v < VECTORS; v++) store(target + v * LANES, sums[v]);
-                   });
+        for (int64_t first = 0; first < batch.selected; first += m.logit_rows) {
+            int64_t count = std::min(m.logit_rows, batch.selected - first);
+            read_logits<W>(m, batch.select + first, count);
+            if (batch.targets) score(m, batch, first, count);
+        }
     }
 }
 
@@ -237,7 +255,8 @@ extern "C" {
 // Whether bf16 weights meet bf16 inputs, or floats.
 int64_t trine_has_bf16_product() { return std::is_same<Input<bf16>, bf16>::value; }
 
-// Logits of the selected tokens into m->logits, [selected][padded vocabulary]. int8 weights keep a bf16 cache.
+// Logits of the selected tokens into m->logits, [selected][padded vocabulary]; with targets their scores, and of the logits
+// the last. int8 weights keep a bf16 cache.
 void trine_forward(const Model* m, const Batch* batch) {
     switch (m->weight_bytes) {
         case 4: forward<float, float>(*m, *batch); break;
@@ -267,7 +286,7 @@ int64_t trine_decode(const Model* m, Rows* rows, int64_t steps, int64_t* ids, fl
     for (int64_t i = 0; i < n; i++) places[i] = i;
     for (int64_t step = 0; step < steps; step++) {
         for (int64_t i = 0; i < n; i++) runs[i] = {i, 1, rows->positions[i], rows->pages[i]};
-        Batch batch{n, n, n, rows->ids, runs.data(), places.data()};
+        Batch batch{n, n, n, rows->ids, runs.data(), places.data(), nullptr, 1.0f, nullptr};
         trine_forward(m, &batch);
         trine_sample(m, n, places.data(), rows->seeds, rows->counters, rows->temperatures, ids + step * n,
                      log_probs + step * n);

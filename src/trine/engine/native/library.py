@@ -66,7 +66,7 @@ class ModelRecord(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocabulary", "layer_norm", "gated",
-                "weight_bytes", "threads", "most_positions",
+                "weight_bytes", "threads", "most_positions", "logit_rows",
             )
         ),
         ("epsilon", ctypes.c_double),
@@ -98,6 +98,9 @@ class BatchRecord(ctypes.Structure):
         ("ids", ctypes.c_void_p),
         ("run", ctypes.POINTER(RunRecord)),
         ("select", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("temperature", ctypes.c_float),
+        ("log_probs", ctypes.c_void_p),
     )
 
 

@@ -33,6 +33,7 @@ from trine.model.rope import rotary_frequencies
 from trine.runtime.errors import TrineError
 
 PANEL, LANES = 64, 16
+SCORED_ROWS = 192  # rows of logits at a time while scoring: each time the output table is read once
 Precision = Literal["fp32", "bf16", "int8"]
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _CACHE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
@@ -58,7 +59,8 @@ class NativeRunner:
             layers=config.layers, width=config.width, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, mlp_width=config.mlp_width, vocabulary=config.vocab_size,
             layer_norm=config.norm == "layer", gated=config.mlp == "swiglu", weight_bytes=_BYTES[precision],
-            threads=threads, most_positions=min(config.context, pages * PAGE), epsilon=config.norm_epsilon,
+            threads=threads, most_positions=min(config.context, pages * PAGE),
+            logit_rows=max(rows, 1 + MOST_GUESSED, SCORED_ROWS), epsilon=config.norm_epsilon,
             layer=ctypes.cast(self.layers, ctypes.POINTER(LayerRecord)),
         )  # fmt: skip
         self._make_workspace(rows)
@@ -81,7 +83,7 @@ class NativeRunner:
         for name, count, width, dtype in (
             ("residual", tokens, config.width, torch.float32),
             ("qkv", tokens, heads * config.head_dim, torch.float32),
-            ("logits", max(rows, 1 + MOST_GUESSED), config.vocab_size, torch.float32),
+            ("logits", self.model.logit_rows, config.vocab_size, torch.float32),
             ("input", tokens, config.width, input_dtype),
             ("mixed", tokens, config.heads * config.head_dim, input_dtype),
             ("hidden", tokens, config.mlp_width, input_dtype),
@@ -160,6 +162,15 @@ class NativeRunner:
         """Nothing to do: the compiled step never reads a place that its row has not written."""
 
     def forward(self, runs: Sequence[Run]) -> Tensor:
+        return self._kept["logits"][: self._run(runs), : self.config.vocab_size]
+
+    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
+        wanted, scores = np.array(targets, dtype=np.int64), np.empty(len(targets), dtype=np.float32)
+        self._run(runs, targets=wanted.ctypes.data, temperature=temperature, log_probs=scores.ctypes.data)
+        return scores.tolist()
+
+    def _run(self, runs: Sequence[Run], **scoring: float) -> int:
+        """One pass over new tokens; how many of them were wanted."""
         ids = np.concatenate([np.asarray(run.ids, dtype=np.int64) for run in runs])
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise TrineError(
@@ -180,9 +191,10 @@ class NativeRunner:
             ids=ids.ctypes.data,
             run=records,
             select=chosen.ctypes.data,
+            **scoring,
         )
         self.library.trine_forward(ctypes.byref(self.model), ctypes.byref(batch))
-        return self._kept["logits"][: len(chosen), : self.config.vocab_size]
+        return len(chosen)
 
     def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
         where = np.array(places, dtype=np.int64)
