@@ -10,12 +10,13 @@ from gguf import GGUFReader, GGUFWriter
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.tiny import FAMILY_NAMES, random_ids, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILY_NAMES, random_ids, scramble, tiny_model, tiny_tokenizer
 from trine.model.config import ModelConfig, RopeScaling, gpt2_config
 from trine.model.gguf.container import read_container
 from trine.model.gguf.reading import read_gguf
 from trine.model.gguf.weights import TYPES, halves_to_pairs, pairs_to_halves
 from trine.model.gguf.writing import write_gguf
+from trine.model.lora import LoraSettings, add_lora, plain_weights
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
@@ -273,3 +274,13 @@ def test_rows_without_a_token_get_fillers_and_lose_them_again(path: Path) -> Non
     assert tokens[VOCABULARY:] == [f"[PAD{row}]" for row in range(VOCABULARY, VOCABULARY + 5)]
     assert Tokenizer(read_gguf(path).tokenizer).vocab_size == VOCABULARY
     assert reopened(path).config.vocab_size == VOCABULARY + 5
+
+
+def test_lora_adapters_are_merged_into_what_is_written(tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab_size=320)
+    add_lora(model, LoraSettings(rank=2, alpha=4.0), seed=0)
+    scramble(model, 3)
+    write_gguf(model, tiny_tokenizer(), tmp_path / "x.gguf", "float32", "tiny")
+    again = read_gguf(tmp_path / "x.gguf").model(torch.float32, torch.device("cpu"))
+    for name, weight in plain_weights(model).items():
+        assert torch.equal(again.get_parameter(name), weight)

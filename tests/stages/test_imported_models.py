@@ -61,7 +61,7 @@ def finetuned(place: Path, theirs: Path, examples: Path) -> Path:
 
 
 def finetune_config(out: Path, model: Path | str, examples: Path, **changes: Any) -> FinetuneConfig:
-    values = {"epochs": 60.0, "row_tokens": 192, "batch_rows": 2, "micro_batch_rows": 2, "lora": LORA} | SMALL
+    values = {"epochs": 30.0, "row_tokens": 192, "batch_rows": 2, "micro_batch_rows": 2, "lora": LORA} | SMALL
     return FinetuneConfig(**{"out": out, "model": model, "examples": examples} | values | changes)
 
 

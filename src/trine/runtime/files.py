@@ -112,8 +112,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         aside.mkdir(parents=True)
         try:
             fill(aside)
+            readable = aside.stat().st_mode & 0o666  # safetensors makes files that only their owner reads
             for path in aside.rglob("*"):
                 if path.is_file():
+                    path.chmod(readable)
                     _sync_file(path)
             sync_folder(aside)
             if folder.exists():

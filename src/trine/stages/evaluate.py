@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, summary
 from trine.config.align import EvaluateConfig
 from trine.data.files import read_examples
@@ -151,9 +151,9 @@ def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], te
     for start in range(0, len(rollouts), ROWS_AT_ONCE):
         layout = lay_out(rollouts[start : start + ROWS_AT_ONCE], pad, policy.output_weight.device)
         logs = [
-            token_log_probs(
+            target_log_probs(
                 model(layout.ids)[layout.rows, layout.columns], model.output_weight, layout.targets, temperature
-            )[0]
+            )
             for model in (policy, reference)
         ]
         total += float((logs[0] - logs[1]).sum())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trine.algorithms.kl import adapted_kl_coefficient, kl_loss
-from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.log_probs import target_log_probs, token_log_probs
 from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
 from trine.config.align import PpoConfig
 from trine.data.files import read_examples
@@ -214,7 +214,7 @@ class PpoObjective:
     def _reference_log_probs(self, layout: Layout) -> Tensor:
         with lora_off(self.reference):
             hidden = self.reference(layout.ids)[layout.rows, layout.columns]
-        return token_log_probs(hidden, self.reference.output_weight, layout.targets, self.config.temperature)[0]
+        return target_log_probs(hidden, self.reference.output_weight, layout.targets, self.config.temperature)
 
     def render(self, rollout: Rollout) -> tuple[str, str]:
         return self.chat.tokenizer.decode(rollout.prompt_ids), self.chat.text(rollout.response_ids)

@@ -15,6 +15,7 @@ from trine.model.gguf.config import config_settings
 from trine.model.gguf.tables import ARCHITECTURES, ROPE_FACTORS
 from trine.model.gguf.vocabulary_writing import tokenizer_settings
 from trine.model.gguf.weights import GgufDtype, attention_heads, gguf_weights, stored, stored_shape, stored_type
+from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
 from trine.runtime.files import disk_errors, sync_folder
 from trine.tokenizer.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ def write_gguf(model: Transformer, tokenizer: Tokenizer, path: Path, dtype: Gguf
     ):
         for key, value in group.items():
             _add(writer, f"{prefix}.{key}", value)
-    weights = to_hugging_face_weights(dict(model.named_parameters()), model.config)
+    weights = to_hugging_face_weights(plain_weights(model), model.config)
     table = ARCHITECTURES[config["model_type"]]
     tensors = dict(gguf_weights(weights, table, attention_heads(config), model.config.layers))
     tensors |= {} if factors is None else {ROPE_FACTORS: torch.from_numpy(factors)}
