@@ -58,9 +58,10 @@ def test_chat_forgets_the_oldest_turns_when_the_context_is_full(
     assert code == 0
 
 
-def test_a_question_longer_than_the_context_is_refused_with_its_length(
+def test_a_question_longer_than_the_context_is_refused_and_the_conversation_goes_on(
     command: Command, finetune_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("what now? " * 100 + "\n"))
-    code, _, words = command("chat", finetune_run, *CPU)
-    assert code == 2 and "tokens, more than the 64 the model's context leaves; shorten it" in words
+    monkeypatch.setattr("sys.stdin", io.StringIO("what now? " * 100 + "\nwhat now?\n"))
+    code, answers, words = command("chat", finetune_run, *CPU)
+    assert code == 0 and answers.count("\n") >= 1
+    assert "tokens, more than the 64 the model's context leaves; shorten it" in words

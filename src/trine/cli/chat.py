@@ -22,7 +22,12 @@ def talk(config: ChatConfig) -> None:
     turns: list[Message] = []
     for number, line in enumerate(_lines()):
         turns.append(Message("user", line.replace("\\n", "\n")))
-        ids = _fitting(opening, turns, chat, writer.context - budget)
+        try:
+            ids = _fitting(opening, turns, chat, writer.context - budget)
+        except TrineError as error:
+            say(f"error: {error}")
+            turns.pop()
+            continue
         sampling = writer.sampling(chat.end_ids, derive_seed(config.seed, "chat", number), budget)
         turns.append(Message("assistant", _print_answer(writer.pieces(ids, sampling, chat.stream()))))
 

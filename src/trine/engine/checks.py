@@ -51,11 +51,18 @@ def _check_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
 
 def check_sampling(sampling: Sampling, config: ModelConfig, *, has_tokenizer: bool) -> None:
     """Raise `TrineError` where this model, or an engine without tokenizer, cannot do what `sampling` asks."""
+    for token_id in (*sampling.eos_ids, *sampling.stop_ids):
+        if not 0 <= token_id < config.vocab_size:
+            raise TrineError(
+                f"eos_ids or stop_ids name token id {token_id}; the model has 0 to {config.vocab_size - 1}"
+            )
     for token_id, bias in sampling.logit_bias:
         if not 0 <= token_id < config.vocab_size:
             raise TrineError(f"logit_bias names token id {token_id}; the model has 0 to {config.vocab_size - 1}")
-        if math.isnan(bias) or bias == math.inf:
-            raise TrineError(f"logit_bias of token {token_id} is {bias}; give a number, or -inf to forbid the token")
+        if not (abs(bias) <= 1000 or bias == -math.inf):
+            raise TrineError(
+                f"logit_bias of token {token_id} is {bias}; give -1000 to 1000, or -inf to forbid the token"
+            )
     if sampling.top_log_probs > config.vocab_size:
         raise TrineError(
             f"top_log_probs={sampling.top_log_probs} is more than the {config.vocab_size} tokens there are"

@@ -14,6 +14,8 @@ from trine.engine.sampling import Constraint
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
 
+MOST_VOCABULARIES = 8  # one for every set of end ids that requests come with
+
 
 class _Vocabulary:
     """A tokenizer as llguidance asks for it."""
@@ -40,6 +42,8 @@ class Constraints:
         """Raises `TrineError` where the constraint itself is no valid schema, expression or grammar."""
         llguidance = _llguidance()
         if eos_ids not in self._vocabularies:
+            if len(self._vocabularies) == MOST_VOCABULARIES:
+                self._vocabularies.clear()
             wrapper = llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer, self.vocab_size, eos_ids))
             self._vocabularies[eos_ids] = llguidance.LLTokenizer(wrapper, self.vocab_size, list(eos_ids))
         translate = {

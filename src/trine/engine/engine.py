@@ -3,8 +3,9 @@
 Continuous batching (Yu et al. 2022): a row that ends makes room at once for the next prompt. Memory for keys and
 values is paged and limited; a prompt waits until the pages it can need are free, and starts with the pages
 of an earlier prompt's beginning where it shares it. Token ids in, token ids out.
-Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its company;
-until `refresh` the engine knows the weights it was made with.
+Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its company
+(on the plain runner in bf16, where the order of a sum is heard, up to rounding); until `refresh` the engine knows the
+weights it was made with.
 """
 
 import time
@@ -162,8 +163,11 @@ class Engine:
         ]
         self._waiting.extend(requests)
         try:
-            while not all(request.done for request in requests):
-                finished = len(self.step())
+            left = len(requests)
+            while left:
+                self.step()
+                finished = left - sum(not request.done for request in requests)
+                left -= finished
                 if finished and on_finished is not None:
                     on_finished(finished)
         except BaseException:
@@ -199,6 +203,7 @@ class Engine:
                 if new:
                     yield new
                 elif request.done:
+                    _raise_unless_whole(request)
                     return
                 else:
                     self.step()
@@ -222,13 +227,13 @@ class Engine:
         try:
             started = self._admit()
             requests = [row.request for row in self._active]
-            if started:
-                # The plain runner pads what it reads at once to one length, so there prompts go alone.
-                others = self._active[: len(self._active) - len(started)] if self.native else []
-                self._read_prompts(started, others)
-            else:
-                self._decode()
+            # The plain runner pads what it reads at once, so there prompts go alone and decoding follows.
+            others = self._active[: len(self._active) - len(started)] if self.native else []
+            self._read_prompts(started, others)
             self._retire()
+            if not (started and self.native):
+                self._decode()
+                self._retire()
         except BaseException:
             self._abandon()
             raise
@@ -269,6 +274,8 @@ class Engine:
             digests = page_digests(request.prompt_ids[:-1])
             shared = self.pool.known_prefix(digests)
             pages = self.pool.acquire(shared, pages_needed(request.prompt_ids, request.sampling) - len(shared))
+            if pages is None and not self._active:
+                raise TrineError(f"{self.pool.available} of {self.pool.pages} pages are free and no row will free more")
             if pages is None:
                 break
             self._waiting.popleft()
@@ -313,6 +320,9 @@ class Engine:
             return
         drawn = choose(self.runner, logits, [row.request for row in rows], [row.decoding.draw for row in rows])
         for row, token in zip(rows, drawn, strict=True):
+            if isinstance(token, TrineError):
+                row.request.fail(token)
+                continue
             row.decoding.next_id = token.id
             row.decoding.draw.counter += 1
             row.request.accept(token, self.tokenizer)
@@ -320,20 +330,20 @@ class Engine:
     def _decode(self) -> None:
         if not self._active:
             return
-        rows = [row.decoding for row in self._active]
-        if any(row.request.needs_logits for row in self._active):
-            self._forward([row.next_run() for row in self._active])
+        active = list(self._active)  # a stream that is closed meanwhile changes the other list
+        if any(row.request.needs_logits for row in active):
+            self._forward([row.next_run() for row in active])
             return
-        if self._speculates() and self._decode_guessed(self._active[0]):
+        if self._speculates() and self._decode_guessed(active[0]):
             return
-        steps = min(row.request.budget for row in self._active)
+        steps = min(row.request.budget for row in active)
         most = 1 if self._speculates() else MOST_STEPS
         steps = max(1, min(steps, most, int(SECONDS_A_CALL / self._step_seconds)))
         began = time.perf_counter()
-        all_ids, all_log_probs = self.runner.decode(rows, steps)
+        all_ids, all_log_probs = self.runner.decode([row.decoding for row in active], steps)
         self._step_seconds = max(1e-6, (time.perf_counter() - began) / len(all_ids))
         for ids, log_probs in zip(all_ids, all_log_probs, strict=True):
-            for row, token_id, log_prob in zip(self._active, ids, log_probs, strict=True):
+            for row, token_id, log_prob in zip(active, ids, log_probs, strict=True):
                 if not row.request.done:
                     row.request.accept(Drawn(token_id, log_prob), self.tokenizer)
 
@@ -360,6 +370,13 @@ class Engine:
             if request.done or token_id != guessed:
                 break
         return True
+
+
+def _raise_unless_whole(request: Request) -> None:
+    if request.error is not None:
+        raise request.error
+    if request.stop_reason == "cancelled":
+        raise TrineError("the answer was cut off: another request of the same engine failed, or it was cancelled")
 
 
 def _native_is_possible(model: Transformer) -> bool:

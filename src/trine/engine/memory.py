@@ -4,6 +4,7 @@ The system hands out zeroed memory when it is first touched; where it has no lar
 """
 
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ ALIGNMENT = 64  # bytes of a cache line
 
 def large_zeros(count: int, dtype: torch.dtype) -> Tensor:
     """`count` zeros [count] in memory of their own."""
-    room = mmap.mmap(-1, max(1, count) * dtype.itemsize)
+    size = max(1, count) * dtype.itemsize
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        room.madvise(mmap.MADV_HUGEPAGE)
+        room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without large pages
+            room.madvise(mmap.MADV_HUGEPAGE)
+    else:
+        room = mmap.mmap(-1, size)
     return torch.frombuffer(room, dtype=dtype)
 
 

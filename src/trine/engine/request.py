@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from trine.engine.constraint import Matcher
 from trine.engine.sampling import Sampling
 from trine.records import Rollout, StopReason
+from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,7 +27,7 @@ class Request:
 
     `log_probs` are of the distribution sampled from. With filters `unfiltered_log_probs` are the model's own at the
     same temperature. `top_log_probs` holds, for every place, pairs of id and log-probability, likeliest first, of the
-    model's own.
+    model's own. `error` says why where `stop_reason` is "failed".
     """
 
     prompt_ids: tuple[int, ...]
@@ -37,7 +38,8 @@ class Request:
     log_probs: list[float] = field(default_factory=list)
     unfiltered_log_probs: list[float] = field(default_factory=list)
     top_log_probs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
-    stop_reason: StopReason | Literal["cancelled"] | None = None
+    stop_reason: StopReason | Literal["cancelled", "failed"] | None = None
+    error: TrineError | None = None
 
     @property
     def done(self) -> bool:
@@ -52,6 +54,10 @@ class Request:
     def needs_logits(self) -> bool:
         """Whether every token's logits have to be looked at one step at a time."""
         return self.sampling.filtered or self.sampling.top_log_probs > 0
+
+    def fail(self, error: TrineError) -> None:
+        """This request cannot go on, through its own settings; the others do."""
+        self.error, self.stop_reason = error, "failed"
 
     def cancel(self) -> None:
         """Stop: the engine frees the row before its next step. May be called from any thread."""
@@ -68,8 +74,9 @@ class Request:
             self.top_log_probs.append(drawn.top_log_probs)
         if self.matcher is not None:
             self.matcher.accept(drawn.id)
-        if self.stop_reason is None:
-            self.stop_reason = self._ending(tokenizer)
+        ending = self._ending(tokenizer)
+        if ending is not None and self.stop_reason is None:  # else another thread has cancelled it
+            self.stop_reason = ending
 
     def _ending(self, tokenizer: Tokenizer | None) -> StopReason | None:
         if self.ids[-1] in self.sampling.eos_ids:
@@ -95,14 +102,15 @@ class Request:
         return any(stop in tail[-longest:] for stop in stops)
 
     def rollout(self, policy_version: int) -> Rollout:
-        """The finished answer as a record."""
-        assert self.stop_reason is not None
-        assert self.stop_reason != "cancelled"
+        """The finished answer as a record; raises the request's error where it failed."""
+        if self.error is not None:
+            raise self.error
+        assert self.stop_reason in get_args(StopReason)
         return Rollout(
             prompt_ids=self.prompt_ids,
             response_ids=tuple(self.ids),
             log_probs=tuple(self.log_probs),
-            stop_reason=self.stop_reason,
+            stop_reason=cast(StopReason, self.stop_reason),
             temperature=self.sampling.temperature,
             seed=self.sampling.seed,
             policy_version=policy_version,

@@ -5,7 +5,6 @@ One uniform number per row, drawn from (row seed, position) alone, is looked up 
 """
 
 from dataclasses import dataclass
-from math import inf, isfinite
 from typing import Literal
 
 import torch
@@ -55,17 +54,21 @@ class Sampling:
             ("max_new_tokens", self.max_new_tokens >= 1, "asks for nothing; give at least 1"),
             (
                 "temperature",
-                0 <= self.temperature < inf,
-                "is not in [0, inf); 0 is greedy, 1 samples the model as it is",
+                _is_temperature(self.temperature),
+                "is neither 0 (greedy) nor in [0.0001, 10000]; 1 samples the model as it is",
             ),
             ("top_k", self.top_k >= 0, "is negative; 0 keeps all tokens"),
             ("top_p", 0 < self.top_p <= 1, "is not in (0, 1]; 1 keeps all tokens"),
             ("min_p", 0 <= self.min_p <= 1, "is not in [0, 1]; 0 keeps all tokens"),
-            ("repetition_penalty", 0 < self.repetition_penalty < inf, "is not in (0, inf); 1 changes nothing"),
-            ("frequency_penalty", isfinite(self.frequency_penalty), "is no number; 0 changes nothing"),
-            ("presence_penalty", isfinite(self.presence_penalty), "is no number; 0 changes nothing"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "is not in [0.01, 100]; 1 changes nothing"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= 100, "is not in [-100, 100]; 0 changes nothing"),
+            ("presence_penalty", abs(self.presence_penalty) <= 100, "is not in [-100, 100]; 0 changes nothing"),
             ("top_log_probs", self.top_log_probs >= 0, "is negative; 0 reports none"),
-            ("stop_strings", all(self.stop_strings), "holds an empty string, which would stop everything"),
+            (
+                "stop_strings",
+                all(map(_is_text, self.stop_strings)),
+                "holds an empty string, or one that is no valid text",
+            ),
         ):
             if not sound:
                 raise TrineError(f"{name}={getattr(self, name)} {hint}")
@@ -82,6 +85,17 @@ class Sampling:
     def penalized(self) -> bool:
         """Whether what was said before changes what is said next."""
         return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+
+
+def _is_temperature(value: float) -> bool:
+    return value == 0 or 1e-4 <= value <= 1e4
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def draw(logits: Tensor, temperature: float | Tensor, seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,10 +30,10 @@ def score(runner: Runner, pool: PagePool, rows: Sequence[Scored], temperature: f
     scores: list[list[float]] = []
     left = list(rows)
     while left:
-        group, pages = _take(pool, left)
+        group, pages, starts = _take(pool, left)
         left = left[len(group) :]
         try:
-            scores += _score_group(runner, group, pages, temperature)
+            scores += _score_group(runner, group, pages, starts, temperature)
         except BaseException:
             pool.forget()
             raise
@@ -43,10 +43,11 @@ def score(runner: Runner, pool: PagePool, rows: Sequence[Scored], temperature: f
     return scores
 
 
-def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[list[int]]]:
-    """As many rows as a call's tokens and the free pages allow, at least one, and their pages."""
+def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[list[int]], list[int]]:
+    """As many rows as a call's tokens and the free pages allow, at least one; their pages; where reading begins."""
     taken: list[Scored] = []
     pages: list[list[int]] = []
+    starts: list[int] = []
     tokens = 0
     for row in rows:
         digests = page_digests(row.prompt[:-1])
@@ -57,31 +58,34 @@ def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[li
         pool.remember(numbers, digests)
         taken.append(row)
         pages.append(numbers)
-        tokens += len(row.ids)
+        starts.append(len(shared) * PAGE)
+        tokens += len(row.ids) - starts[-1]
         if tokens >= MOST_TOKENS:
             break
     if not taken:
         raise TrineError(f"a row of {len(rows[0].ids)} tokens does not fit into the free cache; raise cache_bytes")
-    return taken, pages
+    return taken, pages, starts
 
 
 def _score_group(
-    runner: Runner, rows: Sequence[Scored], pages: Sequence[Sequence[int]], temperature: float
+    runner: Runner, rows: Sequence[Scored], pages: Sequence[Sequence[int]], starts: Sequence[int], temperature: float
 ) -> list[list[float]]:
     found: list[float] = []
-    for runs, targets in _calls(rows, pages):
+    for runs, targets in _calls(rows, pages, starts):
         found += runner.score(runs, targets, temperature)
     ends = np.cumsum([len(row.response) for row in rows]).tolist()
     return [found[end - len(row.response) : end] for row, end in zip(rows, ends, strict=True)]
 
 
-def _calls(rows: Sequence[Scored], pages: Sequence[Sequence[int]]) -> Iterator[tuple[list[Run], list[int]]]:
+def _calls(
+    rows: Sequence[Scored], pages: Sequence[Sequence[int]], starts: Sequence[int]
+) -> Iterator[tuple[list[Run], list[int]]]:
     """The rows cut into calls of at most `MOST_TOKENS` tokens, with the tokens that follow the wanted ones."""
     runs: list[Run] = []
     targets: list[int] = []
     room = MOST_TOKENS
-    for row, numbers in zip(rows, pages, strict=True):
-        ids, first_wanted, start = row.ids, len(row.prompt) - 1, 0
+    for row, numbers, known in zip(rows, pages, starts, strict=True):
+        ids, first_wanted, start = row.ids, len(row.prompt) - 1, known
         while start < len(ids):
             end = min(len(ids), start + room)
             wanted = range(max(start, first_wanted), end)

@@ -45,6 +45,19 @@ class PagedCache:
         return pages[self.tables].flatten(1, 2).transpose(1, 2)
 
 
+def _rectangles(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs, in order (a later one may read an earlier one's pages), cut so that padding no more than doubles it."""
+    cut: list[list[Run]] = []
+    longest = real = 0
+    for run in runs:
+        longest, real = max(longest, len(run.ids)), real + len(run.ids)
+        if not cut or longest * (len(cut[-1]) + 1) > 2 * real:
+            cut.append([])
+            longest = real = len(run.ids)
+        cut[-1].append(run)
+    return cut
+
+
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On a CPU in memory that is taken when it is first touched: most of a cache never is."""
     if device.type == "cpu":
@@ -92,6 +105,9 @@ class TorchRunner:
     @torch.no_grad()
     def _wanted(self, runs: Sequence[Run]) -> Tensor:
         """Hidden states [wanted tokens, D]."""
+        return torch.cat([self._wanted_of(rectangle) for rectangle in _rectangles(runs)])
+
+    def _wanted_of(self, runs: Sequence[Run]) -> Tensor:
         longest, most_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
         ids = torch.zeros(len(runs), longest, dtype=torch.int64)
         tables = torch.zeros(len(runs), most_pages, dtype=torch.int64)

@@ -14,7 +14,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from trine.runtime.files import sha256_of
+from trine.runtime.files import sha256_of, sync_folder
 from trine.runtime.progress import say
 
 SOURCES = ("decode.cpp", "attention.h", "products.h", "sample.h", "vectors.h")
@@ -127,11 +127,20 @@ def native_library() -> ctypes.CDLL | None:
         return None
     compiler = shlex.split(found)
     try:
-        return _declared(ctypes.CDLL(str(_built(compiler))))
+        return _declared(_loaded(compiler))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         reason = getattr(error, "stderr", None) or error
         say(f"{found} could not build the decoding step; generation runs on PyTorch, several times slower: {reason}")
         return None
+
+
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    path = _built(compiler)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # what was kept is damaged
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(compiler)))
 
 
 def _built(compiler: list[str]) -> Path:
@@ -144,27 +153,32 @@ def _built(compiler: list[str]) -> Path:
             made = Path(aside) / path.name
             command = [*compiler, *OPTIONS, str(folder / SOURCES[0]), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            with open(made, "rb") as file:
+                os.fsync(file.fileno())
             made.replace(path)
+            sync_folder(path.parent)
     return path
 
 
 def _kept_in() -> Path:
     """A folder of the user's own: what is loaded from there runs."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    root = root if root.is_absolute() else Path.home() / ".cache"
     folder = root / "trine" / "native"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise OSError(f"{folder} belongs to another user")
+    if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
+        raise OSError(f"{folder} can be written by other users; make it your own (chmod 700)")
     return folder
 
 
 def _processor() -> str:
     """What -march=native will see: the processor's name and features."""
+    keys = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
     except OSError:
-        return platform.machine() + platform.processor()
+        lines = [platform.processor()]
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(keys)}) or lines[:1])
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -83,8 +83,8 @@ inline void panel_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64
     for (int r = 0; r < R; r++) {
         for (int v = 0; v < VECTORS; v++) {
             int64_t column = panel * PANEL + v * LANES;
-            if (m.scale) block.sums[r][v] *= load(m.scale + column);
-            if (m.bias) block.sums[r][v] += load(m.bias + column);
+            floats scale = m.scale ? load(m.scale + column) : spread(1.0f);
+            block.sums[r][v] = fused(block.sums[r][v], scale, m.bias ? load(m.bias + column) : floats{});
         }
         finish(row + r, panel, block.sums[r]);
     }

@@ -114,7 +114,7 @@ class NativeRunner:
         self._arena.clear()
 
         def vector(name: str) -> int:
-            return self._keep(name, weights[name].detach().float().clone()) if name in weights else 0
+            return self._keep(name, weights[name].detach().float().contiguous().clone()) if name in weights else 0
 
         for index, layer in enumerate(self.layers):
             block = f"blocks.{index}."

@@ -1,6 +1,7 @@
 // Drawing a token by inverse CDF: one uniform number of (seed, counter) looked up in the cumulative distribution.
 // The mixing function is that of trine/runtime/seeds.py (SplitMix64's finaliser, Steele et al. 2014).
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include "vectors.h"
 

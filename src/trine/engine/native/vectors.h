@@ -2,7 +2,8 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512F__)
+#include <initializer_list>
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -53,12 +54,18 @@ inline void store(bf16* target, floats value) {
 
 inline floats maximum(floats a, floats b) { return a > b ? a : b; }
 
+#if defined(__clang__)
+#define SHUFFLED(value, ...) __builtin_shufflevector(value, value, __VA_ARGS__)
+#else
+#define SHUFFLED(value, ...) __builtin_shuffle(value, ints{__VA_ARGS__})
+#endif
+
 // Lanes folded in halves: 8, 4, 2, 1.
 template <class Join> inline float fold(floats value, Join join) {
-    value = join(value, __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-    value = join(value, __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-    value = join(value, __builtin_shufflevector(value, value, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-    value = join(value, __builtin_shufflevector(value, value, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+    value = join(value, SHUFFLED(value, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    value = join(value, SHUFFLED(value, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    value = join(value, SHUFFLED(value, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    value = join(value, SHUFFLED(value, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
     return value[0];
 }
 
@@ -68,6 +75,23 @@ inline float sum(floats value) {
 
 inline float maximum(floats value) {
     return fold(value, [](floats a, floats b) { return maximum(a, b); });
+}
+
+// a b + c, rounded once or twice: the same way wherever it stands. Left to itself the compiler fuses some copies of a line
+// and not others, and a row's numbers would depend on how many rows there are.
+inline floats fused(floats a, floats b, floats c) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    __m256 x[2], y[2], z[2];
+    std::memcpy(x, &a, sizeof(a));
+    std::memcpy(y, &b, sizeof(b));
+    std::memcpy(z, &c, sizeof(c));
+    for (int half = 0; half < 2; half++) z[half] = _mm256_fmadd_ps(x[half], y[half], z[half]);
+    return load_as<floats>(z);
+#else
+    return a * b + c;
+#endif
 }
 
 // Ask for memory that is read soon: pages lie apart, so the processor does not foresee the next.
