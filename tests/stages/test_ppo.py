@@ -351,3 +351,9 @@ def test_a_step_against_the_gradient_raises_the_objective() -> None:
         for name, parameter in objective.model.policy.named_parameters():
             parameter.sub_(found[f"policy.{name}"], alpha=1e-3)
     assert weighted_log_prob() > before
+
+
+def test_a_steered_coefficient_never_falls_below_its_least() -> None:
+    objective = objective_of(kl=KlConfig(coefficient=0.15, target=1e6, horizon=8.0, least=0.14))
+    objective.batches(0)
+    assert objective.state()["kl_coefficient"] == 0.14

@@ -130,6 +130,8 @@ class KlConfig(Config):
     """nats per response to steer to by adapting the coefficient; null keeps it fixed"""
     horizon: PositiveFloat = 10_000.0
     """responses over which an adaptive coefficient reacts"""
+    least: Annotated[float, Field(ge=0)] = 0.0
+    """an adaptive coefficient never falls below this; at `coefficient` the target is a limit that KL may stay under"""
     in_loss: Literal["none", "k1", "k2", "k3"] = "none"
     """none: KL is part of the reward (k1); k1, k2, k3: a penalty in the loss instead, with exact gradient"""
 

@@ -226,10 +226,11 @@ class PpoObjective:
         self.observed = {"iteration": float(iteration), **statistics_of(self.experience)}
         self.observed["kl_coefficient"] = self.kl_coefficient
         if config.kl.target is not None:
-            self.next_kl_coefficient = adapted_kl_coefficient(
+            adapted = adapted_kl_coefficient(
                 self.kl_coefficient, self.observed["kl"],
                 target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_prompts,
             )  # fmt: skip
+            self.next_kl_coefficient = max(config.kl.least, adapted)
 
 
 def _put(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:
