@@ -69,6 +69,8 @@ def test_prompts_and_responses_the_model_cannot_read_are_refused(native: bool) -
     ):
         with pytest.raises(TrineError, match=message):
             engine.score([prompt], [response])
+    with pytest.raises(TrineError, match="2 prompts come with 1 responses"):
+        engine.score([[1], [2]], [[1]])
     with pytest.raises(TrineError, match="cache"):
         Engine(tiny_model(), native=native, cache_bytes=cache_of(tiny_config(), 1)).score([[1] * 20], [[1]])
 

@@ -178,7 +178,12 @@ class Engine:
     def score(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
-        """Log-probabilities of every response's tokens after its prompt, at `temperature`, without filters."""
+        """Log-probabilities of every response's tokens after its prompt, at `temperature`, without filters.
+
+        Raises `TrineError` where a prompt or response is empty or too long for the context, or one lacks the other.
+        """
+        if len(prompts) != len(responses):
+            raise TrineError(f"{len(prompts)} prompts come with {len(responses)} responses; give one for each")
         rows = [Scored(tuple(prompt), tuple(response)) for prompt, response in zip(prompts, responses, strict=True)]
         for number, row in enumerate(rows):
             check_scored(row.prompt, row.response, number, self.source.config)
