@@ -51,7 +51,7 @@ class Corpus:
         """A hash of the settings that change documents or their order, and of every file's name and bytes."""
         settings = self.config.model_dump_json(include={"filters", "held_out_share"})
         described = [
-            config.model_dump_json(exclude={"name", "weight", "folder", "dataset"})
+            config.model_dump_json(exclude={"name", "weight", "folder", "dataset", "streaming"})
             for config in self.config.all_sources
         ]
         digest = hashlib.sha256(sha256_of(settings, *described).encode())
