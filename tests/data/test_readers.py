@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -291,3 +292,13 @@ def test_records_stream_in_constant_memory(tmp_path: Path, suffix: str, packing:
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_parquet_streams_row_group_by_row_group(tmp_path: Path) -> None:
+    """10 MB in row groups of 500 kB: Arrow never holds 3 MB."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(as_parquet([os.urandom(5000).hex() for _ in range(1000)], rows_of_a_group=50))
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    for _ in read_file(path, path.name, SourceConfig(folder=path), Damage()):
+        count, most = count + 1, max(most, pa.total_allocated_bytes() - before)
+    assert count == 1000 and most < 3_000_000
