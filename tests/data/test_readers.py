@@ -302,3 +302,24 @@ def test_parquet_streams_row_group_by_row_group(tmp_path: Path) -> None:
     for _ in read_file(path, path.name, SourceConfig(folder=path), Damage()):
         count, most = count + 1, max(most, pa.total_allocated_bytes() - before)
     assert count == 1000 and most < 3_000_000
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".py.gz", ".jsonl.xz", ".csv.zst"])
+@given(data=st.data())
+@settings(max_examples=20)
+def test_no_harm_to_a_file_ends_in_anything_but_documents_or_an_error_with_its_name(
+    folder: Path, suffix: str, data: st.DataObject
+) -> None:
+    name, packing = (suffix, "") if suffix in FORMATS else (suffix[: suffix.rindex(".")], suffix[suffix.rindex(".") :])
+    plain = FORMATS[name](TEXTS * 3) if name in FORMATS else "".join(TEXTS).encode()
+    harmed = bytearray(PACKINGS[packing](plain))
+    for place in data.draw(st.lists(st.integers(0, len(harmed) - 1), min_size=1, max_size=5)):
+        harmed[place] = data.draw(st.integers(0, 255))
+    path = written(folder / f"harmed{suffix}", bytes(harmed[: data.draw(st.integers(0, len(harmed)))]))
+    damage = Damage()
+    try:
+        documents = read(path, damage)
+    except TrineError as error:
+        assert str(path) in str(error)
+    else:
+        assert damage.seen == damage.broken + len(documents)
