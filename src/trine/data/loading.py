@@ -11,14 +11,14 @@ LOOK_EVERY = 0.05
 
 
 class Prefetcher(Generic[Made]):
-    """`make(step)` for the steps to come, at most `ahead` of them, made before they are asked for.
+    """`make(step)` for the steps to come, at most `ahead` of them, made before they are asked for, and none from `end` on.
 
     Same values in the same order as calling `make` oneself. What `make` raises comes out of `get`. Close it, or use
     it as a context: the thread ends. `waiting_seconds`: how long all calls of `get` have waited.
     """
 
-    def __init__(self, make: Callable[[int], Made], ahead: int = 4) -> None:
-        self._make, self._ahead = make, ahead
+    def __init__(self, make: Callable[[int], Made], ahead: int = 4, end: int | None = None) -> None:
+        self._make, self._ahead, self._end = make, ahead, end
         self._next = -1
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -59,7 +59,7 @@ class Prefetcher(Generic[Made]):
         self._thread.start()
 
     def _work(self, step: int, stop: threading.Event, made: "queue.Queue[Made | BaseException]") -> None:
-        while not stop.is_set():
+        while not stop.is_set() and step != self._end:
             try:
                 value: Made | BaseException = self._make(step)
             except BaseException as error:
