@@ -17,12 +17,16 @@ StopReason = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself)."""
+    """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself).
+
+    `license`: what the source's record says, as an SPDX expression; empty where it says nothing.
+    """
 
     text: str
     name: str
     source: str
     group: str
+    license: str = ""
 
 
 @dataclass(frozen=True)

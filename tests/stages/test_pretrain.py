@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import PLAIN_CPU, pretrain_config
-from trine.config.base import CorpusConfig
-from trine.data.corpus import load_corpus
+from trine.config.corpus import CorpusConfig
+from trine.data.corpus import open_corpus
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.opening import open_hardware, open_model
 from trine.stages.pretrain import run
@@ -23,7 +23,7 @@ def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
 def test_bits_per_byte_are_those_of_a_plain_forward_pass(pretrain_run: Path, corpus: CorpusConfig) -> None:
     """Every held-out token but each window's first, read by hand in windows of 64."""
     model, tokenizer = open_model(pretrain_run, open_hardware(PLAIN_CPU))
-    documents = load_corpus(corpus).held_out
+    documents = list(open_corpus(corpus).documents("held_out"))
     ids = [token for document in documents for token in [*tokenizer.encode(document.text), tokenizer.end_of_text]]
     size = sum(len(document.text.encode()) for document in documents)
     nats = 0.0

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from tests.conftest import SHAPE, finetune_config, pretrain_config, reward_config
 from tests.tiny import random_tensor, tiny_model, tiny_score_model
-from trine.config.base import CorpusConfig, LoopConfig, OptimizerConfig
+from trine.config.base import LoopConfig, OptimizerConfig
+from trine.config.corpus import CorpusConfig
 from trine.data.shards import Windows
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError

@@ -5,13 +5,13 @@ from typing import Literal
 
 from trine.config.base import (
     Config,
-    CorpusConfig,
     LoopConfig,
     OptimizerConfig,
     PositiveInt,
     Share,
     StageConfig,
 )
+from trine.config.corpus import CorpusConfig
 
 
 class TokenizerConfig(StageConfig):

@@ -12,12 +12,12 @@ from torch import Tensor
 from trine.algorithms.log_probs import cross_entropy_sum
 from trine.config.text import ModelShape, PretrainConfig
 from trine.data.baselines import verbatim_line_share, xz_bits_per_byte
-from trine.data.corpus import Corpus, load_corpus
+from trine.data.corpus import Corpus, open_corpus
 from trine.data.shards import Shard, Windows, make_shard
 from trine.model.config import ModelConfig, gpt2_config, qwen3_config
 from trine.model.folder import save_model
 from trine.model.transformer import Transformer, initialize
-from trine.records import Term
+from trine.records import Document, Term
 from trine.runtime.errors import TrineError
 from trine.runtime.files import sha256_of, write_folder
 from trine.runtime.progress import say
@@ -102,7 +102,7 @@ def run(config: PretrainConfig) -> Path:
     if config.row_tokens > config.model.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
     hardware = open_hardware(config.hardware)
-    corpus = load_corpus(config.corpus)
+    corpus = open_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
@@ -140,7 +140,7 @@ def run(config: PretrainConfig) -> Path:
 def make_shards(folder: Path, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Shard]:
     """The training shard (`train`) and one shard per held-out part."""
     folder.mkdir(exist_ok=True)
-    parts = {"train": corpus.train, **corpus.held_out_parts()}
+    parts = {"train": list(corpus.documents("train")), **held_out_parts(corpus)}
     return {
         name: make_shard(
             folder / name, documents, tokenizer.encode_batch, tokenizer.end_of_text, tokenizer.vocab_size,
@@ -150,10 +150,18 @@ def make_shards(folder: Path, corpus: Corpus, tokenizer: Tokenizer) -> dict[str,
     }  # fmt: skip
 
 
+def held_out_parts(corpus: Corpus) -> dict[str, list[Document]]:
+    """The held-out documents under the names a report uses."""
+    parts: dict[str, list[Document]] = {}
+    for document in corpus.documents("held_out"):
+        parts.setdefault(corpus.part_of(document), []).append(document)
+    return parts
+
+
 def _baselines(corpus: Corpus) -> dict[str, float]:
     """What the held-out figures stand beside: xz -9 on the same bytes, and lines known word for word."""
     results: dict[str, float] = {}
-    for name, documents in corpus.held_out_parts().items():
+    for name, documents in held_out_parts(corpus).items():
         results[f"xz_bits_per_byte/{name}"] = xz_bits_per_byte(documents)
-        results[f"verbatim_line_share/{name}"] = verbatim_line_share(documents, corpus.train)
+        results[f"verbatim_line_share/{name}"] = verbatim_line_share(documents, corpus.documents("train"))
     return results
