@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trine.data.mixing import MixedOrder, Permutation, RowOrder, RunOrder
@@ -44,6 +44,7 @@ def test_at_weight_1_an_epoch_is_every_row_once(order: MixedOrder, epoch: int) -
     assert sorted(order.indices(epoch * rows, rows).tolist()) == list(range(rows))
 
 
+@settings(max_examples=30)
 @given(order=orders, start=st.integers(0, 100), count=st.integers(0, 50))
 def test_reading_can_begin_at_any_index(order: MixedOrder, start: int, count: int) -> None:
     whole = order.indices(0, 150)
@@ -62,13 +63,14 @@ def test_sources_are_shuffled_together() -> None:
     assert 200 < (first_half < 500).sum() < 300
 
 
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.integers(1, 20), min_size=1, max_size=3),
     weights=st.lists(st.sampled_from([0.1, 0.5, 1, 1.5, 2, 3]), min_size=3, max_size=3),
     epochs=st.integers(1, 12),
 )
 def test_weights_are_exact_over_epochs(counts: list[int], weights: list[float], epochs: int) -> None:
-    """After e epochs of weight w a source of R rows was read round(w e R) times, each row as often as any, or once more."""
+    """After e epochs of weight w round(w e R) rows of R were read, each as often as any other or once more."""
     order = MixedOrder(counts, weights[: len(counts)], 0)
     expected = [int(weight * epochs * count + 0.5 + 1e-9) for count, weight in zip(counts, weights, strict=False)]
     times = Counter(order.indices(0, sum(expected)).tolist())

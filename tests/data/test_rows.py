@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def epoch_pairs(sampled: RowSampler, epoch: int) -> list[tuple[int, int]]:
 @FEW
 @given(lengths=lengths_of_documents, row_length=st.integers(2, 16), epoch=st.integers(0, 2))
 def test_packed_rows_train_every_pair_of_every_document_once(lengths: list[int], row_length: int, epoch: int) -> None:
-    expected = [pair for ids in numbered_documents(lengths) for pair in zip(ids, ids[1:], strict=False)]
+    expected = [pair for ids in numbered_documents(lengths) for pair in pairwise(ids)]
     with tempfile.TemporaryDirectory() as folder:
         if not expected:
             with pytest.raises(TrineError, match="fewer than one row"):
@@ -76,7 +77,7 @@ def test_windows_lie_within_documents_and_the_rest_is_dropped(lengths: list[int]
         sampled = sampler(Path(folder), lengths, "windows", row_length)
         batch = sampled.rows(0, rows_of(sampled))
         assert Counter(map(tuple, batch.ids.tolist())) == Counter(windows)
-        pairs = [pair for window in windows for pair in zip(window, window[1:], strict=False)]
+        pairs = [pair for window in windows for pair in pairwise(window)]
         assert Counter(trained_pairs(batch)) == Counter(pairs)
         assert batch.count == len(pairs) and batch.starts is None
 
@@ -129,7 +130,7 @@ def test_a_model_reads_a_packed_row_as_it_reads_each_document_alone(tmp_path: Pa
 def test_fast_best_fit_makes_the_rows_of_the_plain_one(lengths: list[int]) -> None:
     order, sizes = best_fit(np.array(lengths, np.int64), 24)
     bounds = np.cumsum([0, *sizes.tolist()])
-    rows = [order[first:end].tolist() for first, end in zip(bounds, bounds[1:], strict=False)]
+    rows = [order[first:end].tolist() for first, end in pairwise(bounds)]
     assert rows == fit_rows(lengths, 24)
 
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -78,9 +78,7 @@ class Batched(Protocol):
 AnyBatch = TypeVar("AnyBatch", bound=Batched)
 
 
-def encode_batch(
-    encoding: Encoding, encode: EncodeArray, source: str, documents: Sequence[Document]
-) -> EncodedBatch:
+def encode_batch(encoding: Encoding, encode: EncodeArray, source: str, documents: Sequence[Document]) -> EncodedBatch:
     """Filter, digest and encode documents of the source called `source`."""
     collected = _Collected(encoding, encode)
     counts = FilterCounts()
@@ -124,12 +122,12 @@ class _Collected:
 
 
 def encoded(
-    batches: Iterable[AnyBatch], encoding: Encoding, workers: int, small: int = SMALL_CORPUS
-) -> Iterator[tuple[AnyBatch, EncodedBatch]]:
+    batches: Iterable[AnyBatch], encoding: Encoding, workers: int
+) -> Generator[tuple[AnyBatch, EncodedBatch], None, None]:
     """Every batch with what it became, in order.
 
-    In this process with one worker or fewer than `small` characters in all, else in `workers` processes; never more
-    than about twice that many batches are in memory.
+    In this process with one worker or fewer than `SMALL_CORPUS` characters in all, else in `workers` processes. Beyond
+    that beginning never more than about twice as many batches are in memory as there are workers.
     """
     batches = iter(batches)
     head: list[AnyBatch] = []
@@ -138,7 +136,7 @@ def encoded(
         for batch in batches:
             head.append(batch)
             size += batch.size
-            if size >= small:
+            if size >= SMALL_CORPUS:
                 yield from _in_workers(chain(head, batches), encoding, workers)
                 return
     encode = encoding.make_encode()

@@ -11,7 +11,7 @@ LOOK_EVERY = 0.05
 
 
 class Prefetcher(Generic[Made]):
-    """`make(step)` for the steps to come, at most `ahead` of them, made before they are asked for, and none from `end` on.
+    """`make(step)` for the steps to come, at most `ahead` of them, and none from `end` on.
 
     Same values in the same order as calling `make` oneself. What `make` raises comes out of `get`. Close it, or use
     it as a context: the thread ends. `waiting_seconds`: how long all calls of `get` have waited.

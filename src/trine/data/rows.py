@@ -68,9 +68,14 @@ def window_batch(windows: Tensor) -> Batch:
 
 
 class Rows(Protocol):
-    """Rows by number; `counts`: how many each source has, one after the other."""
+    """Rows by number; `counts`: how many each source has, one after the other.
+
+    `dropped_share`: of all (input, target) pairs, those that no row holds; `padded_share`: of all places, the empty.
+    """
 
     counts: tuple[int, ...]
+    dropped_share: float
+    padded_share: float
 
     def take(self, numbers: NDArray[np.int64]) -> Batch: ...
 
@@ -87,6 +92,8 @@ class StreamRows:
         self.counts = tuple(max(tokens - 1, 0) // length for _, tokens in runs)
         self._first_tokens = np.array([first for first, _ in runs], np.int64)
         self._first_rows = np.cumsum((0, *self.counts[:-1]))
+        self.dropped_share = 1 - sum(self.counts) * length / max(len(ids) - 1, 1)
+        self.padded_share = 0.0
 
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """See `Rows`."""
@@ -101,7 +108,7 @@ class TableRows:
 
     def __init__(self, ids: NDArray[np.integer], table: RowTable, padding: int) -> None:
         self.ids, self.table, self.padding = ids, table, padding
-        self.counts = table.source_rows
+        self.counts, self.dropped_share, self.padded_share = table.source_rows, table.dropped_share, table.padded_share
 
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """See `Rows`."""
@@ -116,9 +123,7 @@ class TableRows:
         place = _ranges(row * self.table.row_length + start, pairs)
         return self._batch(len(numbers), source, place, np.repeat(start, pairs))
 
-    def _batch(
-        self, rows: int, source: NDArray[np.int64], place: NDArray[np.int64], start: NDArray[np.int64]
-    ) -> Batch:
+    def _batch(self, rows: int, source: NDArray[np.int64], place: NDArray[np.int64], start: NDArray[np.int64]) -> Batch:
         """Pairs from the places `source` of the shard at the places `place` of the rows, laid flat."""
         shape = (rows, self.table.row_length)
         ids, targets = (np.full(shape, self.padding, np.int64) for _ in range(2))
@@ -126,8 +131,10 @@ class TableRows:
         starts, weights = columns.copy(), np.zeros(shape, np.float32)  # a padding position sees itself
         ids.flat[place], targets.flat[place] = self.ids[source], self.ids[source + 1]
         weights.flat[place], starts.flat[place] = 1.0, start
-        tensors = [torch.from_numpy(array) for array in (ids, targets, weights)]
-        return Batch(*tensors, float(len(place)), torch.from_numpy(columns - starts), torch.from_numpy(starts))
+        tensor = torch.from_numpy
+        return Batch(
+            tensor(ids), tensor(targets), tensor(weights), float(len(place)), tensor(columns - starts), tensor(starts)
+        )  # fmt: skip
 
 
 class WindowTableRows(TableRows):

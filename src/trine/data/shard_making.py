@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +27,7 @@ from trine.data.corpus_reader import Place, ReadBatch, read_from
 from trine.data.duplicates import DuplicateFinder
 from trine.data.encoding import EncodedBatch, Encoding, encoded
 from trine.data.filters import KEPT, Amount, FilterCounts
-from trine.data.shards import DESCRIPTION, DOCUMENT, TRAIN, Shards, mapped
+from trine.data.shards import DESCRIPTION, DOCUMENT, MAKING, TRAIN, Shards, mapped
 from trine.runtime.files import disk_errors, read_json, sha256_of, sync_folder, write_folder, write_json
 from trine.runtime.progress import Bar, progress_bar
 from trine.runtime.signals import stop_request
@@ -61,11 +62,12 @@ def make_shards(folder: Path, corpus: Corpus, target: Target, workers: int, chun
     `chunk`: characters between two durable records. A stop request is obeyed after what is under way is recorded.
     """
     fingerprint = target.fingerprint(corpus)
+    aside = folder.with_name(f".{folder.name}.building")
     if _fingerprint_in(folder / DESCRIPTION) != fingerprint:
-        with disk_errors(folder), Building(folder.with_name(f".{folder.name}.building"), fingerprint, target) as building:
+        with Building(aside, fingerprint, target) as building:
             _encode(building, corpus, target, workers, chunk)
-            _finish(building, folder, corpus, target)
-            shutil.rmtree(building.folder)
+            _finish(building, folder, corpus, target, workers)
+    shutil.rmtree(aside, ignore_errors=True)
     shards = Shards(folder)
     shards.weights = tuple(source.weight for source in corpus.sources)  # no part of what is encoded
     return shards
@@ -79,9 +81,10 @@ def _encode(building: "Building", corpus: Corpus, target: Target, workers: int, 
     def units_before(place: Place) -> int:
         return int(before[place.source]) + place.unit
 
-    with progress_bar("shards", sum(units), units_before(building.place)) as bar:
-        batches = encoded(read_from(corpus, building.place), target.encoding, workers)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress_bar("shards", sum(units), units_before(building.place)))
         shown = _Shown(bar)
+        batches = stack.enter_context(closing(encoded(read_from(corpus, building.place), target.encoding, workers)))
         for batch, result in batches:
             passed = units_before(batch.after) - units_before(building.place)
             building.append(batch, result, [corpus.part_of(document) for document in batch.documents])
@@ -126,13 +129,17 @@ class Building:
         return self.seconds + time.perf_counter() - self._opened
 
     def __enter__(self) -> "Building":
+        with disk_errors(self.folder):
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         record = self.folder / "progress.json"
         if _fingerprint_in(record) == self._fingerprint:
             self._resume(read_json(record))
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-        return self
 
     def __exit__(self, *error: object) -> None:
         for file in self._all_files():
@@ -169,13 +176,19 @@ class Building:
         for part in sorted(set(kept_parts.tolist())):
             mine = kept_parts == part
             ids = result.ids[np.repeat(mine, result.documents["tokens"])]
-            self._append(part, ids, result.documents[mine], result.signatures[mine], batch.source_number)
+            with disk_errors(self.folder):
+                self._append(part, ids, result.documents[mine], result.signatures[mine], batch.source_number)
         self.counts.merge(result.counts)
         self.place = batch.after
         self.unsaved += batch.size
 
     def _append(
-        self, part: str, ids: NDArray[np.uint32], documents: NDArray[np.void], signatures: NDArray[np.uint32], source: int
+        self,
+        part: str,
+        ids: NDArray[np.uint32],
+        documents: NDArray[np.void],
+        signatures: NDArray[np.uint32],
+        source: int,
     ) -> None:
         files = self._files.get(part) or self._open(part)
         lengths = self.lengths.setdefault(part, {"tokens": 0, "documents": 0})
@@ -193,19 +206,20 @@ class Building:
 
     def save(self) -> None:
         """Make all that was appended durable, and then the record of it."""
-        for file in self._all_files():
-            file.flush()
-            os.fsync(file.fileno())
-        for part in self._files:
-            sync_folder(self.folder / part)
-        sync_folder(self.folder)
+        with disk_errors(self.folder):
+            for file in self._all_files():
+                file.flush()
+                os.fsync(file.fileno())
+            for part in self._files:
+                sync_folder(self.folder / part)
+            sync_folder(self.folder)
         self.unsaved = 0
         record = {"fingerprint": self._fingerprint, "place": self.place.as_json(), "lengths": self.lengths}
         counts = {"counts": self.counts.as_json(), "seconds": self.elapsed()}
         write_json(self.folder / "progress.json", record | counts)
 
 
-def _finish(building: Building, folder: Path, corpus: Corpus, target: Target) -> None:
+def _finish(building: Building, folder: Path, corpus: Corpus, target: Target, workers: int) -> None:
     """Leave out duplicates and give the shards their name."""
     parts = sorted(building.lengths, key=lambda name: (name == TRAIN, name))
     kept = _without_duplicates(building, parts, corpus, target)
@@ -218,7 +232,9 @@ def _finish(building: Building, folder: Path, corpus: Corpus, target: Target) ->
             for part in parts
         }
         write_json(aside / DESCRIPTION, _description(building, corpus, target, described))
-        write_json(aside / "making.json", {"seconds": building.elapsed()})
+        seconds = building.elapsed()
+        rate = sum(row["seen"]["bytes"] for row in building.counts.as_json().values()) / 1e6 / seconds
+        write_json(aside / MAKING, {"seconds": seconds, "megabytes_per_second": rate, "workers": workers})
 
     write_folder(folder, fill)
 
@@ -246,9 +262,7 @@ def _without_duplicates(
     return kept
 
 
-def _documents(
-    folder: Path, permutations: int
-) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.uint32] | None]]:
+def _documents(folder: Path, permutations: int) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.uint32] | None]]:
     """The documents of a part and their signatures, some at a time, with the number of the first."""
     first = 0
     with open(folder / "documents.bin", "rb") as file:
@@ -266,9 +280,7 @@ def _move(counts: FilterCounts, source: str, outcome: str, size: int) -> None:
     counts.merge(FilterCounts({source: {outcome: Amount(1, size), KEPT: Amount(-1, -size)}}))
 
 
-def _copy_kept(
-    before: Path, after: Path, kept: NDArray[np.bool_], dtype: str, sources: int
-) -> dict[str, Any]:
+def _copy_kept(before: Path, after: Path, kept: NDArray[np.bool_], dtype: str, sources: int) -> dict[str, Any]:
     """Copy the documents of a part that are kept, a few at a time; returns its description."""
     after.mkdir()
     tokens, size, width = 0, 0, np.dtype(dtype).itemsize

@@ -18,6 +18,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json
 
 DESCRIPTION = "shards.json"
+MAKING = "making.json"
 TRAIN = "train"
 # `signed`: whether it had enough words for a signature of near duplicates.
 DOCUMENT = np.dtype(
@@ -104,11 +105,23 @@ class Shards:
         return sum(shard.bytes for shard in shards) / max(sum(shard.tokens for shard in shards), 1)
 
     @property
+    def figures(self) -> dict[str, Any]:
+        """What a stage reports: sizes, what was left out and why, and how fast they were made."""
+        parts = {TRAIN: self.train, **self.held_out}
+        sizes = {
+            name: {"documents": shard.document_count, "tokens": shard.tokens, "bytes": shard.bytes}
+            for name, shard in parts.items()
+        }
+        described = {key: self.description[key] for key in ("outcomes", "records", "broken")}
+        made = read_json(self.folder / MAKING)
+        return {"parts": sizes, **described, "bytes_per_token": self.bytes_per_token, **made}
+
+    @property
     def summary(self) -> str:
         """One line for a person."""
         held_out = self.held_out.values()
         return (
             f"{self.train.document_count} documents, {self.train.bytes / 1e6:.1f} MB to train on; "
             f"{sum(shard.document_count for shard in held_out)}, {sum(shard.bytes for shard in held_out) / 1e6:.1f} MB "
-            f"held out; {self.bytes_per_token:.2f} bytes per token; fingerprint {self.fingerprint[:16]}"
+            f"held out; {self.bytes_per_token:.2f} bytes per token; fingerprint {self.description['corpus'][:16]}"
         )
