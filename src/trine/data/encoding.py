@@ -49,8 +49,9 @@ class Encoding:
 class EncodedBatch:
     """`ids` of the documents that were kept, each closed by end-of-text, one after the other.
 
-    `documents` [kept] of `ENCODED_DOCUMENT`; `signatures` [kept, permutations], or [kept, 0] where nobody asks for
-    near duplicates (zeros for a document without one, whose `signed` is 0); `kept` for each document that came in.
+    `documents` [kept] of `ENCODED_DOCUMENT`, with digests of zeros where nobody asks for exact duplicates;
+    `signatures` [kept, permutations], or [kept, 0] where nobody asks for near duplicates (zeros for a document without
+    one, whose `signed` is 0); `kept` for each document that came in.
     """
 
     ids: NDArray[np.uint32]
@@ -110,7 +111,8 @@ class _Collected:
         if filters.near_duplicates:
             self.signatures.append(np.zeros(filters.permutations, np.uint32) if sketch is None else sketch)
         size = len(text.encode("utf-8", "replace"))
-        self.documents.append((len(ids) + 1, size, sketch is not None, content_digest(text)))
+        digest = content_digest(text) if filters.exact_duplicates else bytes(DIGEST_BYTES)
+        self.documents.append((len(ids) + 1, size, sketch is not None, digest))
 
     def arrays(self) -> tuple[NDArray[np.uint32], NDArray[np.void], NDArray[np.uint32]]:
         documents = np.zeros(len(self.documents), ENCODED_DOCUMENT)
