@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import Command
 from tests.small_corpus import write_corpus
 from trine.runtime import files
+from trine.runtime.files import read_json
 
 CPU = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
 
@@ -61,6 +62,8 @@ def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path
     code, _, message = command(*tokenizer(folder, out, "--corpus.largest_broken_share", 0.1))
     assert code == 0, message
     assert (out / "tokenizer.json").exists()
+    listed = [f"{folder / 'bad.py'}:2: not UTF-8"]
+    assert read_json(out / "done.json")["damage"] == {str(folder): {"seen": 10, "broken": 1, "listed": listed}}
 
 
 def test_a_corpus_record_without_its_field(command: Command, tmp_path: Path, out: Path) -> None:

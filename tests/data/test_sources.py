@@ -44,6 +44,31 @@ def test_a_folder_gives_its_text_files_in_order_of_their_names(tmp_path: Path) -
     assert found[3] == Document("text of sub/d.py", "sub/d.py", "folder", "sub/d.py")
 
 
+FILES = ("a.py", "b.rst", "src/a.py", "src/deep/b.py", "src/deep/c.md", "src/vendor/d.py", "tests/t.py", "x.py.gz")
+
+
+@pytest.mark.parametrize(
+    "files, excluded, found",
+    [
+        ((), (), ["a.py", "src/a.py", "src/deep/b.py", "src/deep/c.md", "src/vendor/d.py", "tests/t.py", "x.py.gz"]),
+        (("*.py",), (), ["a.py", "src/a.py", "src/deep/b.py", "src/vendor/d.py", "tests/t.py"]),
+        (("src/*.py",), (), ["src/a.py"]),
+        (("src/**/*.py",), ("**/vendor/**",), ["src/a.py", "src/deep/b.py"]),
+        ((), ("tests/**", "a.*", "src/**"), ["x.py.gz"]),
+        (("b.???", "*.gz"), (), ["b.rst", "x.py.gz"]),
+    ],
+)
+def test_patterns_choose_files(
+    tmp_path: Path, files: tuple[str, ...], excluded: tuple[str, ...], found: list[str]
+) -> None:
+    """A pattern without a slash is one for the file's own name; files asked for may have any suffix."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    units = folder_units(SourceConfig(folder=tmp_path, files=files, excluded=excluded))
+    assert [unit.name for unit in units] == found
+
+
 def test_a_single_file_is_a_corpus_too(tmp_path: Path) -> None:
     (tmp_path / "only.txt").write_text("text")
     assert [document.name for document in read(tmp_path / "only.txt")] == ["only.txt"]

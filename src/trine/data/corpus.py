@@ -51,7 +51,7 @@ class Corpus:
         """A hash of the settings that change documents or their order, and of every file's name and bytes."""
         settings = self.config.model_dump_json(include={"filters", "held_out_share"})
         described = [
-            config.model_dump_json(exclude={"name", "weight", "folder", "dataset"})
+            config.model_dump_json(exclude={"name", "weight", "folder", "dataset", "streaming"})
             for config in self.config.all_sources
         ]
         digest = hashlib.sha256(sha256_of(settings, *described).encode())
@@ -76,8 +76,13 @@ class Corpus:
             return TRAIN
         return _PARTS.get(document.source, "packages")
 
-    def documents(self, part: Part, counts: FilterCounts | None = None) -> Iterator[Document]:
-        """The documents of one part, filtered and each once, in order; what was left out is added to `counts`.
+    def documents(
+        self, part: Part, counts: FilterCounts | None = None, damage: dict[str, Damage] | None = None
+    ) -> Iterator[Document]:
+        """The documents of one part, filtered and each once, in order.
+
+        What the filters did is added to `counts`; what could not be read, of either part, is put into `damage` by
+        source.
 
         Raises `TrineError` at the end of a source that has no text or too much that cannot be read, and at the end
         of a corpus that has nothing to train on.
@@ -85,9 +90,9 @@ class Corpus:
         finder = DuplicateFinder(self.config.filters)
         counts = FilterCounts() if counts is None else counts
         if part == TRAIN and self.finds_duplicates:
-            for _ in self._kept("held_out", finder, FilterCounts()):
+            for _ in self._kept("held_out", finder, FilterCounts(), {}):
                 pass
-        yield from self._kept(part, finder, counts)
+        yield from self._kept(part, finder, counts, {} if damage is None else damage)
         if part == TRAIN and not counts.amount("kept").documents:
             raise nothing_to_train_on(self, counts)
 
@@ -95,9 +100,12 @@ class Corpus:
     def finds_duplicates(self) -> bool:
         return self.config.filters.exact_duplicates or self.config.filters.near_duplicates
 
-    def _kept(self, part: Part, finder: DuplicateFinder, counts: FilterCounts) -> Iterator[Document]:
+    def _kept(
+        self, part: Part, finder: DuplicateFinder, counts: FilterCounts, damage: dict[str, Damage]
+    ) -> Iterator[Document]:
         for source in self.sources:
-            for document in self._read(source):
+            damage[source.name] = Damage()
+            for document in self._read(source, damage[source.name]):
                 if (self.part_of(document) == TRAIN) != (part == TRAIN):
                     continue
                 reason = rejection(document, self.config.filters) or self._repeated(document, finder)
@@ -105,8 +113,8 @@ class Corpus:
                 if reason is None:
                     yield document
 
-    def _read(self, source: Source) -> Iterator[Document]:
-        damage, found = Damage(), 0
+    def _read(self, source: Source, damage: Damage) -> Iterator[Document]:
+        found = 0
         for unit in source.units:
             for document in unit.read(damage):
                 found += 1

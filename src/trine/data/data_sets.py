@@ -39,9 +39,10 @@ def data_set_units(source: SourceConfig) -> Iterator[Unit]:
 
 
 def _documents(source: SourceConfig, commit: str, damage: Damage) -> Iterator[Document]:
-    """A document per record; records count from 1."""
+    """A document per record; records count from 1. Where a local folder lies is no part of its documents' names."""
+    title = source.dataset if commit else Path(str(source.dataset)).resolve().name
     for number, record in enumerate(_records(source, commit), 1):
-        name = f"{source.dataset}:{number}"
+        name = f"{title}:{number}"
         document = record_document(record, name, name, source, "data set", damage)
         if document:
             yield document

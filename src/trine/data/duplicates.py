@@ -9,7 +9,7 @@ which estimates the same with a standard error of sqrt(0.85 * 0.15 / 256) = 0.02
 """
 
 import hashlib
-import re
+import string
 import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 Signature = NDArray[np.uint32]
 
 FEWEST_WORDS = 10
-WORDS_AT_A_TIME = 1024  # 1 MB of hash values at 256 permutations
-_WORD = re.compile(rb"[A-Za-z_0-9]+")
+WORDS_AT_A_TIME = 256  # so that their hash values stay in the cache
+_WORD_BYTES = frozenset((string.ascii_letters + string.digits + "_").encode())
+_SPACED = bytes(byte if byte in _WORD_BYTES else ord(" ") for byte in range(256))
 
 
 def content_digest(text: str) -> bytes:
@@ -37,7 +38,7 @@ def content_digest(text: str) -> bytes:
 
 def signature(text: str, config: FilterConfig) -> Signature | None:
     """The MinHash of the text's words, uint32 [permutations]; None for a text of fewer than 10 words."""
-    words = _WORD.findall(text.encode("utf-8", "replace"))
+    words = text.encode("utf-8", "replace").translate(_SPACED).split()
     if len(words) < FEWEST_WORDS:
         return None
     distinct = list(set(words))
@@ -51,7 +52,9 @@ def signature(text: str, config: FilterConfig) -> Signature | None:
 class DuplicateFinder:
     """Tells whether a document repeats one given before; sequential, and so deterministic in the order.
 
-    This is the one part of reading a corpus whose memory grows with it.
+    This is the one part of reading a corpus whose memory grows with it. Measured: 110 bytes a document kept with
+    `exact_duplicates`; with `near_duplicates` 5.4 kB at 256 permutations, of which 1 kB is the signature and the rest
+    datasketch's 13 hash tables. A million documents take 5.5 GB.
     """
 
     def __init__(self, config: FilterConfig) -> None:

@@ -6,13 +6,13 @@ Each is a function of one document alone; duplicates, which are not, are in `dup
 of the key of `FilterConfig` that asked for it.
 """
 
-import ast
 import string
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from trine.config.corpus import FilterConfig
+from trine.data.functions import parses
 from trine.data.licenses import may_keep
 from trine.records import Document
 
@@ -53,20 +53,13 @@ def maximum_line_length(text: str) -> int:
     return max(map(len, text.splitlines()), default=0)
 
 
-def parses(text: str) -> bool:
-    """Whether this interpreter's grammar accepts `text` as a module. Nothing of it is run."""
+def _fails_to_parse(document: Document, config: FilterConfig) -> bool:
+    """Python's own grammar decides, that of the interpreter that runs this; nothing of the text is run."""
+    if config.must_parse == "none" or (config.must_parse == "named" and not document.name.endswith(".py")):
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's code has invalid escapes
-        try:
-            ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True
-
-
-def _fails_to_parse(document: Document, config: FilterConfig) -> bool:
-    asked = config.must_parse == "all" or (config.must_parse == "named" and document.name.endswith(".py"))
-    return asked and not parses(document.text)
+        return not parses(document.text)
 
 
 # The cheap ones first: a document is counted under the first filter that leaves it out.
@@ -126,6 +119,16 @@ class FilterCounts:
             seen = {key: sum(row[key] for row in rows.values()) for key in ("documents", "bytes")}
             table[source] = {"seen": seen, **rows}
         return table
+
+    @classmethod
+    def from_json(cls, table: dict[str, dict[str, dict[str, int]]]) -> "FilterCounts":
+        """The counts that `as_json` wrote."""
+        return cls(
+            {
+                source: {outcome: Amount(**amount) for outcome, amount in rows.items() if outcome != "seen"}
+                for source, rows in table.items()
+            }
+        )
 
     def _count(self, source: str, outcome: str, documents: int, size: int) -> None:
         amount = self.sources.setdefault(source, {}).setdefault(outcome, Amount())

@@ -117,7 +117,7 @@ def standard_library_units() -> Iterator[Unit]:
         if STDLIB_LEFT_OUT & set(relative.parts) or ENCODING_TABLE.match(name) or name in TABLES:
             continue
         if not relative.parts[0].startswith(("config-", "_sysconfigdata")):
-            yield _code_unit(path, name, "python", relative.parts[0])
+            yield from _code_unit(path, name, "python", relative.parts[0])
 
 
 def distribution_units(distribution: str) -> Iterator[Unit]:
@@ -131,18 +131,18 @@ def distribution_units(distribution: str) -> Iterator[Unit]:
     for file in sorted(files or [], key=str):
         parts = file.parts
         if file.suffix == ".py" and ".." not in parts and not {"tests", "test", "testing", "_vendor"} & set(parts):
-            yield _code_unit(Path(str(file.locate())), file.as_posix(), distribution, parts[0])
+            yield from _code_unit(Path(str(file.locate())), file.as_posix(), distribution, parts[0])
 
 
-def _code_unit(path: Path, name: str, distribution: str, module: str) -> Unit:
-    group = f"{distribution}/{module.removesuffix('.py')}"
-    read = partial(_code_documents, path, f"{distribution}:{name}", distribution, group)
-    return Unit(f"{distribution}:{name}", read, (path,))
+def _code_unit(path: Path, name: str, distribution: str, module: str) -> Iterator[Unit]:
+    """One unit, or none where the file is gone or larger than code that a person wrote."""
+    if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        group = f"{distribution}/{module.removesuffix('.py')}"
+        read = partial(_code_documents, path, f"{distribution}:{name}", distribution, group)
+        yield Unit(f"{distribution}:{name}", read, (path,))
 
 
 def _code_documents(path: Path, name: str, distribution: str, group: str, damage: Damage) -> Iterator[Document]:
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        return
     damage.seen += 1
     text = decoded(path.read_bytes(), path, damage)
     if text is not None and len(text) >= SMALLEST_TEXT and not GENERATED.search(text[:2000]):

@@ -1,11 +1,13 @@
 """Step 0: learn a vocabulary from the corpus."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from trine.config.text import TokenizerConfig
 from trine.data.corpus import Corpus, open_corpus
 from trine.data.filters import FilterCounts
+from trine.data.readers import Damage
 from trine.runtime.progress import say
 from trine.tokenizer.bpe import train_tokenizer
 from trine.tokenizer.tokenizer import Tokenizer
@@ -23,7 +25,8 @@ def run(config: TokenizerConfig) -> Path:
             return folder.path
         started = time.perf_counter()
         counts = FilterCounts()
-        texts = (document.text for document in corpus.documents("train", counts))
+        damage: dict[str, Damage] = {}
+        texts = (document.text for document in corpus.documents("train", counts, damage))
         tokenizer = train_tokenizer(texts, config.vocab_size)
         tokenizer.save(folder.path)
         folder.finish(
@@ -31,6 +34,7 @@ def run(config: TokenizerConfig) -> Path:
                 "corpus": corpus.description,
                 "corpus_fingerprint": corpus.fingerprint,
                 "documents": counts.as_json(),
+                "damage": {source: asdict(found) for source, found in damage.items() if found.broken},
                 "vocab_size": tokenizer.vocab_size,
                 "bytes_per_token": bytes_per_token(corpus, tokenizer),
                 "seconds": time.perf_counter() - started,
