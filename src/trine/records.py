@@ -5,7 +5,11 @@ Token ids are plain Python integers here; tensors begin inside the rooms.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 StopReason = Literal["eos", "stop", "length"]
@@ -104,6 +108,12 @@ class Encode(Protocol):
     """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+class EncodeArray(Protocol):
+    """`Encode` of one text, as an array that no list of Python integers came before."""
+
+    def __call__(self, text: str) -> "NDArray[np.uint32]": ...
 
 
 Render = Callable[[Rollout], tuple[str, str]]

@@ -41,7 +41,9 @@ def test_results_stand_beside_baselines(pretrain_run: Path) -> None:
     results = read_json(pretrain_run / "done.json")
     assert 0 < results["xz_bits_per_byte/folders"] < 8
     assert 0 < results["verbatim_line_share/folders"] < 1
-    assert results["tokens"] == 60 * 4 * 64
+    assert results["tokens"] == sum(row.get("tokens", 0) for row in read_jsonl(pretrain_run / "metrics.jsonl"))
+    assert results["tokens"] == pytest.approx(60 * 4 * 64 * (1 - results["padded_share"]), rel=0.02)
+    assert results["dropped_share"] == 0 and 0 < results["padded_share"] < 0.2
 
 
 def test_the_folder_opens_in_transformers_with_the_same_numbers(pretrain_run: Path) -> None:
