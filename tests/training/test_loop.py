@@ -19,10 +19,12 @@ from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetune import FinetuneObjective, PackedExamples
+from trine.stages.language_modelling import LanguageModelLoss
 from trine.stages.pretrain import PretrainObjective
 from trine.stages.reward import Pair, RewardObjective
 from trine.training.loop import Loop, Objective
 from trine.training.optimizers import make_optimizers
+from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder
 
 ANYWHERE = Path("anywhere")
@@ -44,7 +46,7 @@ def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
     config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
     model = tiny_model("qwen3")
-    objective = PretrainObjective(model, Windows(ids, 16, 0), {}, config)
+    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), Windows(ids, 16, 0), {}, config)
     return model, trained(objective, model, model.config, folder)
 
 
@@ -123,6 +125,9 @@ class Line:
     def observations(self) -> dict[str, float]:
         return {"seen": float(self.seen)}
 
+    def identity(self, step: int) -> dict[str, Any]:
+        return {"seed": step}
+
 
 def line_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop, nn.Linear, RunFolder]:
     model = nn.Linear(3, 1)
@@ -194,7 +199,7 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path: Path) -> No
     straight.train()
     loop, _, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
     loop.train()
-    (run.checkpoints / "step-00000008" / "tensors.safetensors").write_bytes(b"broken")
+    next((run.checkpoints / "step-00000008").glob("*.safetensors")).write_bytes(b"broken")
     again, model, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
     again.train()
     assert torch.equal(model.weight, expected.weight)
@@ -221,7 +226,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_
     model = tiny_model("qwen3")
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
+    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), Windows(ids, 16, 0), {}, config)
     before = model.embedding.weight.clone()
     with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
-        trained(PretrainObjective(model, Windows(ids, 16, 0), {}, config), model, model.config, tmp_path / "run")
+        trained(objective, model, model.config, tmp_path / "run")
     assert torch.equal(model.embedding.weight, before)

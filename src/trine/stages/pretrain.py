@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trine.algorithms.log_probs import cross_entropy_sum
 from trine.config.text import ModelShape, PretrainConfig
 from trine.data.baselines import verbatim_line_share, xz_bits_per_byte
 from trine.data.corpus import Corpus, load_corpus
@@ -18,15 +17,19 @@ from trine.model.config import ModelConfig, gpt2_config, qwen3_config
 from trine.model.folder import save_model
 from trine.model.transformer import Transformer, initialize
 from trine.records import Term
+from trine.runtime.device import Hardware
+from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.files import sha256_of, write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
+from trine.stages.language_modelling import LanguageModelLoss, Rows, measured_effort, shared_loss_sum, whole_model
 from trine.stages.opening import open_hardware
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.parallel import Parallel, parallelise
+from trine.training.run_folder import RunFolder, fingerprint, open_run
 
 EVALUATION_ROWS = 32
 
@@ -47,26 +50,30 @@ class PretrainObjective(StepObjective):
     name = "pretrain"
 
     def __init__(
-        self, model: Transformer, windows: Windows, held_out: dict[str, Shard], config: PretrainConfig
+        self, parallel: Parallel, windows: Windows, held_out: dict[str, Shard], config: PretrainConfig
     ) -> None:
-        self.model, self.windows, self.held_out, self.config = model, windows, held_out, config
-        self.device = model.output_weight.device
+        """`parallel.module` is a `LanguageModelLoss`, wrapped for several processes or not."""
+        assert parallel.module is not None
+        self.module, self.world = parallel.module, parallel.world
+        self.windows, self.held_out, self.config = windows, held_out, config
+        self.first, self.count = self.world.share(config.batch_rows, "batch_rows")
 
-    def batches(self, step: int) -> Sequence[Tensor]:
-        rows = self.windows.rows(step * self.config.batch_rows, self.config.batch_rows)
-        return rows.to(self.device).split(self.config.micro_batch_rows)
+    def batches(self, step: int) -> Sequence[Rows]:
+        rows = self.windows.rows(step * self.config.batch_rows + self.first, self.count)
+        return [self._rows(part) for part in rows.split(self.config.micro_batch_rows)]
 
-    def counts(self, batch: Tensor) -> dict[str, float]:
-        return {"cross_entropy": float(batch[:, 1:].numel())}
+    def _rows(self, windows: Tensor) -> Rows:
+        return Rows.of_windows(windows.to(self.world.device))
 
-    def terms(self, batch: Tensor) -> dict[str, Term]:
-        return {"cross_entropy": Term(self._sum(batch), float(batch[:, 1:].numel()))}
+    def counts(self, batch: Rows) -> dict[str, float]:
+        return {"cross_entropy": batch.count}
 
-    def _sum(self, rows: Tensor) -> Tensor:
-        hidden = self.model(rows[:, :-1]).flatten(0, 1)
-        targets = rows[:, 1:].flatten()
-        ones = torch.ones(len(targets), device=self.device)
-        return cross_entropy_sum(hidden, self.model.output_weight, targets, ones)
+    def terms(self, batch: Rows) -> dict[str, Term]:
+        return {"cross_entropy": Term(batch.loss_sum(self.module), batch.count)}
+
+    def identity(self, step: int) -> dict[str, Any]:
+        first = step * self.config.batch_rows
+        return {"first_row": first, "rows": self.config.batch_rows, "epoch": first // self.windows.count}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         budget = None if final else self.config.evaluation_tokens
@@ -78,10 +85,8 @@ class PretrainObjective(StepObjective):
         Bytes are counted as the shard's share of tokens read. Each window starts with nothing before it.
         """
         ids = np.asarray(shard.ids[:budget]).astype(np.int64)
-        nats, read = 0.0, 0
-        for rows in _windows(ids, self.config.row_tokens):
-            nats += float(self._sum(rows.to(self.device)))
-            read += rows[:, 1:].numel()
+        batches = [self._rows(windows) for windows in _windows(ids, self.config.row_tokens)]
+        nats, read = shared_loss_sum(self.module, batches, self.world)
         return nats / math.log(2) / (shard.bytes * read / len(shard.ids))
 
     def observations(self) -> dict[str, float]:
@@ -102,39 +107,56 @@ def run(config: PretrainConfig) -> Path:
     if config.row_tokens > config.model.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
     hardware = open_hardware(config.hardware)
+    with open_world(hardware.device) as world:
+        world.share(config.batch_rows, "batch_rows")
+        return _run(config, hardware, world)
+
+
+def _run(config: PretrainConfig, hardware: Hardware, world: World) -> Path:
     corpus = load_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config.model_dump(mode="json"), inputs, world) as folder:
         if folder.finished:
             return folder.path
-        shards = make_shards(folder.path / "shards", corpus, tokenizer)
+        with world.main_first("shards"):
+            shards = make_shards(folder.path / "shards", corpus, tokenizer)
         seed_torch(config.seed)
         shape = model_config(config.model, tokenizer.vocab_size)
         model = Transformer(shape, hardware.compute_dtype)
         initialize(model, derive_seed(config.seed, "initialize"))
         model.to(hardware.device)
+        parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, config.parallel)
         steps = step_count(config)
         size, tokens = shape.parameter_count / 1e6, config.tokens / 1e6
         say(f"pretrain: {size:.1f}M parameters, {tokens:.2f}M tokens in {steps} steps")
         windows = Windows(shards["train"].ids, config.row_tokens, derive_seed(config.seed, "windows"))
         held_out = {name: shard for name, shard in shards.items() if name != "train"}
-        objective = PretrainObjective(model, windows, held_out, config)
-        optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype)
-        results = Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
-
-        def fill(aside: Path) -> None:
-            save_model(model, aside, eos_token_id=tokenizer.end_of_text, pad_token_id=tokenizer.pad)
-            tokenizer.save(aside)
-
-        write_folder(folder.path / "model", fill)
-        folder.finish(
-            results
-            | _baselines(corpus)
-            | {"parameters": shape.parameter_count, "tokens": steps * config.batch_rows * config.row_tokens}
-            | {"corpus": corpus.description, "epochs": steps * config.batch_rows / windows.count}
-        )
+        objective = PretrainObjective(parallel, windows, held_out, config)
+        optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype, world)
+        results = Loop(
+            objective, model, optimizers, steps, (config.loop, config.optimizer), folder,
+            parallel=parallel, watch_spikes=True, effort=measured_effort(shape, config.row_tokens, hardware, world),
+        ).train()  # fmt: skip
+        whole = whole_model(model)
+        with world.main_first("model"):
+            if world.is_main:
+                _save(folder, whole, tokenizer)
+                folder.finish(
+                    results
+                    | _baselines(corpus)
+                    | {"parameters": shape.parameter_count, "tokens": steps * config.batch_rows * config.row_tokens}
+                    | {"corpus": corpus.description, "epochs": steps * config.batch_rows / windows.count}
+                )
     return folder.path
+
+
+def _save(folder: RunFolder, model: Transformer, tokenizer: Tokenizer) -> None:
+    def fill(aside: Path) -> None:
+        save_model(model, aside, eos_token_id=tokenizer.end_of_text, pad_token_id=tokenizer.pad)
+        tokenizer.save(aside)
+
+    write_folder(folder.path / "model", fill)
 
 
 def make_shards(folder: Path, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Shard]:
