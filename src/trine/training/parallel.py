@@ -51,15 +51,14 @@ def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, ki
     wrapped = nn.parallel.DistributedDataParallel(
         module,
         device_ids=[world.device] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
-    wrapped.register_comm_hook(None, _sum_gradients)
+    wrapped.register_comm_hook(None, lambda state, bucket: _sum_over_processes(bucket.buffer()))
     return Parallel(world, wrapped)
 
 
-def _sum_gradients(state: None, bucket: Any) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+def _sum_over_processes(gradients: Tensor) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(gradients, async_op=True)
     assert work is not None
     return work.get_future().then(lambda future: future.value()[0])  # type: ignore[no-any-return]
 
