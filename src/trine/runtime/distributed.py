@@ -70,7 +70,8 @@ class World:
         if self.size == 1:
             return tensor
         result = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather_into_tensor(result, tensor.contiguous())
+        gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since PyTorch 2.13
+        gather(result, tensor.contiguous())
         return result
 
     def share(self, total: int, name: str) -> tuple[int, int]:

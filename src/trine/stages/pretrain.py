@@ -108,18 +108,19 @@ def run(config: PretrainConfig) -> Path:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
     hardware = open_hardware(config.hardware)
     with open_world(hardware.device) as world:
-        world.share(config.batch_rows, "batch_rows")
-        return _run(config, hardware, world)
+        return run_in(world, config, hardware)
 
 
-def _run(config: PretrainConfig, hardware: Hardware, world: World) -> Path:
+def run_in(world: World, config: PretrainConfig, hardware: Hardware) -> Path:
+    """`run` in processes that are connected already."""
+    world.share(config.batch_rows, "batch_rows")
     corpus = load_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
     with open_run(config.model_dump(mode="json"), inputs, world) as folder:
         if folder.finished:
             return folder.path
-        with world.main_first("shards"):
+        with world.main_first(f"shards of {folder.path}"):
             shards = make_shards(folder.path / "shards", corpus, tokenizer)
         seed_torch(config.seed)
         shape = model_config(config.model, tokenizer.vocab_size)
@@ -139,7 +140,7 @@ def _run(config: PretrainConfig, hardware: Hardware, world: World) -> Path:
             parallel=parallel, watch_spikes=True, effort=measured_effort(shape, config.row_tokens, hardware, world),
         ).train()  # fmt: skip
         whole = whole_model(model)
-        with world.main_first("model"):
+        with world.main_first(f"model of {folder.path}"):
             if world.is_main:
                 _save(folder, whole, tokenizer)
                 folder.finish(

@@ -177,7 +177,7 @@ class Loop:
             with self.parallel.gradients(last=index == len(batches) - 1):
                 terms = self.objective.terms(batch)
                 loss = sum(_mean_part(term, totals[name]) for name, term in terms.items() if term.weight)
-                loss.backward()  # type: ignore[union-attr]
+                (loss * self.parallel.divides_by).backward()  # type: ignore[union-attr]
             sums = add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
             weights = {name: term.weight for name, term in terms.items()}
         return self.world.add_up(sums), weights

@@ -1,6 +1,6 @@
 """One module trained by several processes: PyTorch's DistributedDataParallel, or FSDP2's `fully_shard`.
 
-Both sum gradients over processes and do not average them: the loop has divided every term by its count over all
+Gradients are summed over processes, not averaged: the loop has divided every term by its count over all
 processes already. The module's forward has to be the whole loss, since that is where both get the parameters ready.
 """
 
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trine.runtime.distributed import ALONE, World
@@ -20,10 +18,15 @@ Kind = Literal["auto", "ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class Parallel:
-    """The processes that train, and the module through which their gradients meet (None: one process)."""
+    """The processes that train, and the module through which their gradients meet (None: one process).
+
+    The sum over processes comes out divided by `divides_by`: the loss is multiplied by it before. (A hook that sums in
+    place of DDP's mean would have Python called from gloo's threads, which aborts when the process leaves meanwhile.)
+    """
 
     world: World = ALONE
     module: nn.Module | None = None
+    divides_by: int = 1
 
     @contextmanager
     def gradients(self, *, last: bool) -> Iterator[None]:
@@ -53,14 +56,7 @@ def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, ki
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
-    wrapped.register_comm_hook(None, lambda state, bucket: _sum_over_processes(bucket.buffer()))
-    return Parallel(world, wrapped)
-
-
-def _sum_over_processes(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(gradients, async_op=True)
-    assert work is not None
-    return work.get_future().then(lambda future: future.value()[0])  # type: ignore[no-any-return]
+    return Parallel(world, wrapped, divides_by=world.size)
 
 
 def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World) -> nn.Module:
