@@ -27,7 +27,7 @@ def rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns in each of `size` processes; an exception comes back as (its class, words)."""
+    """What `function(*arguments)` returns in each of `size` processes; an error comes back as (its class, words)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     port = free_port()

@@ -91,11 +91,12 @@ def stop_in_the_last_process(configs: Sequence[PretrainConfig], step: int) -> li
 
 def test_what_two_processes_saved_goes_on_in_one_and_in_four(small: Any) -> None:
     """Muon's and AdamW's moments, whole and sharded; a signal that reaches one process stops both at one step."""
-    straight = pretrain.run(small("straight", "muon"))
-    written = [small(parallel, "muon", parallel=parallel) for parallel in ("ddp", "fsdp")]
-    stopped = in_processes(2, stop_in_the_last_process, written, 20)
-    assert stopped == [[["step-00000020"]] * 2] * 2
-    files = list((written[1].out / "checkpoints" / "step-00000020").glob("*.safetensors"))
+    tokens = 20 * 8 * 32
+    straight = pretrain.run(small("straight", "muon", tokens=tokens))
+    written = [small(parallel, "muon", tokens=tokens, parallel=parallel) for parallel in ("ddp", "fsdp")]
+    stopped = in_processes(2, stop_in_the_last_process, written, 10)
+    assert stopped == [[["step-00000010"]] * 2] * 2
+    files = list((written[1].out / "checkpoints" / "step-00000010").glob("*.safetensors"))
     assert len(files) == 2
     in_four = []
     for config, other in zip(written, ("fsdp", "ddp"), strict=True):
@@ -106,7 +107,7 @@ def test_what_two_processes_saved_goes_on_in_one_and_in_four(small: Any) -> None
     run_all(written)
     for config in (*written, *in_four):
         assert curve(config.out) == pytest.approx(curve(straight), rel=1e-3), config.out
-        assert len(curve(config.out)) == STEPS
+        assert len(curve(config.out)) == 20
 
 
 def break_the_last_process(config: PretrainConfig, how: str) -> Any:
