@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Command
+from tests.several_processes import free_port, rank_environment
 
 HARDWARE = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
 LONGEST_WAIT = 60
@@ -36,6 +38,11 @@ def steps(run: Path) -> list[int]:
         return []
     lines = (run / "metrics.jsonl").read_text().split("\n")[:-1]
     return [row["step"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def losses(run: Path) -> list[float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
 
 
 def stop(process: subprocess.Popen[str], run: Path, after: int, number: signal.Signals) -> tuple[int, str]:
@@ -88,6 +95,51 @@ def test_pretraining_stopped_three_ways_ends_in_the_same_bytes(
     finish(tmp_path, pretrain(straight))
     assert (run / "model" / "model.safetensors").read_bytes() == (straight / "model" / "model.safetensors").read_bytes()
     assert steps(run) == steps(straight) == list(range(1, 501))
+
+
+def ranks(folder: Path, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """Two processes of one run, each a child whose exit code can be seen; torchrun would show only its own."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "trine", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | rank_environment(rank, 2, port),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def stop_one(processes: list[subprocess.Popen[str]], run: Path, after: int, number: signal.Signals) -> list[Any]:
+    """Send the signal to the second process once step `after` is logged; (exit code, words) of the first and of it."""
+    second = stop(processes[1], run, after, number)
+    _, words = processes[0].communicate(timeout=LONGEST_WAIT)
+    return [(processes[0].returncode, words), second]
+
+
+def test_two_processes_of_which_one_is_stopped_leave_together_and_go_on_as_one(
+    tmp_path: Path, pretrain: Callable[[Path], list[str]]
+) -> None:
+    """A signal to one saves and stops both; a killed one takes the other along, which loses at most one interval."""
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    (code, words), (other_code, other_words) = stop_one(ranks(tmp_path, pretrain(run)), run, 30, signal.SIGTERM)
+    assert code == other_code == 143
+    assert "stopped by SIGTERM; the same command continues" in words and "stopped" not in other_words
+    stopped_at = steps(run)[-1]
+    assert [path.name for path in (run / "checkpoints").iterdir()][-1:] and stopped_at >= 30
+
+    (code, words), (other_code, _) = stop_one(ranks(tmp_path, pretrain(run)), run, stopped_at + 45, signal.SIGKILL)
+    assert (code, other_code) == (2, -signal.SIGKILL)
+    assert f"continuing after step {stopped_at} of 500" in words and "Traceback" not in words
+    killed_at = steps(run)[-1]
+
+    process = start(tmp_path, pretrain(run))
+    _, words = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == 0
+    continued = int(words.split("continuing after step ")[1].split()[0])
+    assert killed_at - 20 <= continued <= killed_at
+    finish(tmp_path, pretrain(straight))
+    assert steps(run) == steps(straight) == list(range(1, 501))
+    assert losses(run) == pytest.approx(losses(straight), rel=1e-2)
 
 
 REWARD = """

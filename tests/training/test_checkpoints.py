@@ -13,6 +13,7 @@ from torch import Tensor
 from trine.runtime import files
 from trine.runtime.errors import TrineError
 from trine.training.checkpoints import (
+    ONLY_FILE,
     list_checkpoints,
     load_checkpoint,
     optimizer_tensors,
@@ -39,14 +40,14 @@ def loaded_step(folder: Path) -> int:
 
 
 def truncate(path: Path) -> None:
-    data = (path / "tensors.safetensors").read_bytes()
-    (path / "tensors.safetensors").write_bytes(data[: len(data) // 2])
+    data = (path / ONLY_FILE).read_bytes()
+    (path / ONLY_FILE).write_bytes(data[: len(data) // 2])
 
 
 def change_a_byte(path: Path) -> None:
-    data = bytearray((path / "tensors.safetensors").read_bytes())
+    data = bytearray((path / ONLY_FILE).read_bytes())
     data[-1] ^= 1
-    (path / "tensors.safetensors").write_bytes(data)
+    (path / ONLY_FILE).write_bytes(data)
 
 
 def change_the_state(path: Path) -> None:
@@ -60,7 +61,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a changed state": change_the_state,
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "an empty manifest": lambda path: (path / "manifest.json").write_text("[]") and None,
-    "no tensors": lambda path: (path / "tensors.safetensors").unlink(),
+    "no tensors": lambda path: (path / ONLY_FILE).unlink(),
+    "a file of another": lambda path: shutil.copy(path / ONLY_FILE, path / "shard-00002.safetensors") and None,
 }
 
 

@@ -20,10 +20,12 @@ from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetune import FinetuneObjective, PackedExamples
-from trine.stages.pretrain import PretrainObjective
+from trine.stages.language_modelling import LanguageModelLoss
+from trine.stages.pretrain_objective import PretrainObjective
 from trine.stages.reward import Pair, RewardObjective
-from trine.training.loop import Loop, Objective
+from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
+from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder
 
 ANYWHERE = Path("anywhere")
@@ -45,7 +47,7 @@ def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
     config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
     model = tiny_model("qwen3")
-    objective = PretrainObjective(model, stream_sampler(ids, 16, 0), {}, config)
+    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100)
     return model, trained(objective, model, model.config, folder)
 
 
@@ -124,6 +126,9 @@ class Line:
     def observations(self) -> dict[str, float]:
         return {"seen": float(self.seen)}
 
+    def identity(self, step: int) -> dict[str, Any]:
+        return {"seed": step}
+
 
 def line_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop, nn.Linear, RunFolder]:
     model = nn.Linear(3, 1)
@@ -195,7 +200,7 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(tmp_path: Path) -> No
     straight.train()
     loop, _, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
     loop.train()
-    (run.checkpoints / "step-00000008" / "tensors.safetensors").write_bytes(b"broken")
+    next((run.checkpoints / "step-00000008").glob("*.safetensors")).write_bytes(b"broken")
     again, model, run = line_loop(tmp_path / "run", LoopConfig(save_every=2, keep_checkpoints=3))
     again.train()
     assert torch.equal(model.weight, expected.weight)
@@ -222,7 +227,102 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_
     model = tiny_model("qwen3")
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
+    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100)
     before = model.embedding.weight.clone()
     with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
-        trained(PretrainObjective(model, stream_sampler(ids, 16, 0), {}, config), model, model.config, tmp_path / "run")
+        trained(objective, model, model.config, tmp_path / "run")
     assert torch.equal(model.embedding.weight, before)
+
+
+class Spoiled(Line):
+    """A line whose batch of step 5 (and, if so asked, every one after) is not a number."""
+
+    def __init__(self, model: nn.Linear, *, to_the_end: bool = False, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.to_the_end = to_the_end
+
+    def batches(self, step: int) -> Sequence[Tensor]:
+        found = super().batches(step)
+        spoiled = step == 4 or (step > 4 and self.to_the_end)
+        return [batch * float("nan") for batch in found] if spoiled else found
+
+
+def spoiled_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop, nn.Linear, RunFolder]:
+    loop, model, run = line_loop(folder, config)
+    loop.objective = Spoiled(model, **options)
+    return loop, model, run
+
+
+def test_a_bad_step_stops_the_run_and_its_batch_is_named(tmp_path: Path) -> None:
+    loop, model, run = spoiled_loop(tmp_path, LoopConfig(save_every=0))
+    with pytest.raises(TrineError, match=r"line: the gradient of step 5 is not finite.*bad_step\.json names the batch"):
+        loop.train()
+    record = json.loads((tmp_path / "bad_step.json").read_text())
+    assert (record["step"], record["batch"], record["goes_on"]) == (5, {"seed": 4}, False)
+    assert record["figures"]["square"] == "nan"
+    assert model.weight.isfinite().all() and step_rows(run)[-1]["step"] == 4
+
+
+def test_a_skipped_step_is_counted_and_leaves_weights_and_moments(tmp_path: Path) -> None:
+    """The same ten steps without the fifth batch: that of a model which never saw it."""
+    loop, model, run = spoiled_loop(tmp_path / "skips", LoopConfig(save_every=0, on_bad_step="skip"))
+    loop.train()
+    assert [row["step"] for row in step_rows(run)] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert [row.get("skipped") for row in step_rows(run)] == [None] * 4 + [1.0] * 5
+    other, expected, _ = line_loop(tmp_path / "other", LoopConfig(save_every=0))
+    whole = other._step
+    other._step = lambda step: {"loss": 0.0} if step == 4 else whole(step)  # type: ignore[method-assign]
+    other.train()
+    assert torch.equal(model.weight, expected.weight)
+
+
+def test_too_many_skipped_steps_stop_the_run_all_the_same(tmp_path: Path) -> None:
+    config = LoopConfig(save_every=0, on_bad_step="skip", largest_skips=3)
+    loop, _, run = spoiled_loop(tmp_path, config, to_the_end=True)
+    with pytest.raises(TrineError, match="the gradient of step 8 is not finite"):
+        loop.train()
+    assert json.loads((tmp_path / "bad_step.json").read_text())["step"] == 8
+
+
+def test_a_run_stopped_after_a_skip_goes_on_bitwise(tmp_path: Path) -> None:
+    config = LoopConfig(save_every=0, on_bad_step="skip")
+    straight, expected, straight_run = spoiled_loop(tmp_path / "straight", config)
+    straight.train()
+    loop, _, _ = spoiled_loop(tmp_path / "run", config, stop_after=7)
+    with pytest.raises(Interrupted):
+        loop.train()
+    stop_request.received = None
+    again, model, run = spoiled_loop(tmp_path / "run", config)
+    again.train()
+    assert torch.equal(model.weight, expected.weight)
+    assert step_rows(run) == step_rows(straight_run)
+
+
+def test_a_jump_is_a_bad_step_where_jumps_are_watched(tmp_path: Path) -> None:
+    class Jumping(Line):
+        def batches(self, step: int) -> Sequence[Tensor]:
+            found = [random_tensor(64, 3, seed=step)]
+            return [batch * 1000 for batch in found] if step == 8 else found
+
+    config = LoopConfig(save_every=0, spike_window=5)
+    for watched in (False, True):
+        loop, model, _ = line_loop(tmp_path / str(watched), config)
+        loop.objective, loop.guard.spikes = Jumping(model), watched
+        if watched:
+            with pytest.raises(TrineError, match="the loss of step 9 jumped to"):
+                loop.train()
+        else:
+            loop.train()
+
+
+def test_speed_is_logged_where_tokens_are_counted(tmp_path: Path) -> None:
+    class Counting(Line):
+        def observations(self) -> dict[str, float]:
+            return {"tokens": 1000.0}
+
+    loop, model, run = line_loop(tmp_path, LoopConfig(save_every=0))
+    loop.objective, loop.effort = Counting(model), Effort(flops_per_token=3.0, machine_flops=600.0)
+    loop.train()
+    row = json.loads(run.metrics.read_text().splitlines()[0])
+    assert row["tokens_per_second"] == pytest.approx(1000 / row["seconds"])
+    assert row["matmul_share"] == pytest.approx(row["tokens_per_second"] * 3 / 600)

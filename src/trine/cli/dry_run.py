@@ -56,7 +56,8 @@ def _size(config: StageConfig) -> list[str]:
 
 
 def _pretrain_size(config: PretrainConfig) -> list[str]:
-    from trine.stages.pretrain import model_config, step_count
+    from trine.stages.pretrain import model_config
+    from trine.stages.pretrain_objective import step_count
     from trine.tokenizer.tokenizer import Tokenizer
 
     try:

@@ -7,7 +7,8 @@ before the command is known.
 import sys
 
 from trine.config.registry import COMMANDS, STAGES
-from trine.runtime.errors import TrineError
+from trine.runtime.errors import QuietError, TrineError
+from trine.runtime.launch import launch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _dispatch(arguments)
+    except QuietError:
+        return 2
     except TrineError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -52,7 +55,8 @@ def _run(command: str, arguments: list[str]) -> int:
     try:
         perform(command, config, dry_run=dry_run)
     except Interrupted as interruption:
-        sys.stderr.write(f"{interruption}; the same command continues\n")
+        if launch().rank == 0:
+            sys.stderr.write(f"{interruption}; the same command continues\n")
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
         return 130

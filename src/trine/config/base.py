@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -64,12 +65,18 @@ class OptimizerConfig(Config):
     """Muon's momentum"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """decay of matrices; norms, biases and embeddings have none"""
+    newton_schulz: Literal["compute", "fp32"] = "compute"
+    """dtype of Muon's Newton-Schulz products: compute is the model's (bf16 where hardware has it); fp32 is slower"""
     clip_norm: PositiveFloat = 1.0
     """largest norm of the gradient over all parameters"""
     warmup_share: Share = 0.05
     """share of the steps over which the learning rate rises from 0"""
-    decay: Literal["cosine", "linear", "constant"] = "linear"
-    """how the learning rate falls after the warm-up"""
+    warmup_steps: NonNegativeInt | None = None
+    """the same as a number of steps, in place of warmup_share"""
+    decay: Literal["cosine", "linear", "constant", "wsd"] = "linear"
+    """how the learning rate falls after the warm-up; wsd (warm-up, stable, decay): not until the last decay_share"""
+    decay_share: Share = 0.2
+    """share of the steps at the end over which wsd falls, in a line"""
     final_share: Share = 0.0
     """learning rate at the last step, as a share of its peak"""
 
@@ -83,3 +90,14 @@ class LoopConfig(Config):
     """steps between checkpoints; 0 saves only when stopped by a signal"""
     keep_checkpoints: PositiveInt = 2
     """how many checkpoints stay on disk"""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """when loss or gradient is not finite, or jumps in pretraining: stop, or drop that step and count it;
+    bad_step.json names the batch either way"""
+    largest_skips: PositiveInt = 10
+    """with skip: stop all the same when more than this many of the last spike_window steps were dropped"""
+    spike_window: PositiveInt = 100
+    """a jump is measured against this many steps before it, and not looked for until there are as many"""
+    spike_loss_factor: NonNegativeFloat = 2.0
+    """a loss this many times the window's median is a jump, if it is far outside the window's spread too; 0: never"""
+    spike_norm_factor: NonNegativeFloat = 20.0
+    """the same for the gradient norm before clipping"""

@@ -70,6 +70,8 @@ class PretrainConfig(StageConfig):
     """rows that go through the model at once; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
     """held-out tokens read by each evaluation during training; the last one reads all"""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """under torchrun: ddp keeps the whole model in every process, fsdp a part of it in each; auto is ddp"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
 

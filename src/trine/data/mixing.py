@@ -31,6 +31,9 @@ class RowOrder(Protocol):
         """How many epochs lie before place `index`."""
         ...
 
+    @property
+    def rows_per_epoch(self) -> float: ...
+
 
 class Permutation:
     """A random permutation of range(size), a function of `seed`."""
@@ -77,6 +80,11 @@ class RunOrder:
         """See `RowOrder`."""
         return index / self.count
 
+    @property
+    def rows_per_epoch(self) -> float:
+        """See `RowOrder`."""
+        return float(self.count)
+
     def _index(self, place: int) -> int:
         epoch, place = divmod(place, self.count)
         if epoch != self._epoch:
@@ -104,6 +112,11 @@ class MixedOrder:
         epoch = self._epoch_of(index)
         first, end = self._before(epoch), self._before(epoch + 1)
         return epoch + (index - first) / (end - first)
+
+    @property
+    def rows_per_epoch(self) -> float:
+        """See `RowOrder`."""
+        return float(self._per_epoch)
 
     def _runs(self, start: int, count: int) -> Iterator[NDArray[np.int64]]:
         """The row numbers, an epoch's part at a time."""

@@ -46,6 +46,10 @@ class Batch:
             for i, weights in enumerate(parts["weights"])
         ]
 
+    def without_weight(self) -> "Batch":
+        """The same rows, none of which counts."""
+        return replace(self, weights=torch.zeros_like(self.weights), count=0.0)
+
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """[R, T, T] additive attention bias that says what `starts` says."""
         if self.starts is None:

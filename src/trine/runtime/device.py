@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from trine.runtime.errors import TrineError
+from trine.runtime.launch import launch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -52,7 +53,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
         precision = "bf16" if _device_has_bf16(chosen) else "fp32"
     if precision == "bf16" and chosen.type == "cuda" and not _device_has_bf16(chosen):
         raise TrineError(f"{torch.cuda.get_device_name(chosen)} has no bf16; set precision to fp32")
-    torch.set_num_threads(threads or available_cores())
+    torch.set_num_threads(threads or max(1, available_cores() // launch().local_size))
     _use_fast_exact_fp32()
     return Hardware(chosen, PRECISIONS[precision], torch.get_num_threads())
 
@@ -65,14 +66,19 @@ def available_cores() -> int:
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return _own_gpu()
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrineError(f"device={name!r} cannot be used here: {error}; choose auto or cpu") from None
-    return device
+    return _own_gpu() if device == torch.device("cuda") else device
+
+
+def _own_gpu() -> torch.device:
+    """Each process of several on a machine has a GPU of its own."""
+    return torch.device("cuda", launch().local_rank) if launch().size > 1 else torch.device("cuda")
 
 
 def _device_has_bf16(device: torch.device) -> bool:

@@ -100,13 +100,18 @@ def read_numbered_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
+def aside_of(folder: Path) -> Path:
+    """Where `write_folder` fills what will be `folder`."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder` by letting `fill` write into a folder aside, then renaming it into place.
 
     An existing `folder` is replaced; nothing half-written ever carries its name.
     """
     folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = aside_of(folder)
     with disk_errors(folder):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)

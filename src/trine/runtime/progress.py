@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from trine.runtime.launch import launch
 from trine.runtime.signals import stop_request
 
 console = Console(stderr=True, highlight=False)
@@ -32,7 +33,7 @@ class Bar:
 @contextmanager
 def progress_bar(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
     """A bar of `total` units (None: nobody knows how many), `done` of them finished before."""
-    if not console.is_terminal:
+    if not console.is_terminal or launch().rank > 0:
         yield Bar(None, None)
         return
     columns = (
@@ -50,5 +51,9 @@ def progress_bar(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
 
 
 def say(text: str, style: str = "") -> None:
-    """One line for a person, on standard error so that results on standard output stay clean."""
-    console.print(text, style=style, soft_wrap=True, markup=False)
+    """One line for a person, on standard error so that results on standard output stay clean.
+
+    Of several processes only the first says it.
+    """
+    if launch().rank == 0:
+        console.print(text, style=style, soft_wrap=True, markup=False)

@@ -6,9 +6,9 @@ function of the step, so a checkpoint is weights, optimizer moments, the objecti
 run is bitwise the run that was never stopped.
 """
 
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.records import Term
-from trine.runtime.errors import TrineError
+from trine.runtime.errors import QuietError, TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.signals import stop_request
-from trine.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from trine.training.checkpoints import (
+    load_checkpoint,
+    optimizer_parameters,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from trine.training.guard import StepGuard
 from trine.training.optimizers import set_learning_rates
+from trine.training.parallel import Parallel, whole
 from trine.training.run_folder import RunFolder
 
 Batch = TypeVar("Batch")
@@ -56,7 +64,11 @@ class Objective(Protocol[Batch]):
     def restore(self, state: dict[str, Any]) -> None: ...
 
     def observations(self) -> dict[str, float]:
-        """More figures of the last step, for the log."""
+        """More figures of the last step, for the log; `tokens` among them gives the log its speed."""
+        ...
+
+    def identity(self, step: int) -> dict[str, Any]:
+        """What names the batch of a step to a person who looks for what was wrong with it."""
         ...
 
 
@@ -75,9 +87,27 @@ class StepObjective:
     def observations(self) -> dict[str, float]:
         return {}
 
+    def identity(self, step: int) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """For the log's `matmul_share`: what training on a token costs, and the machine's rate of matrix products.
+
+    `flops_per_token`: floating-point operations, forward and backward; `machine_flops`: a second, all processes'.
+    """
+
+    flops_per_token: float
+    machine_flops: float
+
 
 class Loop:
-    """Trains `model` on `objective` for `steps` steps inside a run folder."""
+    """Trains `model` on `objective` for `steps` steps inside a run folder.
+
+    `parallel` says which other processes take part. `watch_spikes`: a sudden jump of loss or gradient norm is a bad
+    step too, as what is not finite always is.
+    """
 
     def __init__(
         self,
@@ -87,9 +117,16 @@ class Loop:
         steps: int,
         settings: tuple[LoopConfig, OptimizerConfig],
         run: RunFolder,
+        *,
+        parallel: Parallel | None = None,
+        watch_spikes: bool = False,
+        effort: Effort | None = None,
     ) -> None:
         self.objective, self.model, self.optimizers, self.steps, self.run = objective, model, optimizers, steps, run
         self.config, self.optimizer_config = settings
+        self.parallel, self.effort = parallel or Parallel(), effort
+        self.world = self.parallel.world
+        self.guard = StepGuard(self.config, spikes=watch_spikes)
 
     def train(self) -> dict[str, Any]:
         """Run to the end, from the last checkpoint if there is one; returns the final evaluation."""
@@ -99,11 +136,11 @@ class Loop:
                 started = time.perf_counter()
                 row = self._step(step)
                 step += 1
-                self.run.log({"step": step, **row, "seconds": time.perf_counter() - started})
-                bar.advance(note=f"loss {row['loss']:.3f}")
+                self.run.log({"step": step, **row, **self._speed(row, time.perf_counter() - started)})
+                bar.advance(note=f"loss {row['loss']:.3f}" if "loss" in row else "skipped")
                 if self._due(step, self.config.evaluate_every):
                     self.run.log({"step": step, **self._evaluate(final=False)})
-                stopping = stop_request.received is not None
+                stopping = self._stopping()
                 if self.objective.may_save(step) and (stopping or self._due(step, self.config.save_every)):
                     self._save(step)
                     stop_request.check()
@@ -113,31 +150,68 @@ class Loop:
         return results
 
     def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step over all its micro-batches."""
+        """One optimizer step over all its micro-batches, unless the guard finds something wrong with it."""
         self.model.train()
         batches = self.objective.batches(step)
-        totals = _add_up([self.objective.counts(batch) for batch in batches])
-        sums: dict[str, float] = {}
-        for batch in batches:
-            terms = self.objective.terms(batch)
-            loss = sum(_mean_part(term, totals[name]) for name, term in terms.items() if term.weight)
-            loss.backward()  # type: ignore[union-attr]
-            sums = _add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
-            weights = {name: term.weight for name, term in terms.items()}
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip_norm)
-        if not math.isfinite(float(norm)):
-            raise TrineError(
-                f"{self.objective.name}: the gradient of step {step + 1} is not finite (terms {sums}); lower "
-                "optimizer.learning_rate or look at the batch; the last checkpoint is as it was"
-            )
+        totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
+        sums, weights = self._backward(batches, totals)
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip_norm)))
+        means = {name: value / max(totals[name], 1.0) for name, value in sums.items()}
+        loss = sum(weights[name] * mean for name, mean in means.items())
+        problem = self.guard.problem(step, loss, norm)
+        if problem is not None:
+            return self._drop(step, problem, {"loss": loss, **means, "gradient_norm": norm})
+        self.guard.take(loss, norm)
         rate = set_learning_rates(self.optimizers, step, self.steps, self.optimizer_config)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        means = {name: value / max(totals[name], 1.0) for name, value in sums.items()}
-        total = sum(weights[name] * mean for name, mean in means.items())
         observed = self.objective.observations()
-        return {"loss": total, **means, "gradient_norm": float(norm), "learning_rate": rate, **observed}
+        return {"loss": loss, **means, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
+
+    def _backward(self, batches: Sequence[Any], totals: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """Leave the gradient of the whole step in the parameters; each term's sum over all processes, and weight."""
+        sums: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        for index, batch in enumerate(batches):
+            with self.parallel.gradients(last=index == len(batches) - 1):
+                terms = self.objective.terms(batch)
+                loss = sum(_mean_part(term, totals[name]) for name, term in terms.items() if term.weight)
+                (loss * self.parallel.divides_by).backward()  # type: ignore[union-attr]
+            sums = add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
+            weights = {name: term.weight for name, term in terms.items()}
+        return self.world.add_up(sums), weights
+
+    def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
+        """Write down which batch it was; then go on without the step, or raise `TrineError`."""
+        self.model.zero_grad()
+        goes_on = self.guard.may_skip(step)
+        place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on}, figures,
+                                        self.objective.identity(step))  # fmt: skip
+        if not goes_on:
+            raise (TrineError if self.world.is_main else QuietError)(
+                f"{self.objective.name}: {problem}; the weights are as they were before it. {place} names the batch: "
+                "look at it, lower optimizer.learning_rate, or leave such steps out with loop.on_bad_step=skip"
+            )
+        say(f"{self.objective.name}: {problem}: skipped; {place} names the batch", style="yellow")
+        return self._skipped()
+
+    def _skipped(self) -> dict[str, float]:
+        return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
+
+    def _speed(self, row: dict[str, float], seconds: float) -> dict[str, float]:
+        """Tokens a second where the objective counts tokens, and their share of the machine's matrix-product rate."""
+        if "tokens" not in row:
+            return {"seconds": seconds}
+        speed = row["tokens"] / seconds
+        share = {"matmul_share": speed * self.effort.flops_per_token / self.effort.machine_flops} if self.effort else {}
+        return {"seconds": seconds, "tokens_per_second": speed, **share}
+
+    def _stopping(self) -> bool:
+        """Whether a signal has come to any process; then all have it and stop after the same step."""
+        received = self.world.largest({"signal": float(stop_request.received or 0)})["signal"]
+        stop_request.received = int(received) or None
+        return stop_request.received is not None
 
     def _evaluate(self, *, final: bool) -> dict[str, Any]:
         self.model.eval()
@@ -152,15 +226,18 @@ class Loop:
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state()
-        state = {"objective": self.objective.state()}
-        save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints)
+        state = {"objective": self.objective.state(), "guard": self.guard.state()}
+        save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints, self.world)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """A frozen parameter is what the stage opened, now as when it resumes: it is not saved."""
         return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
 
     def _resume(self) -> int:
-        loaded = load_checkpoint(self.run.checkpoints)
+        like: dict[str, Tensor] = {f"model/{name}": parameter for name, parameter in self._trained()}
+        for index, optimizer in enumerate(self.optimizers):
+            like |= optimizer_parameters(optimizer, f"optimizer{index}")
+        loaded = load_checkpoint(self.run.checkpoints, like, self.world)
         if loaded is None:
             self.run.forget_after(-1)
             return 0
@@ -172,6 +249,7 @@ class Loop:
             restore_optimizer(optimizer, f"optimizer{index}", tensors)
         torch.set_rng_state(tensors["torch_random_state"])
         self.objective.restore(state["objective"])
+        self.guard.restore(state["guard"])
         step = int(state["step"])
         self.run.forget_after(step)
         say(f"{self.objective.name}: continuing after step {step} of {self.steps}")
@@ -183,7 +261,7 @@ def _mean_part(term: Term, total: float) -> Tensor:
     return part
 
 
-def _add_up(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+def add_up(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():

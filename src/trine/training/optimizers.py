@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from trine.config.base import OptimizerConfig
 from trine.model.config import ModelConfig
 from trine.model.families import fused_blocks
+from trine.runtime.distributed import ALONE, World
+from trine.training.parallel import is_sharded, shard_like, whole
 from trine.training.schedules import learning_rate_share
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -42,7 +44,11 @@ def orthogonalize(matrices: Tensor, steps: int, compute_dtype: torch.dtype) -> T
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over 2-D parameters. `blocks` in a group gives, per parameter, the row counts of its fused parts."""
+    """Muon over 2-D parameters. `blocks` in a group gives, per parameter, the row counts of its fused parts.
+
+    Processes that all have the gradient share the orthogonalising and exchange what they found; where parameters are
+    sharded, a matrix's update is gathered first and each process keeps its own rows of the direction.
+    """
 
     def __init__(
         self,
@@ -52,29 +58,64 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         steps: int = 5,
         compute_dtype: torch.dtype = torch.bfloat16,
+        world: World = ALONE,
     ) -> None:
         self.steps = steps
         self.compute_dtype = compute_dtype
+        self.world = world
         super().__init__(params, {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for parameter, rows in zip(group["params"], group["blocks"], strict=True):
-                if parameter.grad is None:
-                    continue
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov
+            pairs = zip(group["params"], group["blocks"], strict=True)
+            moving = [(parameter, rows) for parameter, rows in pairs if parameter.grad is not None]
+            parts = [part for parameter, rows in moving for part in self._update(parameter, group).split(rows)]
+            directions = iter(self._directions(parts))
+            targets: list[Tensor] = []
+            steps: list[Tensor] = []
+            for parameter, rows in moving:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                for block, part in zip(parameter.split(rows), update.split(rows), strict=True):
-                    by_shape[part.shape].append((block, part))
-            for (height, width), pairs in by_shape.items():
-                stacked = torch.stack([part for _, part in pairs])
-                directions = orthogonalize(stacked, self.steps, self.compute_dtype).float()
-                scale = -group["lr"] * max(1.0, height / width) ** 0.5
-                torch._foreach_add_([block for block, _ in pairs], list(directions.unbind()), alpha=scale)
+                found = [next(directions) for _ in rows]
+                if is_sharded(parameter):
+                    targets.append(parameter)
+                    steps.append(shard_like(torch.cat(found), parameter))
+                else:
+                    targets += parameter.split(rows)
+                    steps += found
+            torch._foreach_add_(targets, steps, alpha=-group["lr"])
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov momentum of a whole matrix."""
+        assert parameter.grad is not None
+        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        momentum.lerp_(parameter.grad, 1 - group["momentum"])
+        return whole(parameter.grad.lerp(momentum, group["momentum"]))
+
+    def _directions(self, parts: list[Tensor]) -> list[Tensor]:
+        """Each of `parts` orthogonalised, with its scale for tall matrices; those of one shape together."""
+        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+        for index, part in enumerate(parts):
+            by_shape[part.shape].append(index)
+        found: dict[int, Tensor] = {}
+        for (height, width), indices in by_shape.items():
+            stacked = torch.stack([parts[index] for index in indices])
+            directions = self._orthogonalized(stacked).float()
+            if height > width:
+                directions *= (height / width) ** 0.5
+            found |= zip(indices, directions.unbind(), strict=True)
+        return [found[index] for index in range(len(parts))]
+
+    def _orthogonalized(self, stacked: Tensor) -> Tensor:
+        """`orthogonalize`, each process taking an equal share of the matrices (the last ones perhaps fewer)."""
+        each = -(-len(stacked) // self.world.size)
+        own = stacked[self.world.rank * each :][:each]
+        found = orthogonalize(own, self.steps, self.compute_dtype)
+        if self.world.size == 1:
+            return found
+        padded = found.new_zeros(each, *stacked.shape[1:])
+        padded[: len(own)] = found
+        return self.world.gathered(padded)[: len(stacked)]
 
 
 def make_optimizers(
@@ -82,11 +123,12 @@ def make_optimizers(
     config: OptimizerConfig,
     shape: ModelConfig,
     compute_dtype: torch.dtype,
+    world: World = ALONE,
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes.
 
     Frozen parameters are left out.
-    `compute_dtype` is that of Muon's matrix products.
+    `compute_dtype` is that of Muon's matrix products, unless `config.newton_schulz` says fp32; `world` shares them.
     """
     matrices: list[tuple[str, nn.Parameter]] = []
     others: list[nn.Parameter] = []
@@ -115,7 +157,8 @@ def make_optimizers(
         "params": [parameter for _, parameter in matrices],
         "blocks": [fused_blocks(name, shape) or [len(parameter)] for name, parameter in matrices],
     }
-    muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay, compute_dtype=compute_dtype)
+    dtype = torch.float32 if config.newton_schulz == "fp32" else compute_dtype
+    muon = Muon([group], config.learning_rate, config.momentum, config.weight_decay, compute_dtype=dtype, world=world)
     return [muon, torch.optim.AdamW(plain, **adamw)]
 
 
@@ -123,7 +166,7 @@ def set_learning_rates(
     optimizers: Iterable[torch.optim.Optimizer], step: int, steps: int, config: OptimizerConfig
 ) -> float:
     """Give every group its learning rate at `step`; returns that of the first."""
-    share = learning_rate_share(step, steps, config.warmup_share, config.decay, config.final_share)
+    share = learning_rate_share(step, steps, config)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * share

@@ -5,6 +5,7 @@ nothing. Another config in the same folder is refused with the keys that changed
 """
 
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from typing import Any
 import yaml
 
 from trine import __version__
-from trine.runtime.errors import TrineError
+from trine.runtime.distributed import ALONE, World
+from trine.runtime.errors import QuietError, TrineError
 from trine.runtime.files import (
     disk_errors,
     read_json,
@@ -27,15 +29,18 @@ from trine.runtime.files import (
     write_jsonl,
     write_text,
 )
+from trine.runtime.launch import launch
 from trine.runtime.lock import folder_lock
 
 # Neither where the results go nor the permission to replace them changes what they are.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite")
+# What may differ when a run is continued: how its work is spread, and what happens to a step that goes wrong.
+MAY_CHANGE = ("parallel", "loop.on_bad_step", "loop.largest_skips")
 # All that starting over removes; whatever else lies in the folder is not a stage's and stays.
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
     "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
-    "adapter", "config.yaml", "run.json",
+    "adapter", "bad_step.json", "config.yaml", "run.json",
 )  # fmt: skip
 
 
@@ -66,6 +71,12 @@ class RunFolder:
         with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
+        """Write bad_step.json, the last step not taken: what was wrong, its figures, and which batch it was."""
+        written = {name: value if math.isfinite(value) else str(value) for name, value in figures.items()}
+        write_json(self.path / "bad_step.json", about | {"figures": written, "batch": batch})
+        return self.path / "bad_step.json"
+
     def forget_after(self, step: int) -> None:
         """Drop metric rows beyond `step`, which a resumed run is about to write again."""
         if self.metrics.exists():
@@ -80,14 +91,48 @@ class RunFolder:
             self.metrics.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
+class SilentRunFolder(RunFolder):
+    """The same folder in the processes beside the main one, which alone writes."""
+
+    def finish(self, results: dict[str, Any]) -> None: ...
+
+    def log(self, row: dict[str, Any]) -> None: ...
+
+    def forget_after(self, step: int) -> None: ...
+
+    def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
+        return self.path / "bad_step.json"
+
+
 @contextmanager
-def open_run(config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFolder]:
+def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALONE) -> Iterator[RunFolder]:
     """Lock and prepare the run folder `config["out"]`.
 
     `inputs` names what else the result depends on (fingerprints of earlier stages). Raises `TrineError` when
-    the folder holds a run of another config that has begun, unless `overwrite` is set.
+    the folder holds a run of another config that has begun, unless `overwrite` is set; and when there are several
+    processes and `world` does not know of them.
     """
     path = Path(config["out"])
+    _check_processes(path, world)
+    if not world.is_main:
+        with world.main_first(f"open {path}"):
+            yield SilentRunFolder(path)
+        return
+    with _locked_run(path, config, inputs) as run:
+        with world.main_first(f"open {path}"):
+            pass
+        yield run
+
+
+def _check_processes(path: Path, world: World) -> None:
+    if launch().size != world.size:
+        raise (TrineError if launch().rank == 0 else QuietError)(
+            f"{path}: this stage runs in one process and there are {launch().size}; start it without torchrun"
+        )
+
+
+@contextmanager
+def _locked_run(path: Path, config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFolder]:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with folder_lock(path):
@@ -111,6 +156,7 @@ def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
         | set(_differences("inputs.", before["inputs"], identity["inputs"]))
         | ({"trine version"} if before["trine"] != identity["trine"] else set())
     )
+    changed = [key for key in changed if key not in MAY_CHANGE]
     if not changed:
         return
     if not _begun(path):

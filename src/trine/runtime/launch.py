@@ -1,0 +1,22 @@
+"""Which of the run's processes this one is, as `torchrun` tells each of them. Imports nothing heavy."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launch:
+    """`rank` of `size` processes; `local_rank` of `local_size` on this machine. One process alone is 0 of 1."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def launch() -> Launch:
+    """This process among those `torchrun` started, from the environment it sets."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Launch()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Launch(*(int(os.environ[name]) for name in names))

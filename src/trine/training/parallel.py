@@ -1,0 +1,94 @@
+"""One module trained by several processes: PyTorch's DistributedDataParallel, or FSDP2's `fully_shard`.
+
+Gradients are summed over processes, not averaged: the loop has divided every term by its count over all
+processes already. The module's forward has to be the whole loss, since that is where both get the parameters ready.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from trine.runtime.distributed import ALONE, World
+
+Kind = Literal["auto", "ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """The processes that train, and the module through which their gradients meet (None: one process).
+
+    The sum over processes comes out divided by `divides_by`: the loss is multiplied by it before. (A hook that sums in
+    place of DDP's mean would have Python called from gloo's threads, which aborts when the process leaves meanwhile.)
+    """
+
+    world: World = ALONE
+    module: nn.Module | None = None
+    divides_by: int = 1
+
+    @contextmanager
+    def gradients(self, *, last: bool) -> Iterator[None]:
+        """Around a micro-batch's forward and backward pass: gradients are summed over processes in the last one."""
+        if isinstance(self.module, nn.parallel.DistributedDataParallel) and not last:
+            with self.module.no_sync():
+                yield
+            return
+        set_sync: Any = getattr(self.module, "set_requires_gradient_sync", None)
+        if set_sync is not None:
+            set_sync(last)
+        yield
+
+
+def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind) -> Parallel:
+    """Spread `module` over the processes of `world`; call what comes back as `module` in its place.
+
+    With fsdp each of `blocks` is gathered when its turn comes, and parameters become their shards (DTensor): make the
+    optimizers after this.
+    """
+    if world.size == 1:
+        return Parallel(world, module)
+    if kind == "fsdp":
+        return Parallel(world, _fully_sharded(module, blocks, world))
+    wrapped = nn.parallel.DistributedDataParallel(
+        module,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+    return Parallel(world, wrapped, divides_by=world.size)
+
+
+def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for part in (*blocks, module):
+        fully_shard(part, mesh=mesh)
+        assert isinstance(part, FSDPModule)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    return module
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of `tensor`."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; every process calls this."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+
+
+def shard_like(tensor: Tensor, sharded: Any) -> Tensor:
+    """This process's part of `tensor`, which all processes have whole, cut as `sharded` is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, sharded.device_mesh, sharded.placements, src_data_rank=None)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter whole, by name; every process calls this."""
+    return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
