@@ -34,7 +34,9 @@ def _describe_recipe(config: RunConfig) -> str:
     from trine.pipeline.recipes import load_recipe
     from trine.runtime.speed import time_factor
 
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware)
+    recipe = load_recipe(
+        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
+    )
     lines = [f"# {recipe.title}"]
     for step in recipe.steps:
         lines += [f"## {step.name} (stage {step.stage})", _resolved(step.config), *_size(step.config)]

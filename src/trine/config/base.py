@@ -98,3 +98,5 @@ class LoopConfig(Config):
     """steps between checkpoints; 0 saves only when stopped by a signal"""
     keep_checkpoints: PositiveInt = 2
     """how many checkpoints stay on disk"""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """who besides metrics.jsonl is told every row; each is an extra: pip install 'trine[tensorboard]'"""

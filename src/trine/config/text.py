@@ -1,17 +1,22 @@
 """Configs of the stages that learn from plain text: tokenizer and pretrain; and of mining tasks from it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from trine.config.base import (
     Config,
     CorpusConfig,
     LoopConfig,
+    NonNegativeInt,
     OptimizerConfig,
+    PositiveFloat,
     PositiveInt,
     Share,
     StageConfig,
 )
+from trine.config.scale import with_depth
 
 
 class TokenizerConfig(StageConfig):
@@ -43,9 +48,16 @@ class PretrainConfig(StageConfig):
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
     """folder of a tokenizer stage"""
+    depth: PositiveInt | None = None
+    """the dial: this many blocks, and width, heads, context, row_tokens, tokens, batch and learning rates to match
+    (12 is GPT-2's 124M shape); whatever is named besides it wins, and the rest follows"""
+    tokens_per_parameter: PositiveFloat = 20.0
+    """horizon that depth gives, in tokens per parameter of the blocks (Hoffmann et al. 2022)"""
     model: ModelShape = ModelShape()
     tokens: PositiveInt = 100_000_000
     """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
+    epochs: PositiveFloat | None = None
+    """passes over the training rows instead of tokens; may be a fraction"""
     row_tokens: PositiveInt = 1024
     """length of a training row, at most the model's context"""
     batch_rows: PositiveInt = 32
@@ -54,8 +66,21 @@ class PretrainConfig(StageConfig):
     """rows that go through the model at once; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
     """held-out tokens read by each evaluation during training; the last one reads all"""
+    sample_prompts: tuple[str, ...] = ("import numpy as", "def ")
+    """beginnings that the model goes on with at every evaluation, each token the likeliest one (samples.jsonl)"""
+    sample_tokens: NonNegativeInt = 32
+    """token budget of such a sample; 0 writes none"""
+    push_to_hub: str | None = None
+    """owner/name on the Hugging Face hub to upload the finished model to (log in with `hf auth login`)"""
+    push_private: bool = False
+    """make that repository private, when it is made"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_the_dial(cls, values: Any) -> Any:
+        return with_depth(values) if isinstance(values, dict) else values
 
 
 class FunctionsConfig(StageConfig):

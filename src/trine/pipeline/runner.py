@@ -21,7 +21,9 @@ from trine.runtime.speed import time_factor
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware)
+    recipe = load_recipe(
+        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
+    )
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     factor = time_factor(hardware)
     say(f"{recipe.title} on {hardware.description}: about {recipe.minutes * factor:.0f} minutes")

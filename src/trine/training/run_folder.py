@@ -29,8 +29,8 @@ from trine.runtime.files import (
 )
 from trine.runtime.lock import folder_lock
 
-# Neither where the results go nor the permission to replace them changes what they are.
-NOT_PART_OF_THE_RESULT = ("out", "overwrite")
+# Neither where the results go, nor the permission to replace them, nor who is told of them changes what they are.
+NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
 # All that starting over removes; whatever else lies in the folder is not a stage's and stays.
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
