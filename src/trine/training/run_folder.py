@@ -28,6 +28,7 @@ from trine.runtime.files import (
     write_text,
 )
 from trine.runtime.lock import folder_lock
+from trine.training.tracking import Tracking
 
 # Neither where the results go, nor the permission to replace them, nor who is told of them changes what they are.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
@@ -35,15 +36,16 @@ NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
     "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
-    "adapter", "config.yaml", "run.json",
+    "adapter", "trackers", "config.yaml", "run.json",
 )  # fmt: skip
 
 
 class RunFolder:
     """The folder of one stage's run. Use `open_run`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tracking: Tracking | None = None) -> None:
         self.path = path
+        self.tracking = tracking
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
@@ -62,9 +64,11 @@ class RunFolder:
         return dict(read_json(self.path / "done.json"))
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
+        """Append a row to metrics.jsonl, and tell the trackers."""
         with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self.tracking is not None:
+            self.tracking.tell(row, self.metrics)
 
     def forget_after(self, step: int) -> None:
         """Drop metric rows beyond `step`, which a resumed run is about to write again."""
@@ -88,16 +92,28 @@ def open_run(config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFold
     the folder holds a run of another config that has begun, unless `overwrite` is set.
     """
     path = Path(config["out"])
+    tracking = Tracking((config.get("loop") or {}).get("trackers") or (), config, path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with folder_lock(path):
-        described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
+        described = _described(config)
         identity = {"config": described, "inputs": inputs, "trine": __version__}
         _agree(path, identity, overwrite=bool(config.get("overwrite")))
         if not (path / "run.json").exists():
             write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             write_json(path / "run.json", identity | {"made_with": _versions()})
-        yield RunFolder(path)
+        try:
+            yield RunFolder(path, tracking)
+        finally:
+            tracking.finish()
+
+
+def _described(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config the result depends on."""
+    described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
+    if "loop" in described:
+        described["loop"] = {key: value for key, value in described["loop"].items() if key != "trackers"}
+    return described
 
 
 def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
