@@ -1,7 +1,7 @@
 """Step 1: a GPT from scratch on plain text, next-token prediction (Radford et al. 2018, 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import sha256_of, write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
+from trine.stages.completions import complete
 from trine.stages.opening import open_hardware
+from trine.stages.publishing import check_publishing, push_model
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.loop import Loop, StepObjective
 from trine.training.optimizers import make_optimizers
@@ -37,8 +39,11 @@ def model_config(shape: ModelShape, vocab_size: int) -> ModelConfig:
     return make(vocab_size, shape.context, shape.layers, shape.width, shape.heads)
 
 
-def step_count(config: PretrainConfig) -> int:
-    return max(1, config.tokens // (config.batch_rows * config.row_tokens))
+def step_count(config: PretrainConfig, rows: int | None = None) -> int | None:
+    """Optimizer steps of the horizon: `tokens`, or `epochs` over the `rows` of one pass (None until they are known)."""
+    if config.epochs is None:
+        return max(1, config.tokens // (config.batch_rows * config.row_tokens))
+    return None if rows is None else max(1, round(config.epochs * rows / config.batch_rows))
 
 
 class PretrainObjective(StepObjective):
@@ -51,6 +56,7 @@ class PretrainObjective(StepObjective):
     ) -> None:
         self.model, self.windows, self.held_out, self.config = model, windows, held_out, config
         self.device = model.output_weight.device
+        self.on_evaluation: Callable[[], None] = lambda: None
 
     def batches(self, step: int) -> Sequence[Tensor]:
         rows = self.windows.rows(step * self.config.batch_rows, self.config.batch_rows)
@@ -69,6 +75,7 @@ class PretrainObjective(StepObjective):
         return cross_entropy_sum(hidden, self.model.output_weight, targets, ones)
 
     def evaluate(self, final: bool) -> dict[str, Any]:
+        self.on_evaluation()
         budget = None if final else self.config.evaluation_tokens
         return {f"bits_per_byte/{name}": self._bits_per_byte(shard, budget) for name, shard in self.held_out.items()}
 
@@ -101,6 +108,8 @@ def run(config: PretrainConfig) -> Path:
     """Pretrain and write `model/` in Hugging Face form."""
     if config.row_tokens > config.model.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
+    if config.push_to_hub is not None:
+        check_publishing(config.push_to_hub)
     hardware = open_hardware(config.hardware)
     corpus = load_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
@@ -114,12 +123,16 @@ def run(config: PretrainConfig) -> Path:
         model = Transformer(shape, hardware.compute_dtype)
         initialize(model, derive_seed(config.seed, "initialize"))
         model.to(hardware.device)
-        steps = step_count(config)
-        size, tokens = shape.parameter_count / 1e6, config.tokens / 1e6
-        say(f"pretrain: {size:.1f}M parameters, {tokens:.2f}M tokens in {steps} steps")
         windows = Windows(shards["train"].ids, config.row_tokens, derive_seed(config.seed, "windows"))
+        steps = step_count(config, windows.count)
+        assert steps is not None
+        size, tokens = shape.parameter_count / 1e6, steps * config.batch_rows * config.row_tokens / 1e6
+        say(f"pretrain: {size:.1f}M parameters, {tokens:.2f}M tokens in {steps} steps")
         held_out = {name: shard for name, shard in shards.items() if name != "train"}
         objective = PretrainObjective(model, windows, held_out, config)
+        objective.on_evaluation = lambda: folder.log_samples(
+            complete(model, tokenizer, config.sample_prompts, config.sample_tokens)
+        )
         optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype)
         results = Loop(objective, model, optimizers, steps, (config.loop, config.optimizer), folder).train()
 
@@ -134,6 +147,8 @@ def run(config: PretrainConfig) -> Path:
             | {"parameters": shape.parameter_count, "tokens": steps * config.batch_rows * config.row_tokens}
             | {"corpus": corpus.description, "epochs": steps * config.batch_rows / windows.count}
         )
+    if config.push_to_hub is not None:
+        push_model(folder.path, config.push_to_hub, private=config.push_private)
     return folder.path
 
 

@@ -8,7 +8,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class RunFolder:
         self.tracking = tracking
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
+        self.step = 0
 
     @property
     def finished(self) -> bool:
@@ -65,23 +67,34 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl, and tell the trackers."""
-        with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self.step = row.get("step", self.step)
+        _append(self.metrics, [row])
         if self.tracking is not None:
             self.tracking.tell(row, self.metrics)
 
-    def forget_after(self, step: int) -> None:
-        """Drop metric rows beyond `step`, which a resumed run is about to write again."""
-        if self.metrics.exists():
-            self._mend_last_line()
-            rows = [row for row in read_jsonl(self.metrics) if row.get("step", 0) <= step]
-            write_jsonl(self.metrics, rows)
+    def log_samples(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append what a model wrote after the step that was logged last, to samples.jsonl."""
+        _append(self.samples, [{"step": self.step, **row} for row in rows])
 
-    def _mend_last_line(self) -> None:
-        """A killed process may have left half a row."""
-        data = self.metrics.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self.metrics.write_bytes(data[: data.rfind(b"\n") + 1])
+    def forget_after(self, step: int) -> None:
+        """Drop rows of metrics and samples beyond `step`, which a resumed run is about to write again."""
+        self.step = max(step, 0)
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                _mend_last_line(path)
+                write_jsonl(path, [row for row in read_jsonl(path) if row.get("step", 0) <= step])
+
+
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _mend_last_line(path: Path) -> None:
+    """A killed process may have left half a row."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 @contextmanager
