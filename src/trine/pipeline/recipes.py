@@ -31,10 +31,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, what the report is headed, and about how long it takes on the reference machine."""
+    """Steps in order, what the report is headed, and about how long it takes on the reference machine, if it says so."""
 
     title: str
-    minutes: float
+    minutes: float | None
     steps: tuple[Step, ...]
 
 
@@ -52,8 +52,8 @@ def load_recipe(
     """
     path, described = _read(name)
     _refuse_unknown(described, {"title", "minutes", "shared", "stages"}, str(path))
-    planned = _number(described.get("minutes", minutes or 10.0), f"{path}: minutes")
-    scale = 1.0 if minutes is None else minutes / planned
+    planned = _number(described["minutes"], f"{path}: minutes") if "minutes" in described else None
+    scale = _scale(minutes, planned, str(path))
     steps: list[Step] = []
     stages = described.get("stages") or ()
     if not isinstance(stages, list | tuple):
@@ -68,6 +68,15 @@ def load_recipe(
     if not steps:
         raise TrineError(f"{path}: the recipe has no stages")
     return Recipe(str(described.get("title", path.stem)), minutes or planned, tuple(steps))
+
+
+def _scale(minutes: float | None, planned: float | None, place: str) -> float:
+    """What the fields under `scale` are multiplied by."""
+    if minutes is None:
+        return 1.0
+    if planned is None:
+        raise TrineError(f"{place} states no minutes to scale from; leave --minutes out, or use --depth")
+    return minutes / planned
 
 
 def built_in_recipes() -> list[str]:
