@@ -50,7 +50,9 @@ def test_broken_utf8_above_the_share(command: Command, tmp_path: Path, out: Path
     folder = write_corpus(tmp_path / "corpus", 9)
     (folder / "bad.py").write_bytes(b"x = 1\n\xff\n")
     refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "raise largest_broken_share")
-    assert not out.exists()
+    assert not (out / "tokenizer.json").exists()
+    (folder / "bad.py").write_text("x = 1\n")
+    assert command(*tokenizer(folder, out))[0] == 0
 
 
 def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path) -> None:
@@ -64,8 +66,8 @@ def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path
 def test_a_corpus_record_without_its_field(command: Command, tmp_path: Path, out: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "fine"}\n{"txt": "not fine"}\n')
-    refused(command(*tokenizer(path, out)), f"{path}:2: KeyError: 'text'")
-    assert not out.exists()
+    refused(command(*tokenizer(path, out)), f"{path}:2: no field 'text'; there are txt")
+    assert not (out / "tokenizer.json").exists()
 
 
 def test_a_distribution_that_is_not_installed(command: Command, out: Path) -> None:

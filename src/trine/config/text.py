@@ -7,7 +7,6 @@ from pydantic import model_validator
 
 from trine.config.base import (
     Config,
-    CorpusConfig,
     LoopConfig,
     NonNegativeInt,
     OptimizerConfig,
@@ -16,6 +15,7 @@ from trine.config.base import (
     Share,
     StageConfig,
 )
+from trine.config.corpus import CorpusConfig
 from trine.config.scale import with_depth
 
 
@@ -42,6 +42,14 @@ class ModelShape(Config):
     """longest text the model can read, in tokens"""
 
 
+class ShardsConfig(StageConfig):
+    """Encode a corpus to memory-mapped token shards, once for any number of pretraining runs."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: Path
+    """folder of a tokenizer stage, or of a model"""
+
+
 class PretrainConfig(StageConfig):
     """Train a GPT from scratch on plain text."""
 
@@ -53,6 +61,12 @@ class PretrainConfig(StageConfig):
     (12 is GPT-2's 124M shape); whatever is named besides it wins, and the rest follows"""
     tokens_per_parameter: PositiveFloat = 20.0
     """horizon that depth gives, in tokens per parameter of the blocks (Hoffmann et al. 2022)"""
+    shards: Path | None = None
+    """folder of a shards stage, instead of a corpus; null makes them in the run folder from corpus and tokenizer"""
+    cutting: Literal["packed", "windows", "stream"] = "packed"
+    """how documents become rows. packed: attention and positions restart in each document, rows are filled best-fit and
+    padded, no token is dropped; windows: codeparrot's, whole windows of each document, its rest dropped; stream:
+    windows over all documents joined by end-of-text"""
     model: ModelShape = ModelShape()
     tokens: PositiveInt = 100_000_000
     """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
@@ -81,6 +95,12 @@ class PretrainConfig(StageConfig):
     @classmethod
     def _turn_the_dial(cls, values: Any) -> Any:
         return with_depth(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _one_corpus(self) -> "PretrainConfig":
+        if self.shards and self.corpus != CorpusConfig():
+            raise ValueError("shards already hold a corpus: give either shards or corpus")
+        return self
 
 
 class FunctionsConfig(StageConfig):
