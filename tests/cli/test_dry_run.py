@@ -32,3 +32,21 @@ def test_a_recipe_is_described_stage_by_stage(command: Command, tmp_path: Path, 
         assert f"## {name} (stage " in out
     assert "responses of up to 64 tokens" in out and "# all together: about" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_passes_are_said_where_tokens_are_not_known(command: Command, tmp_path: Path, tokenizer_run: Path) -> None:
+    code, out, _ = command(
+        "pretrain", "--out", tmp_path / "run", "--tokenizer", tokenizer_run, "--depth", 4, "--epochs", 0.5, "--dry-run"
+    )
+    assert code == 0 and "width: 256" in out
+    assert "# tokens: 0.5 passes over the rows" in out and "tokens a second on" in out
+
+
+def test_a_recipe_says_the_size_of_a_model_whose_tokenizer_it_makes(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("run", "codeparrot-124m", "--out", tmp_path / "run", "--dry-run")
+    assert code == 0 and "# parameters: 124.2M" in out and "all together" not in out
+
+
+def test_the_dial_of_a_recipe_moves_its_shape(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("run", "codeparrot-124m", "--out", tmp_path / "run", "--depth", 6, "--dry-run")
+    assert code == 0 and "width: 384" in out and "epochs: 0.125" in out

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from trine.config.base import HardwareConfig
+from trine.config.text import PretrainConfig
+from trine.model.config import gpt2_config
 from trine.pipeline.recipes import Recipe, built_in_recipes, load_recipe, recipe_text
 from trine.runtime.errors import TrineError
 
@@ -90,6 +92,53 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
     text = "stages: [{stage: pretrain, config: {tokenizer: '@tokenizer'}}, {stage: tokenizer}]"
     with pytest.raises(TrineError, match=r"stage 1 \(pretrain\): @tokenizer is no earlier stage"):
         load(text, tmp_path)
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
+    recipe = load_recipe(name, OUT, 0, None)
+    assert [step for step in recipe.steps if isinstance(step.config, PretrainConfig)]
+
+
+def pretraining(name: str, **options: Any) -> PretrainConfig:
+    steps = load_recipe(name, OUT, 0, None, **options).steps
+    return next(step.config for step in steps if isinstance(step.config, PretrainConfig))
+
+
+def test_codeparrot_is_what_the_course_trains() -> None:
+    config, values = pretraining("codeparrot-124m"), configs(load_recipe("codeparrot-124m", OUT, 0, None))
+    assert values["tokenizer.vocab_size"] == 50_000
+    shape = config.model
+    model = gpt2_config(50_000, shape.context, shape.layers, shape.width, shape.heads)
+    assert (shape.family, model.parameter_count) == ("gpt2", 124_242_432)
+    assert (config.row_tokens, shape.context, config.cutting) == (128, 1024, "windows")
+    assert (config.micro_batch_rows, config.batch_rows, config.epochs) == (32, 32 * 8, 1.0)
+    optimizer = config.optimizer
+    assert (optimizer.kind, optimizer.learning_rate, optimizer.weight_decay) == ("adamw", 5e-4, 0.1)
+    assert (optimizer.warmup_steps, optimizer.decay) == (1000, "cosine")
+    assert (config.loop.evaluate_every, config.loop.save_every) == (5000, 5000)
+
+
+@pytest.mark.parametrize("name", ["codeparrot-124m", "pretrain-laptop", "pretrain-gpu", "pretrain-8gpu"])
+def test_the_dial_takes_a_recipe_to_another_depth(name: str) -> None:
+    config = pretraining(name, depth=8)
+    assert (config.depth, config.model.layers, config.model.width, config.model.heads) == (8, 8, 512, 8)
+    assert config.model.context == pretraining(name).model.context or name in ("pretrain-gpu", "pretrain-8gpu")
+
+
+def test_its_own_depth_changes_nothing() -> None:
+    assert pretraining("codeparrot-124m", depth=12) == pretraining("codeparrot-124m")
+
+
+def test_a_recipe_without_a_depth_has_no_dial() -> None:
+    with pytest.raises(TrineError, match="quickstart: --depth 6 has nothing to set: no stage states a depth of its own"):
+        load_recipe("quickstart", OUT, 0, None, depth=6)
+
+
+def test_a_recipe_without_minutes_is_not_scaled_by_them(tmp_path: Path) -> None:
+    assert load("stages: [{stage: tokenizer}]", tmp_path).minutes is None
+    with pytest.raises(TrineError, match="states no minutes to scale from"):
+        load("stages: [{stage: tokenizer}]", tmp_path, minutes=5.0)
 
 
 def test_every_distribution_of_the_quickstart_is_pinned() -> None:

@@ -125,6 +125,50 @@ def test_the_headline_is_means_medians_and_gains(out: Path) -> None:
     assert text.rstrip().splitlines()[-1].startswith("judge it never saw, median")
 
 
+SHARDS = {
+    "parts": {"train": {"documents": 80, "tokens": 250_000, "bytes": 9e5}, "folders": {"documents": 10, "tokens": 30_000}},
+    "outcomes": {
+        "mine": {"seen": {"documents": 90, "bytes": 1_000_000}, "kept": {"documents": 85, "bytes": 900_000},
+                 "exact_duplicates": {"documents": 5, "bytes": 100_000}},
+        "theirs": {"seen": {"documents": 10, "bytes": 200_000}, "kept": {"documents": 5, "bytes": 100_000},
+                   "mean_line_length": {"documents": 5, "bytes": 100_000}},
+    },
+    "records": {"mine": {"seen": 92, "broken": 2}}, "broken": ["a.jsonl:7: not JSON"],
+    "bytes_per_token": 3.6, "seconds": 2.0, "megabytes_per_second": 8.25, "workers": 2,
+}  # fmt: skip
+
+
+def test_every_document_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:
+    finished(tmp_path, "shards", {}, SHARDS)
+    described(tmp_path, ("shards", "shards"))
+    path, text = write_report(tmp_path)
+    for row in (r"seen +100 +1\.2 +100\.0%", r"kept +90 +1\.0 +90\.0%", r"left out: exact duplicates +5 +0\.1 +5\.0%",
+                r"left out: mean line length +5", r"records that cannot be read +2", r"bytes per token +3\.60",
+                r"MB a second, reading to writing, 2 processes +8\.2", r"tokens, held-out folders +30,000"):  # fmt: skip
+        assert re.search(row, text), row
+    assert "theirs" in path.read_text("utf-8")
+
+
+def test_pretraining_shows_speed_and_samples_where_they_were_logged(tmp_path: Path) -> None:
+    metrics: list[dict[str, Any]] = []
+    for step in range(1, 9):
+        speed = {"tokens_per_second": 1000.0 + step, "matmul_share": 0.5, "gradient_norm": 1.0, "learning_rate": 0.1}
+        metrics.append({"step": step, "cross_entropy": 3.0, "tokens": 100.0, "seconds": 30.0, **speed, "skipped": 1.0})
+        if step % 4 == 0:
+            metrics.append({"step": step, "bits_per_byte/code": 2.0})
+    samples = [{"step": step, "prompt": "import", "text": f"text {step} {HOSTILE}"} for step in range(1, 9)]
+    done = {"bits_per_byte/code": 2.0, "padded_share": 0.02, "dropped_share": 0.0}
+    finished(tmp_path, "pretrain", {"row_tokens": 256}, done, metrics, samples)
+    described(tmp_path, ("pretrain", "pretrain"))
+    page = write_report(tmp_path)[0].read_text("utf-8")
+    assert page.count("<svg") == 1 + 2 + 4  # loss; bits per byte over tokens and time; speed, share, norm, rate
+    assert "minutes of training" in page and "held-out code" in page
+    for fact in ("1,004", "50.0%", "2.0%", "steps skipped"):
+        assert fact in page
+    assert [f"after {step} steps" in page for step in range(1, 9)] == [True, False, True, False, False, True, False, True]
+    assert "<script" not in page
+
+
 def test_an_iteration_is_the_mean_of_its_steps(out: Path) -> None:
     text = write_report(out)[1]
     assert re.search(r"entropy, nats per token +2\.500 +1\.000", text)

@@ -1,6 +1,7 @@
 """A command line from a typed config: every field an option, its doc the help, its default shown.
 
 `--config FILE` reads YAML first; options override it. Values are YAML (`--corpus.distributions '{numpy: 1.0}'`).
+A dash in a name is an underscore: `--push-to-hub` is `--push_to_hub`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[Any
     """The config that `arguments` ask for, and whether --dry-run was given. Prints help and leaves on --help."""
     fields = dict(_leaves(cls))
     parser = _parser(command, cls, fields)
-    known, left = parser.parse_known_args(_with_positional(cls, arguments))
+    known, left = parser.parse_known_args(_with_positional(cls, [_underscored(each, fields) for each in arguments]))
     if left:
         name = left[0].removeprefix("--").split("=")[0]
         raise TrineError(f"trine {command}: unknown option {left[0]}{nearest(name, fields)}")
@@ -89,9 +90,20 @@ def _value(name: str, text: str, field: FieldInfo) -> Any:
     return [value] if get_origin(field.annotation) is tuple and isinstance(value, str) else value
 
 
+def _underscored(argument: str, fields: dict[str, FieldInfo]) -> str:
+    """An option's name as the config spells it; anything else as it is."""
+    name, equals, value = argument.removeprefix("--").partition("=")
+    spelled = name.replace("-", "_")
+    return f"--{spelled}{equals}{value}" if argument.startswith("--") and spelled in fields else argument
+
+
 def _with_positional(cls: type[Config], arguments: list[str]) -> list[str]:
-    """The first required field may be given without its name: `trine run quickstart`."""
-    required = [name for name, field in cls.model_fields.items() if field.is_required()]
-    if required and arguments and not arguments[0].startswith("-"):
-        return [f"--{required[0]}", *arguments]
-    return arguments
+    """The required fields may be given first, in order, without their names: `trine run quickstart`."""
+    required = iter([name for name, field in cls.model_fields.items() if field.is_required()])
+    named: list[str] = []
+    for place, argument in enumerate(arguments):
+        name = None if argument.startswith("-") else next(required, None)
+        if name is None:
+            return [*named, *arguments[place:]]
+        named += [f"--{name}", argument]
+    return named

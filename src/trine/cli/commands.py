@@ -12,6 +12,7 @@ from trine.config.use import (
     ExportConfig,
     GenerateConfig,
     ImportConfig,
+    PushConfig,
     QuickstartConfig,
     ReportConfig,
     RunConfig,
@@ -99,6 +100,12 @@ def export_model(config: ExportConfig) -> None:
     write_out(config)
 
 
+def push(config: PushConfig) -> None:
+    from trine.stages.publishing import push_model
+
+    sys.stdout.write(push_model(config.model, config.repository, private=config.private) + "\n")
+
+
 _COMMANDS: dict[str, Callable[[Any], None]] = {
     "quickstart": quickstart,
     "run": run_recipe,
@@ -107,4 +114,5 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "chat": chat,
     "import": import_model,
     "export": export_model,
+    "push": push,
 }

@@ -1,12 +1,14 @@
 """What a command would do and what it would cost, without doing it: parameters, tokens, memory, time."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trine.config.align import PpoConfig
 from trine.config.base import StageConfig
-from trine.config.text import PretrainConfig
+from trine.config.scale import block_parameters
+from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.config.use import QuickstartConfig, RunConfig
 from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
@@ -15,6 +17,8 @@ from trine.runtime.speed import product_flops
 # About the share of the matrix-product rate that a whole training step reaches on a CPU (docs/LOG.md: 222 ms for
 # 2,048 tokens of 5.7M parameters is 0.37 of 850 GFLOP/s).
 TRAINING_EFFICIENCY = 0.4
+# What Python and PyTorch take before a model is there.
+IMPORTS_GIB = 0.5
 
 
 def describe(command: str, config: Any) -> str:
@@ -23,7 +27,7 @@ def describe(command: str, config: Any) -> str:
         config = RunConfig(recipe="quickstart", **config.model_dump())
     if isinstance(config, RunConfig):
         return _describe_recipe(config)
-    return "\n".join([_resolved(config), *_size(config)])
+    return "\n".join([_resolved(config), *_size(config, {})])
 
 
 def _resolved(config: Any) -> str:
@@ -34,48 +38,68 @@ def _describe_recipe(config: RunConfig) -> str:
     from trine.pipeline.recipes import load_recipe
     from trine.runtime.speed import time_factor
 
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware)
+    recipe = load_recipe(
+        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
+    )
+    configs = [step.config for step in recipe.steps]
+    vocabularies = {each.out: each.vocab_size for each in configs if isinstance(each, TokenizerConfig)}
     lines = [f"# {recipe.title}"]
     for step in recipe.steps:
-        lines += [f"## {step.name} (stage {step.stage})", _resolved(step.config), *_size(step.config)]
-    hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    lines.append(
-        f"# all together: about {recipe.minutes * time_factor(hardware):.0f} minutes on {hardware.description}"
-    )
+        lines += [f"## {step.name} (stage {step.stage})", _resolved(step.config), *_size(step.config, vocabularies)]
+    if recipe.minutes is not None:
+        hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
+        minutes = recipe.minutes * time_factor(hardware)
+        lines.append(f"# all together: about {minutes:.0f} minutes on {hardware.description}")
     return "\n".join(lines)
 
 
-def _size(config: StageConfig) -> list[str]:
-    """Lines about parameters, tokens, memory and time, where they can be known before the run."""
+def _size(config: StageConfig, vocabularies: dict[Path, int]) -> list[str]:
+    """Lines about parameters, tokens, memory and time, where they can be known before the run.
+
+    `vocabularies`: entries of the tokenizers that the recipe itself makes, by their run folder.
+    """
     if isinstance(config, PretrainConfig):
-        return _pretrain_size(config)
+        return _pretrain_size(config, vocabularies.get(config.tokenizer))
     if isinstance(config, PpoConfig):
         responses = config.iterations * config.batch_prompts
         return [f"# {responses:,} responses of up to {config.response_tokens} tokens, {config.epochs} epochs each"]
     return []
 
 
-def _pretrain_size(config: PretrainConfig) -> list[str]:
+def _pretrain_size(config: PretrainConfig, vocab_size: int | None) -> list[str]:
     from trine.stages.pretrain import model_config
     from trine.stages.pretrain_objective import step_count
     from trine.tokenizer.tokenizer import Tokenizer
 
     try:
-        vocab_size = Tokenizer.load(config.tokenizer).vocab_size
+        vocab_size = vocab_size or Tokenizer.load(config.tokenizer).vocab_size
     except TrineError:
         return ["# parameters: known once the tokenizer is trained"]
     shape = model_config(config.model, vocab_size)
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    tokens = step_count(config) * config.batch_rows * config.row_tokens
-    flops = 6 * shape.parameter_count * tokens
-    minutes = flops / (TRAINING_EFFICIENCY * product_flops(hardware)) / 60
-    # fp32 weights, gradients and two moments; per token about 40 activations of the model's width per layer.
-    weights = 16 * shape.parameter_count
-    rows = config.micro_batch_rows * config.row_tokens
-    activations = rows * shape.layers * shape.width * 40 * 2
-    return [
+    # 6 N for the weights, and attention's own products: 12 x layers x width x row (Chowdhery et al. 2022, appendix B).
+    flops = 6 * shape.parameter_count + 12 * shape.layers * shape.width * config.row_tokens
+    tokens_per_second = TRAINING_EFFICIENCY * product_flops(hardware) / flops
+    steps = step_count(config)
+    lines = [
         f"# parameters: {shape.parameter_count / 1e6:.1f}M",
-        f"# tokens: {tokens:,} in {step_count(config):,} steps",
-        f"# memory: about {(weights + activations) / 2**30 + 0.5:.1f} GiB",
-        f"# time: about {minutes:.1f} minutes on {hardware.description}",
+        f"# memory: about {_memory(config, shape) / 2**30 + IMPORTS_GIB:.1f} GiB",
     ]
+    speed = f"about {tokens_per_second:,.0f} tokens a second on {hardware.description}"
+    if steps is None:
+        horizon = f"{config.epochs:g} passes over the rows, counted once they are made"
+        return [*lines, f"# tokens: {horizon}", f"# time: {speed}, if the device is alone with the job"]
+    tokens = steps * config.batch_rows * config.row_tokens
+    minutes = tokens / tokens_per_second / 60
+    return [*lines, f"# tokens: {tokens:,} in {steps:,} steps", f"# time: about {minutes:,.1f} minutes: {speed}"]
+
+
+def _memory(config: PretrainConfig, shape: Any) -> float:
+    """Bytes of weights, gradients and moments, all fp32, and of the activations of a micro-batch.
+
+    AdamW keeps two moments of a weight, Muon one of a matrix. Per token about 40 activations of the model's width a layer.
+    """
+    matrices = block_parameters(shape.layers, shape.width)
+    moments = 8 * shape.parameter_count - (4 * matrices if config.optimizer.kind == "muon" else 0)
+    tokens = config.micro_batch_rows * config.row_tokens
+    return 8 * shape.parameter_count + moments + 2 * 40 * tokens * shape.layers * shape.width

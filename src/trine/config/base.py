@@ -101,3 +101,5 @@ class LoopConfig(Config):
     """a loss this many times the window's median is a jump, if it is far outside the window's spread too; 0: never"""
     spike_norm_factor: NonNegativeFloat = 20.0
     """the same for the gradient norm before clipping"""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """who besides metrics.jsonl is told every row; each is an extra: pip install 'trine[tensorboard]'"""

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("trine.config.use", "GenerateConfig", "write with a model"),
     "chat": ("trine.config.use", "ChatConfig", "talk with a model in the terminal"),
     "import": ("trine.config.use", "ImportConfig", "bring a model in from a folder, a GGUF file or the hub"),
+    "push": ("trine.config.use", "PushConfig", "upload a model to the Hugging Face hub"),
     "export": ("trine.config.use", "ExportConfig", "write a model for transformers or llama.cpp"),
 }
 

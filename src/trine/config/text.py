@@ -1,19 +1,22 @@
 """Configs of the stages that learn from plain text: tokenizer and pretrain; and of mining tasks from it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from trine.config.base import (
     Config,
     LoopConfig,
+    NonNegativeInt,
     OptimizerConfig,
+    PositiveFloat,
     PositiveInt,
     Share,
     StageConfig,
 )
 from trine.config.corpus import CorpusConfig
+from trine.config.scale import with_depth
 
 
 class TokenizerConfig(StageConfig):
@@ -53,6 +56,11 @@ class PretrainConfig(StageConfig):
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
     """folder of a tokenizer stage"""
+    depth: PositiveInt | None = None
+    """the dial: this many blocks, and width, heads, context, row_tokens, tokens, batch and learning rates to match
+    (12 is GPT-2's 124M shape); whatever is named besides it wins, and the rest follows"""
+    tokens_per_parameter: PositiveFloat = 20.0
+    """horizon that depth gives, in tokens per parameter of the blocks (Hoffmann et al. 2022)"""
     shards: Path | None = None
     """folder of a shards stage, instead of a corpus; null makes them in the run folder from corpus and tokenizer"""
     cutting: Literal["packed", "windows", "stream"] = "packed"
@@ -62,6 +70,8 @@ class PretrainConfig(StageConfig):
     model: ModelShape = ModelShape()
     tokens: PositiveInt = 100_000_000
     """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
+    epochs: PositiveFloat | None = None
+    """passes over the training rows instead of tokens; may be a fraction"""
     row_tokens: PositiveInt = 1024
     """length of a training row, at most the model's context"""
     batch_rows: PositiveInt = 32
@@ -72,8 +82,21 @@ class PretrainConfig(StageConfig):
     """held-out tokens read by each evaluation during training; the last one reads all"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp a part of it in each; auto is ddp"""
+    sample_prompts: tuple[str, ...] = ("import numpy as", "def ")
+    """beginnings that the model goes on with at every evaluation, each token the likeliest one (samples.jsonl)"""
+    sample_tokens: NonNegativeInt = 32
+    """token budget of such a sample; 0 writes none"""
+    push_to_hub: str | None = None
+    """owner/name on the Hugging Face hub to upload the finished model to (log in with `hf auth login`)"""
+    push_private: bool = False
+    """make that repository private, when it is made"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_the_dial(cls, values: Any) -> Any:
+        return with_depth(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _one_corpus(self) -> "PretrainConfig":

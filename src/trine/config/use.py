@@ -93,6 +93,8 @@ class RunConfig(Config):
     """folder to put every stage's run folder and the report in"""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """scale the recipe's budget to about this many minutes on two CPU cores; unset runs it as written"""
+    depth: PositiveInt | None = None
+    """the dial: pretrain at this many blocks, with the recipe's own batch, learning rates and horizon scaled to match"""
     seed: NonNegativeInt = 0
     """changes everything random, and nothing else"""
     overwrite: bool = False
@@ -112,6 +114,17 @@ class QuickstartConfig(Config):
     overwrite: bool = False
     """start a stage over when its run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
+
+
+class PushConfig(Config):
+    """Upload a finished model to the Hugging Face hub, with a model card: never checkpoints or data."""
+
+    model: Path
+    """run or model folder"""
+    repository: str
+    """owner/name on the hub; made when it does not exist (log in with `hf auth login`)"""
+    private: bool = False
+    """make the repository private, when it is made"""
 
 
 class ReportConfig(Config):

@@ -1,7 +1,8 @@
 """A recipe: named stages in order, each with its config. Written in YAML; nothing in it is hidden from the user.
 
 `@name` in a value is the run folder of an earlier stage. Fields under `scale` are multiplied by --minutes over the
-recipe's own minutes, so that the budget is counted in tokens and iterations, never by the clock.
+recipe's own minutes, so that the budget is counted in tokens and iterations, never by the clock. A pretraining stage
+that states its `depth` can be taken to another one by --depth (`config/scale.py: moved`).
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 from trine.config.base import HardwareConfig, StageConfig
 from trine.config.loading import nearest, validated
 from trine.config.registry import STAGES, config_class
+from trine.config.scale import moved
 from trine.runtime.errors import TrineError
 
 
@@ -29,15 +31,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, what the report is headed, and about how long it takes on the reference machine."""
+    """Steps in order, what the report is headed, and about how long it takes on the reference machine, if it says so."""
 
     title: str
-    minutes: float
+    minutes: float | None
     steps: tuple[Step, ...]
 
 
 def load_recipe(
-    name: str, out: Path, seed: int, minutes: float | None, hardware: HardwareConfig | None = None
+    name: str,
+    out: Path,
+    seed: int,
+    minutes: float | None,
+    hardware: HardwareConfig | None = None,
+    depth: int | None = None,
 ) -> Recipe:
     """Read a recipe file, or a built-in one by name, for run folder `out`.
 
@@ -45,12 +52,14 @@ def load_recipe(
     """
     path, described = _read(name)
     _refuse_unknown(described, {"title", "minutes", "shared", "stages"}, str(path))
-    planned = _number(described.get("minutes", minutes or 10.0), f"{path}: minutes")
-    scale = 1.0 if minutes is None else minutes / planned
+    planned = _number(described["minutes"], f"{path}: minutes") if "minutes" in described else None
+    scale = _scale(minutes, planned, str(path))
     steps: list[Step] = []
     stages = described.get("stages") or ()
     if not isinstance(stages, list | tuple):
         raise TrineError(f"{path}: 'stages' is a list of stages, each with a key 'stage'")
+    if depth is not None:
+        stages = _at_depth(stages, depth, str(path))
     for number, entry in enumerate(stages, 1):
         step = _step(entry, f"{path}: stage {number}", [step.name for step in steps], out, seed, scale)
         if hardware is not None:
@@ -59,6 +68,15 @@ def load_recipe(
     if not steps:
         raise TrineError(f"{path}: the recipe has no stages")
     return Recipe(str(described.get("title", path.stem)), minutes or planned, tuple(steps))
+
+
+def _scale(minutes: float | None, planned: float | None, place: str) -> float:
+    """What the fields under `scale` are multiplied by."""
+    if minutes is None:
+        return 1.0
+    if planned is None:
+        raise TrineError(f"{place} states no minutes to scale from; leave --minutes out, or use --depth")
+    return minutes / planned
 
 
 def built_in_recipes() -> list[str]:
@@ -98,6 +116,23 @@ def _number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TrineError(f"{place}: expected a number, found {value!r}")
     return float(value)
+
+
+def _at_depth(stages: Any, depth: int, place: str) -> list[Any]:
+    """The stages, those that state a depth taken to another."""
+    if not any(_states_depth(entry) for entry in stages):
+        raise TrineError(
+            f"{place}: --depth {depth} has nothing to set: no stage states a depth of its own to scale from; "
+            "write `depth:` into the config of its pretrain stage"
+        )
+    return [
+        entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages
+    ]
+
+
+def _states_depth(entry: Any) -> bool:
+    config = entry.get("config") if isinstance(entry, dict) else None
+    return isinstance(config, dict) and isinstance(config.get("depth"), int) and config["depth"] > 0
 
 
 def _with_hardware(config: StageConfig, given: HardwareConfig) -> StageConfig:

@@ -16,15 +16,17 @@ from trine.pipeline.outcome import (
     headline_section,
     samples_section,
 )
+from trine.pipeline.pretraining_sections import pretrain_section, shards_section
 from trine.pipeline.run_reader import RecipeRun, StageRun, read_recipe_run
 from trine.pipeline.sections import Section, overview_section
 from trine.pipeline.tables import WIDTH, duration, printable, shortened
-from trine.pipeline.training_sections import finetune_section, ppo_section, pretrain_section, reward_section
+from trine.pipeline.training_sections import finetune_section, ppo_section, reward_section
 from trine.runtime.files import write_text
 
 # The page's order; a kind that is not here has its line in the overview and no section of its own.
 SECTIONS: tuple[tuple[str, Callable[[StageRun, RecipeRun], Section]], ...] = (
     ("evaluate", headline_section),
+    ("shards", shards_section),
     ("pretrain", pretrain_section),
     ("finetune", finetune_section),
     ("reward", reward_section),

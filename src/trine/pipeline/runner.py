@@ -1,6 +1,6 @@
 """Run a recipe: every stage in order, finished ones skipped, the report at the end.
 
-The estimate printed first is the recipe's own minutes, corrected by how fast this machine multiplies matrices
+The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine multiplies matrices
 compared with the machine the recipe was written on.
 """
 
@@ -21,10 +21,12 @@ from trine.runtime.speed import time_factor
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware)
+    recipe = load_recipe(
+        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
+    )
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    factor = time_factor(hardware)
-    say(f"{recipe.title} on {hardware.description}: about {recipe.minutes * factor:.0f} minutes")
+    estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
+    say(f"{recipe.title} on {hardware.description}{estimate}")
     with folder_lock(config.out):
         _run_stages(recipe, config)
         from trine.pipeline.report import write_report

@@ -96,6 +96,10 @@ def made(run: StageRun) -> str:
             f"{whole(r.get('train'))} tasks to train on, {whole(r.get('judge'))} for the judge, "
             f"{whole(r.get('held_out'))} held out"
         ),
+        "shards": lambda r: (
+            f"{whole(_parts(r, 'documents'))} documents in {whole(_parts(r, 'tokens'))} tokens, "
+            f"{number(r.get('bytes_per_token'), 2)} bytes each"
+        ),
         "pretrain": lambda r: f"{whole(r.get('parameters'))} parameters, read {whole(r.get('tokens'))} tokens",
         "finetune": lambda r: f"learned from {whole(r.get('examples'))} examples",
         "compare": lambda r: (
@@ -109,6 +113,11 @@ def made(run: StageRun) -> str:
         "evaluate": lambda r: f"{whole(r.get('prompts'))} answers before and after",
     }
     return say[run.stage](run.results) if run.stage in say else ""
+
+
+def _parts(results: dict[str, Any], key: str) -> float:
+    """Sum over the training part and the held-out ones."""
+    return sum(part.get(key, 0) for part in (results.get("parts") or {}).values())
 
 
 def units(run: StageRun | None) -> str:

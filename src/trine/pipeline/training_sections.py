@@ -1,4 +1,4 @@
-"""Sections on the stages that train: pretraining, fine-tuning, reward models, PPO."""
+"""Sections on the stages that align: fine-tuning, reward models, PPO; and the plot of a training loss."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,76 +8,6 @@ from trine.pipeline.plots import Colour, Group, Line, histogram_plot, line_plot,
 from trine.pipeline.run_reader import RecipeRun, StageRun
 from trine.pipeline.sections import Plot, Section, titled, units
 from trine.pipeline.tables import Table, number, percent, share_of, whole
-
-PARTS = {"standard_library": "standard library", "packages": "packages", "folders": "folders"}
-PART_COLOURS: tuple[Colour, ...] = ("accent", "after", "person")
-
-
-def pretrain_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """Loss, bits per byte, and what those stand beside."""
-    results, row_tokens = run.results, run.config.get("row_tokens")
-    words = (
-        "The model reads plain text and guesses every next token. Cross-entropy is its surprise, in nats per token: it "
-        "should fall fast at first, then slowly. Bits per byte is the same surprise on held-out text, per byte instead "
-        "of per token, so that models with other vocabularies compare: lower is better, and below xz -9 means that it "
-        "knows more of the text than repetition."
-    )
-    facts = [
-        ("parameters", whole(results.get("parameters"))),
-        ("tokens read", whole(results.get("tokens"))),
-        ("passes over the training part", number(results.get("epochs"), 2)),
-    ]
-    tables = [table for table in (held_out_table(results, row_tokens),) if table.rows]
-    tables.append(Table(("", ""), facts, brief=False))
-    return Section(titled("Pretraining", run, recipe), words, tables, _pretrain_plots(run))
-
-
-def held_out_table(results: dict[str, Any], row_tokens: int | None) -> Table:
-    """Model against compressor, for each held-out part."""
-    parts = [key.partition("/")[2] for key in results if key.startswith("bits_per_byte/")]
-    rows = [
-        (
-            f"held-out {PARTS.get(part, part)}",
-            number(results[f"bits_per_byte/{part}"]),
-            number(results.get(f"xz_bits_per_byte/{part}")),
-            percent(results.get(f"verbatim_line_share/{part}")),
-        )
-        for part in sorted(parts, key=lambda part: list(PARTS).index(part) if part in PARTS else len(PARTS))
-    ]
-    sight = f"The model sees at most {row_tokens} tokens at a time, xz the whole. " if row_tokens else ""
-    return Table(
-        ("bits per byte", "model", "xz -9", "known lines"),
-        rows,
-        f"{sight}Known lines: share of held-out lines of at least 12 characters "
-        "that stand verbatim in the training part.",
-    )
-
-
-def _pretrain_plots(run: StageRun) -> list[Plot]:
-    plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
-    lines = _bits_lines(run)
-    if not lines:
-        return plots
-    svg = line_plot(lines, "tokens read, millions", "bits per byte", "Held-out bits per byte over tokens")
-    caption = "Held-out bits per byte. The last point is measured on all held-out text, earlier ones on its beginning."
-    return [*plots, Plot(svg, caption)]
-
-
-def _bits_lines(run: StageRun) -> list[Line]:
-    """A curve and the compressor's level for each held-out part."""
-    tokens_per_step = next((row["tokens"] for row in run.metrics if row.get("tokens")), None)
-    lines: list[Line] = []
-    for (part, label), colour in zip(PARTS.items(), PART_COLOURS, strict=True):
-        steps, bits = run.by_step(f"bits_per_byte/{part}")
-        if not steps or tokens_per_step is None:
-            continue
-        tokens = [step * tokens_per_step / 1e6 for step in steps]
-        lines.append(Line(tokens, bits, label, colour))
-        level = run.results.get(f"xz_bits_per_byte/{part}")
-        if level is not None:
-            lines.append(Line([0.0, tokens[-1]], [level, level], f"{label}, xz -9", colour, "dashed"))
-    return lines
-
 
 def loss_plot(run: StageRun, key: str, y_label: str) -> list[Plot]:
     """The training loss over steps, when it was logged."""

@@ -21,9 +21,11 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
+from trine.stages.completions import complete
 from trine.stages.language_modelling import LanguageModelLoss, measured_effort, whole_model
 from trine.stages.opening import open_hardware
 from trine.stages.pretrain_objective import PretrainObjective, step_count
+from trine.stages.publishing import check_publishing, push_model
 from trine.stages.shards import encode_corpus, open_shards
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.loop import Loop
@@ -42,6 +44,10 @@ def run(config: PretrainConfig) -> Path:
     """Pretrain and write `model/` in Hugging Face form."""
     if config.row_tokens > config.model.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
+    if config.push_to_hub is not None:
+        check_publishing(config.push_to_hub)
+    if config.push_to_hub is not None:
+        check_publishing(config.push_to_hub)
     hardware = open_hardware(config.hardware)
     with open_world(hardware.device) as world:
         return run_in(world, config, hardware)
@@ -53,21 +59,30 @@ def run_in(world: World, config: PretrainConfig, hardware: Hardware) -> Path:
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs, get_shards = _text(config, tokenizer)
     with open_run(config.model_dump(mode="json"), inputs, world) as folder:
-        if folder.finished:
-            return folder.path
-        with world.main_first(f"shards of {folder.path}"):
-            shards = get_shards(folder.path / "shards")
-        with world.main_first(f"rows of {folder.path}"):
-            sampler = open_sampler(
-                shards.train, config.cutting, config.row_tokens, derive_seed(config.seed, "windows"), shards.weights,
-                tokenizer.end_of_text,
-            )  # fmt: skip
-        model, results = _train(config, hardware, world, shards, sampler, tokenizer, folder)
-        with world.main_first(f"model of {folder.path}"):
-            if world.is_main:
-                _save(folder, model, tokenizer)
-                folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary})
+        if not folder.finished:
+            _make(config, hardware, world, get_shards, tokenizer, folder)
+    if config.push_to_hub is not None and world.is_main:
+        push_model(folder.path, config.push_to_hub, private=config.push_private)
     return folder.path
+
+
+def _make(
+    config: PretrainConfig, hardware: Hardware, world: World, get_shards: Callable[[Path], Shards],
+    tokenizer: Tokenizer, folder: RunFolder,
+) -> None:  # fmt: skip
+    """Fill the run folder."""
+    with world.main_first(f"shards of {folder.path}"):
+        shards = get_shards(folder.path / "shards")
+    with world.main_first(f"rows of {folder.path}"):
+        sampler = open_sampler(
+            shards.train, config.cutting, config.row_tokens, derive_seed(config.seed, "windows"), shards.weights,
+            tokenizer.end_of_text,
+        )  # fmt: skip
+    model, results = _train(config, hardware, world, shards, sampler, tokenizer, folder)
+    with world.main_first(f"model of {folder.path}"):
+        if world.is_main:
+            _save(folder, model, tokenizer)
+            folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary})
 
 
 def _text(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[dict[str, str], Callable[[Path], Shards]]:
@@ -99,6 +114,7 @@ def _train(
     optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype, world)
     effort = measured_effort(shape, config.row_tokens, hardware, world)
     with closing(PretrainObjective(parallel, sampler, shards.held_out, config, steps)) as objective:
+        objective.on_evaluation = lambda: _write_samples(model, tokenizer, config, world, folder)
         loop = Loop(
             objective, model, optimizers, steps, (config.loop, config.optimizer), folder,
             parallel=parallel, watch_spikes=True, effort=effort,
@@ -111,6 +127,15 @@ def _train(
         "dropped_share": sampler.source.dropped_share,
         "padded_share": sampler.source.padded_share,
     }
+
+
+def _write_samples(
+    model: Transformer, tokenizer: Tokenizer, config: PretrainConfig, world: World, folder: RunFolder
+) -> None:
+    """What the model goes on with now, to samples.jsonl."""
+    whole = whole_model(model)
+    if world.is_main:
+        folder.log_samples(complete(whole, tokenizer, config.sample_prompts, config.sample_tokens))
 
 
 def _save(folder: RunFolder, model: Transformer, tokenizer: Tokenizer) -> None:

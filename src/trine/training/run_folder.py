@@ -9,7 +9,7 @@ import math
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,26 +31,30 @@ from trine.runtime.files import (
 )
 from trine.runtime.launch import launch
 from trine.runtime.lock import folder_lock
+from trine.training.tracking import Tracking
 
-# Neither where the results go nor the permission to replace them changes what they are.
-NOT_PART_OF_THE_RESULT = ("out", "overwrite")
+# Neither where the results go, nor the permission to replace them, nor who is told of them changes what they are.
+NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
 # What may differ when a run is continued: how its work is spread, and what happens to a step that goes wrong.
 MAY_CHANGE = ("parallel", "loop.on_bad_step", "loop.largest_skips")
 # All that starting over removes; whatever else lies in the folder is not a stage's and stays.
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
     "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
-    "adapter", "bad_step.json", "config.yaml", "run.json",
+    "adapter", "bad_step.json", "trackers", "config.yaml", "run.json",
 )  # fmt: skip
 
 
 class RunFolder:
     """The folder of one stage's run. Use `open_run`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tracking: Tracking | None = None) -> None:
         self.path = path
+        self.tracking = tracking
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples.jsonl"
+        self.step = 0
 
     @property
     def finished(self) -> bool:
@@ -67,9 +71,15 @@ class RunFolder:
         return dict(read_json(self.path / "done.json"))
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
-        with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append a row to metrics.jsonl, and tell the trackers."""
+        self.step = row.get("step", self.step)
+        _append(self.metrics, [row])
+        if self.tracking is not None:
+            self.tracking.tell(row, self.metrics)
+
+    def log_samples(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append what a model wrote after the step that was logged last, to samples.jsonl."""
+        _append(self.samples, [{"step": self.step, **row} for row in rows])
 
     def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
         """Write bad_step.json, the last step not taken: what was wrong, its figures, and which batch it was."""
@@ -78,17 +88,24 @@ class RunFolder:
         return self.path / "bad_step.json"
 
     def forget_after(self, step: int) -> None:
-        """Drop metric rows beyond `step`, which a resumed run is about to write again."""
-        if self.metrics.exists():
-            self._mend_last_line()
-            rows = [row for row in read_jsonl(self.metrics) if row.get("step", 0) <= step]
-            write_jsonl(self.metrics, rows)
+        """Drop rows of metrics and samples beyond `step`, which a resumed run is about to write again."""
+        self.step = max(step, 0)
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                _mend_last_line(path)
+                write_jsonl(path, [row for row in read_jsonl(path) if row.get("step", 0) <= step])
 
-    def _mend_last_line(self) -> None:
-        """A killed process may have left half a row."""
-        data = self.metrics.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self.metrics.write_bytes(data[: data.rfind(b"\n") + 1])
+
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _mend_last_line(path: Path) -> None:
+    """A killed process may have left half a row."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 class SilentRunFolder(RunFolder):
@@ -97,6 +114,8 @@ class SilentRunFolder(RunFolder):
     def finish(self, results: dict[str, Any]) -> None: ...
 
     def log(self, row: dict[str, Any]) -> None: ...
+
+    def log_samples(self, rows: Sequence[dict[str, Any]]) -> None: ...
 
     def forget_after(self, step: int) -> None: ...
 
@@ -133,16 +152,28 @@ def _check_processes(path: Path, world: World) -> None:
 
 @contextmanager
 def _locked_run(path: Path, config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFolder]:
+    tracking = Tracking((config.get("loop") or {}).get("trackers") or (), config, path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with folder_lock(path):
-        described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
+        described = _described(config)
         identity = {"config": described, "inputs": inputs, "trine": __version__}
         _agree(path, identity, overwrite=bool(config.get("overwrite")))
         if not (path / "run.json").exists():
             write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             write_json(path / "run.json", identity | {"made_with": _versions()})
-        yield RunFolder(path)
+        try:
+            yield RunFolder(path, tracking)
+        finally:
+            tracking.finish()
+
+
+def _described(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config the result depends on."""
+    described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
+    if "loop" in described:
+        described["loop"] = {key: value for key, value in described["loop"].items() if key != "trackers"}
+    return described
 
 
 def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
