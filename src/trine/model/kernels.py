@@ -48,6 +48,13 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _RmsNorm.apply(x, weight.to(x.dtype), epsilon)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias in `x`'s dtype, whatever that of the weight [out, in]."""
+    if native.linear_usable(x, weight):
+        return native.linear(x, weight, bias)
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
 def add_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ from trine.runtime.native_library import NativeSource, load_native
 
 HERE = Path(__file__).parent / "native"
 FILES = (
-    "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "norms.h", "tiles.h",
-    "vectors.h",
+    "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "linear.h", "norms.h",
+    "tiles.h", "vectors.h",
 )  # fmt: skip
 SOURCE = NativeSource(
     "training",
@@ -31,6 +31,7 @@ SOURCE = NativeSource(
     "training runs on PyTorch alone, slower",
 )
 LANES = 16
+LEAST_ROWS = 128
 _ARGUMENTS = {  # p pointer, i int64, f float
     "norm_forward": "ppppppiifi",
     "norm_backward": "pppppppiifi",
@@ -38,13 +39,15 @@ _ARGUMENTS = {  # p pointer, i int64, f float
     "gelu_backward": "pppii",
     "swiglu_forward": "ppiii",
     "swiglu_backward": "pppiii",
-    "sum_rows": "ppiii",
     "cross_entropy": "ppppiii",
     "turn_forward": "ppppppfi",
     "turn_backward": "pppppppfi",
     "attention_forward": "pppppi",
     "attention_backward": "pppppppi",
+    "linear_forward": "ppppiiii",
+    "linear_backward": "ppppppiiii",
 }
+_IN_BF16_ALONE = ("attention", "linear")
 _KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -56,9 +59,10 @@ def training_library() -> ctypes.CDLL | None:
     if library is not None:
         for name, kinds in _ARGUMENTS.items():
             for dtype in _DTYPES.values():
-                if not name.startswith("attention") or dtype == "bfloat16":
+                if dtype == "bfloat16" or not name.startswith(_IN_BF16_ALONE):
                     function = getattr(library, f"trine_{name}_{dtype}")
                     function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
+        library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
     return library
 
 
@@ -229,11 +233,41 @@ def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
     return _CausalAttention.apply(qkv, starts, heads)
 
 
-def sum_rows(x: Tensor) -> Tensor:
-    """Sum over all but the last dimension, in fp32 [D]."""
-    x, total = x.contiguous(), torch.empty(x.shape[-1])
-    _call("sum_rows", x.dtype, x, total, x.numel() // x.shape[-1], x.shape[-1])
-    return total
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        x, weight = x.contiguous(), weight.contiguous()
+        outputs, inputs = weight.shape
+        out = x.new_empty(*x.shape[:-1], outputs)
+        _call("linear_forward", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        ctx.save_for_backward(x, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        outputs, inputs = weight.shape
+        gradient = gradient.contiguous()
+        wanted = zip(ctx.needs_input_grad, (x, weight, weight[:, 0]), strict=True)
+        results = [torch.empty_like(like) if needed else None for needed, like in wanted]
+        rows = x.numel() // inputs
+        _call("linear_backward", x.dtype, gradient, x, weight, *results, rows, inputs, outputs)
+        return tuple(results)
+
+
+def linear_usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` takes these, and is faster than PyTorch's: packing a weight pays from some rows on."""
+    outputs, inputs = weight.shape
+    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < LEAST_ROWS * inputs:
+        return False
+    library = training_library() if usable(x, inputs, 2 * outputs, multiple=2 * LANES) else None
+    return library is not None and bool(library.trine_has_fast_products())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`kernels.linear` in bf16 with weights in fp32, whose gradients are summed and returned in fp32."""
+    return _Linear.apply(x, weight, bias)
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trine.model.config import ModelConfig
-from trine.model.kernels import add_norm, attention, causal_attention, gelu, rotary_table, swiglu, turn_heads
+from trine.model.kernels import add_norm, attention, causal_attention, gelu, linear, rotary_table, swiglu, turn_heads
 from trine.model.rope import rotary_frequencies
 
 
@@ -43,8 +42,7 @@ class Linear(nn.Linear):
     """A linear map whose weights follow the dtype of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        return linear(input, self.weight, self.bias)
 
 
 class Norm(nn.Module):

@@ -12,7 +12,7 @@ template <class T> void gelu_forward(const T* x, T* out, int64_t count, int64_t 
 inline floats gelu_slope(floats x) {
     floats square = x * x;
     floats u = 0.7978845608f * x * (1.0f + 0.044715f * square);
-    floats s = 1.0f / (1.0f + exponential(-2.0f * u));
+    floats s = reciprocal(1.0f + exponential(-2.0f * u));
     floats rise = 0.7978845608f + 0.1070322243f * square;
     return s + 2.0f * x * s * (1.0f - s) * rise;
 }
@@ -42,7 +42,7 @@ void swiglu_backward(const T* gradient, const T* x, T* x_gradient, int64_t rows,
             const T *outer = gradient + row * width, *gate = x + 2 * row * width, *up = gate + width;
             T *gate_gradient = x_gradient + 2 * row * width, *up_gradient = gate_gradient + width;
             for (int64_t i = 0; i < width; i += LANES) {
-                floats g = load(gate + i), given = load(outer + i), s = 1.0f / (1.0f + exponential(-g));
+                floats g = load(gate + i), given = load(outer + i), s = reciprocal(1.0f + exponential(-g));
                 store(gate_gradient + i, given * load(up + i) * s * (1.0f + g * (1.0f - s)));
                 store(up_gradient + i, given * g * s);
             }

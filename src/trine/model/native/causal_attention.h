@@ -5,7 +5,6 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "tiles.h"
@@ -33,16 +32,6 @@ struct Block {
         right = (first + rows + LANES - 1) / LANES * LANES;
     }
     int64_t keys() const { return right - left; }
-};
-
-// Scratch of one thread, aligned to a vector.
-template <class T> struct Scratch {
-    std::unique_ptr<char[]> memory;
-    T* at;
-    explicit Scratch(int64_t count) : memory(new char[count * sizeof(T) + 64]) {
-        at = (T*)(((uintptr_t)memory.get() + 63) / 64 * 64);
-    }
-    operator T*() const { return at; }
 };
 
 inline const uint32_t* as_words(const bf16* values) { return (const uint32_t*)values; }

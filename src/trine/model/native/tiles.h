@@ -3,7 +3,20 @@
 // The processor multiplies pairs: a word holds two neighbours along the summed dimension. A "tall" operand is words
 // [sum / 2][columns], a "wide" one words [rows][sum / 2], which a row-major bf16 matrix already is.
 #pragma once
+#include <memory>
+
 #include "vectors.h"
+
+// Memory for a while, aligned to a vector.
+template <class T> struct Scratch {
+    std::unique_ptr<char[]> memory;
+    T* at;
+    explicit Scratch(int64_t count) : memory(new char[count * sizeof(T) + 64]) {
+        at = (T*)(((uintptr_t)memory.get() + 63) / 64 * 64);
+    }
+    operator T*() const { return at; }
+};
+
 
 // sum += a.low * b.low + a.high * b.high
 inline floats add_pairs(floats sum, words a, words b) {

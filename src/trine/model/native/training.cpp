@@ -6,6 +6,7 @@
 #include "causal_attention.h"
 #include "cross_entropy.h"
 #include "heads.h"
+#include "linear.h"
 #include "norms.h"
 
 #define FOR_TYPE(T, NAME)                                                                                                 \
@@ -32,9 +33,6 @@
                                       int64_t threads) {                                                                  \
         swiglu_backward(gradient, x, x_gradient, rows, width, threads);                                                   \
     }                                                                                                                     \
-    void trine_sum_rows_##NAME(const T* x, float* total, int64_t rows, int64_t width, int64_t threads) {                  \
-        sum_rows(x, total, rows, width, threads);                                                                         \
-    }                                                                                                                     \
     void trine_cross_entropy_##NAME(T* logits, const int64_t* targets, const float* scales, double* losses, int64_t rows, \
                                     int64_t width, int64_t threads) {                                                     \
         cross_entropy(logits, targets, scales, losses, rows, width, threads);                                             \
@@ -56,6 +54,30 @@
 extern "C" {
 FOR_TYPE(float, float32)
 FOR_TYPE(bf16, bfloat16)
+
+// Whether products here are as fast as the processor can: not without bf16 pairs, nor beside matrix units.
+int64_t trine_has_fast_products() {
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+void trine_linear_forward_bfloat16(const bf16* x, const float* weight, const float* bias, bf16* out, int64_t rows,
+                                   int64_t inputs, int64_t outputs, int64_t threads) {
+    linear_forward({rows, inputs, outputs}, x, weight, bias, out, threads);
+}
+
+// A gradient that nobody wants is null.
+void trine_linear_backward_bfloat16(const bf16* gradient, const bf16* x, const float* weight, bf16* x_gradient,
+                                    float* weight_gradient, float* bias_gradient, int64_t rows, int64_t inputs,
+                                    int64_t outputs, int64_t threads) {
+    LinearSizes size{rows, inputs, outputs};
+    if (x_gradient) linear_input_backward(size, gradient, weight, x_gradient, threads);
+    if (weight_gradient) linear_weight_backward(size, gradient, x, weight_gradient, threads);
+    if (bias_gradient) sum_rows(gradient, bias_gradient, rows, outputs, threads);
+}
 
 // sizes: B, T, H, K, d
 void trine_attention_forward_bfloat16(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sums,
