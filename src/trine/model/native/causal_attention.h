@@ -17,7 +17,8 @@ struct Heads {
     const int64_t* starts;  // [B][T], or null: 0 everywhere
 
     int64_t stride() const { return (heads + 2 * kv_heads) * head_dim; }
-    int64_t padded() const { return (time + BLOCK - 1) / BLOCK * BLOCK; }
+    // A row length with room for whole blocks that is no power of 2, or rows would share few lines of the cache.
+    int64_t padded() const { return (time + BLOCK - 1) / BLOCK * BLOCK + LANES; }
     int64_t start(int64_t b, int64_t t) const { return starts ? starts[b * time + t] : 0; }
 };
 

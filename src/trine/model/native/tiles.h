@@ -70,28 +70,40 @@ inline void multiply(const Product& p, int64_t columns) {
             }
 }
 
-inline void transpose_16(words* rows) {
+// One stage of a transposition: rows i and i + WIDTH trade the blocks of WIDTH lanes that lie on the wrong side.
+template <int WIDTH> inline void trade(words* rows) {
 #if defined(__AVX512F__)
-    for (int width = 8; width; width /= 2) {
-        words upper, lower;
+    alignas(64) static constexpr auto index = [] {
+        struct { uint32_t upper[LANES], lower[LANES]; } made{};
         for (int lane = 0; lane < LANES; lane++) {
-            upper[lane] = lane & width ? LANES + lane - width : lane;
-            lower[lane] = lane & width ? LANES + lane : lane + width;
+            made.upper[lane] = lane & WIDTH ? LANES + lane - WIDTH : lane;
+            made.lower[lane] = lane & WIDTH ? LANES + lane : lane + WIDTH;
         }
-        for (int i = 0; i < LANES; i++) {
-            if (i & width) continue;
-            __m512i a = (__m512i)rows[i], b = (__m512i)rows[i + width];
-            rows[i] = (words)_mm512_permutex2var_epi32(a, (__m512i)upper, b);
-            rows[i + width] = (words)_mm512_permutex2var_epi32(a, (__m512i)lower, b);
-        }
+        return made;
+    }();
+    __m512i upper = load_as<__m512i>(index.upper), lower = load_as<__m512i>(index.lower);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        if (i & WIDTH) continue;
+        __m512i a = (__m512i)rows[i], b = (__m512i)rows[i + WIDTH];
+        rows[i] = (words)_mm512_permutex2var_epi32(a, upper, b);
+        rows[i + WIDTH] = (words)_mm512_permutex2var_epi32(a, lower, b);
     }
 #else
     for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < i; j++) {
-            uint32_t kept = rows[i][j];
-            rows[i][j] = rows[j][i], rows[j][i] = kept;
-        }
+        for (int lane = 0; !(i & WIDTH) && lane < LANES; lane++)
+            if (!(lane & WIDTH)) {
+                uint32_t kept = rows[i][lane + WIDTH];
+                rows[i][lane + WIDTH] = rows[i + WIDTH][lane], rows[i + WIDTH][lane] = kept;
+            }
 #endif
+}
+
+inline void transpose_16(words* rows) {
+    trade<8>(rows);
+    trade<4>(rows);
+    trade<2>(rows);
+    trade<1>(rows);
 }
 
 // to [columns][rows] = from [rows][columns]; columns a multiple of LANES, rows beyond the last count as 0 up to the
