@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trine.model import training_kernels
+
 CHUNK_ROWS = 1024
 
 
@@ -26,13 +28,10 @@ class _CrossEntropySum(torch.autograd.Function):
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            target = targets[rows].unsqueeze(1)
-            scale = row_weights[rows].unsqueeze(1)
-            log_probs = torch.log_softmax(F.linear(hidden[rows], weight_cast), -1, dtype=torch.float32)
-            total -= (log_probs.gather(1, target) * scale).sum(dtype=total.dtype)
-            gradient = log_probs.exp_().mul_(scale)
-            gradient.scatter_add_(1, target, -scale)
-            gradient = gradient.to(hidden.dtype)
+            losses, gradient = cross_entropy_and_gradient(
+                F.linear(hidden[rows], weight_cast), targets[rows], row_weights[rows]
+            )
+            total += losses.sum(dtype=total.dtype)
             hidden_gradient[rows] = gradient @ weight_cast
             if wanted:
                 weight_gradient += gradient.mT @ hidden[rows]
@@ -52,6 +51,18 @@ class _CrossEntropySum(torch.autograd.Function):
             None,
             None,
         )
+
+
+def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """scale * -log softmax(logits)[target], [N], and its gradient in `logits`, [N, V], which may take its memory."""
+    if training_kernels.usable(logits) and scales.dtype == torch.float32:
+        return training_kernels.cross_entropy_(logits, targets, scales), logits
+    log_probs = torch.log_softmax(logits, -1, dtype=torch.float32)
+    target, scale = targets.unsqueeze(1), scales.unsqueeze(1)
+    losses = log_probs.gather(1, target).mul(-scale).squeeze(1)
+    gradient = log_probs.exp_().mul_(scale)
+    gradient.scatter_add_(1, target, -scale)
+    return losses, gradient.to(logits.dtype)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

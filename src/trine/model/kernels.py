@@ -1,12 +1,15 @@
 """The few operations worth writing by hand: on a CPU, PyTorch composes them from many small passes.
 
 Each has a plain formula in its docstring, and a test that holds it to that formula in values and gradients.
-All take any dtype; statistics are computed in fp32, or in fp64 where that is what comes in.
+All take any dtype; statistics are computed in fp32, or in fp64 where that is what comes in. On a CPU those that
+`training_kernels.py` has in C++ go there; the formulas here serve everything else.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trine.model import training_kernels as native
 
 # Above this many keys the T x T score matrix costs more memory than the fused kernel costs time.
 LONGEST_MATERIALIZED_SCORES = 1024
@@ -45,6 +48,40 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _RmsNorm.apply(x, weight.to(x.dtype), epsilon)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias in `x`'s dtype, whatever that of the weight [out, in]."""
+    if native.linear_usable(x, weight):
+        return native.linear(x, weight, bias)
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def add_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """x + delta, and its LayerNorm (Ba et al. 2016), or its RMSNorm where there is no bias; `weight`, `bias` [D]."""
+    if native.usable(x, x.shape[-1]) and weight.dtype == torch.float32:
+        return native.add_norm(x, delta, weight, bias, epsilon)
+    total = x if delta is None else x + delta
+    if bias is None:
+        return total, rms_norm(total, weight, epsilon)
+    return total, F.layer_norm(total, total.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), epsilon)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016), as GPT-2 has it."""
+    if native.usable(x, x.shape[-1]):
+        return native.gelu(x)
+    return F.gelu(x, approximate="tanh")
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of `x` [..., 2 F], gate and up beside each other (Shazeer 2020)."""
+    if native.usable(x, x.shape[-1] // 2):
+        return native.swiglu(x)
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
@@ -76,6 +113,52 @@ def rotary_table(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> 
     cos, sin = angles.cos(), angles.sin()
     cos_table = torch.cat((cos, cos), -1).unsqueeze(-2).to(dtype)
     return cos_table, torch.cat((-sin, sin), -1).unsqueeze(-2).to(dtype)
+
+
+def turn_heads(
+    qkv: Tensor,
+    scales: tuple[Tensor, Tensor] | None,
+    rotary: tuple[Tensor, Tensor] | None,
+    heads: tuple[int, int],
+    epsilon: float,
+) -> Tensor:
+    """QK-norm and rotation of queries and keys in `qkv` [B, T, H + 2 K, d]; values pass unchanged.
+
+    `scales`: RMSNorm weights [d] of queries and of keys, or None; `rotary`: the tables of `rotate`, or None;
+    `heads`: H and K.
+    """
+    if scales is None and rotary is None:
+        return qkv
+    exact = scales is None or scales[0].dtype == torch.float32
+    if native.usable(qkv, qkv.shape[-1], multiple=2 * native.LANES) and exact:
+        return native.turn_heads(qkv, None if scales is None else torch.stack(scales), rotary, heads, epsilon)
+    turned, value = qkv[:, :, : sum(heads)], qkv[:, :, sum(heads) :]
+    if scales is not None:
+        weight = torch.cat([scale.expand(count, -1) for scale, count in zip(scales, heads, strict=True)])
+        turned = rms_norm(turned, weight, epsilon)
+    if rotary is not None:
+        turned = rotate(turned, *rotary)
+    return torch.cat((turned, value), 2)
+
+
+def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
+    """Attention of `qkv` [B, T, H + 2 K, d] over itself, [B, T, H d]: position t sees the positions starts[t] .. t.
+
+    `starts` [B, T] int64, all 0 by default; `heads` is H.
+    """
+    B, T, count, head_dim = qkv.shape  # noqa: N806
+    if qkv.dtype == torch.bfloat16 and native.usable(qkv, head_dim, multiple=2 * native.LANES):
+        return native.causal_attention(qkv, starts, heads)
+    query, key, value = qkv.transpose(1, 2).split((heads, (count - heads) // 2, (count - heads) // 2), 1)
+    bias = None if starts is None else starts_bias(starts, qkv.dtype)
+    return attention(query, key, value, bias).transpose(1, 2).reshape(B, T, heads * head_dim)
+
+
+def starts_bias(starts: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, T, T] additive attention bias: 0 from starts[t] to t, -inf elsewhere."""
+    places = torch.arange(starts.shape[1], device=starts.device)
+    seen = (places >= starts.unsqueeze(2)) & (places <= places.unsqueeze(1))
+    return torch.zeros(seen.shape, dtype=dtype, device=starts.device).masked_fill_(~seen, float("-inf"))
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

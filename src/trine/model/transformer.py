@@ -8,14 +8,15 @@ Shapes: B batch, T time, D width, H query heads, K key/value heads, d head_dim, 
 Invariant: hidden states at position t depend on ids at positions <= t of the same segment only.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trine.model.config import ModelConfig
-from trine.model.kernels import attention, rms_norm, rotary_table, rotate
+from trine.model.kernels import add_norm, attention, causal_attention, gelu, linear, rotary_table, swiglu, turn_heads
 from trine.model.rope import rotary_frequencies
 
 
@@ -27,12 +28,21 @@ class KeyValueCache(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What a position sees, and how it knows where it is; the same in every block."""
+
+    rotary: tuple[Tensor, Tensor] | None
+    bias: Tensor | None
+    starts: Tensor | None
+    cache: KeyValueCache | None
+
+
 class Linear(nn.Linear):
     """A linear map whose weights follow the dtype of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        return linear(input, self.weight, self.bias)
 
 
 class Norm(nn.Module):
@@ -44,10 +54,9 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if config.norm == "layer" else None
         self.epsilon = config.norm_epsilon
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.bias is None:
-            return rms_norm(x, self.weight, self.epsilon)
-        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon)
+    def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x + delta, and that normalized."""
+        return add_norm(x, delta, self.weight, self.bias, self.epsilon)
 
 
 class Attention(nn.Module):
@@ -63,30 +72,19 @@ class Attention(nn.Module):
             self.q_norm = nn.Parameter(torch.ones(config.head_dim))
             self.k_norm = nn.Parameter(torch.ones(config.head_dim))
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-        bias: Tensor | None,
-        layer: int,
-        cache: KeyValueCache | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
         config = self.config
         B, T, _ = x.shape  # noqa: N806
         H, K = config.heads, config.kv_heads  # noqa: N806
-        heads = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)
-        turned, value = heads[:, :, : H + K], heads[:, :, H + K :]
-        if config.qk_norm:
-            scales = torch.cat((self.q_norm.expand(H, -1), self.k_norm.expand(K, -1)))
-            turned = rms_norm(turned, scales, config.norm_epsilon)
-        if rotary is not None:
-            turned = rotate(turned, *rotary)
-        query = turned[:, :, :H].transpose(1, 2)  # B, H, T, d
-        key = turned[:, :, H:].transpose(1, 2)  # B, K, T, d
-        value = value.transpose(1, 2)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value)
-        mixed = attention(query, key, value, bias)  # B, H, T, d
+        qkv = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)
+        scales = (self.q_norm, self.k_norm) if config.qk_norm else None
+        qkv = turn_heads(qkv, scales, sight.rotary, (H, K), config.norm_epsilon)
+        if sight.bias is None and sight.cache is None:
+            return self.out(causal_attention(qkv, sight.starts, H))
+        query, key, value = qkv.transpose(1, 2).split((H, K, K), 1)  # B, heads, T, d
+        if sight.cache is not None:
+            key, value = sight.cache.extend(layer, key, value)
+        mixed = attention(query, key, value, sight.bias)  # B, H, T, d
         return self.out(mixed.transpose(1, 2).reshape(B, T, H * config.head_dim))
 
 
@@ -102,10 +100,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up(x)
-        if self.gated:
-            gate, up = hidden.chunk(2, -1)
-            return self.down(F.silu(gate) * up)
-        return self.down(F.gelu(hidden, approximate="tanh"))
+        return self.down(swiglu(hidden) if self.gated else gelu(hidden))
 
 
 class Block(nn.Module):
@@ -118,16 +113,14 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config.width, config)
         self.mlp = Mlp(config)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-        bias: Tensor | None,
-        layer: int,
-        cache: KeyValueCache | None,
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, bias, layer, cache)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, x: Tensor, delta: Tensor | None, sight: Sight, layer: int) -> tuple[Tensor, Tensor]:
+        """The residual stream up to this block's MLP, and what the MLP adds to it.
+
+        `delta` is what the block before adds to `x`: it is added together with the norm, in one pass.
+        """
+        x, normalized = self.attention_norm(x, delta)
+        x, normalized = self.mlp_norm(x, self.attention(normalized, sight, layer))
+        return x, self.mlp(normalized)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
@@ -137,12 +130,17 @@ def _table(rows: int, width: int) -> nn.Embedding:
 
 
 class Transformer(nn.Module):
-    """Token ids to hidden states. `output_weight` [V, D] turns hidden states into logits."""
+    """Token ids to hidden states. `output_weight` [V, D] turns hidden states into logits.
+
+    `recompute_blocks`: keep only what goes between blocks and make the rest again in the backward pass (Chen et al.
+    2016): a third more work, a fraction of the memory, the same numbers.
+    """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.recompute_blocks = False
         self.embedding = _table(config.vocab_size, config.width)
         if config.position == "learned":
             self.position_embedding = _table(config.context, config.width)
@@ -161,13 +159,17 @@ class Transformer(nn.Module):
         *,
         positions: Tensor | None = None,
         bias: Tensor | None = None,
+        starts: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] after the last norm, in `compute_dtype`.
 
         `ids` [B, T]; `positions` [B, T] (0, 1, 2, ... by default); `bias` [B or 1, T, S] added to the attention
-        scores (causal by default); `cache` where keys and values of earlier calls lie.
+        scores (causal by default); `starts` [B, T] int64: position t of a row sees starts[t] .. t (instead of `bias`,
+        and without a cache); `cache` where keys and values of earlier calls lie.
         """
+        if starts is not None and (bias is not None or cache is not None):
+            raise ValueError("starts says what a position sees: give no bias and no cache beside it")
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         x = self.embedding(ids)
@@ -177,10 +179,14 @@ class Transformer(nn.Module):
         else:
             frequencies = rotary_frequencies(self.config, ids.device)
             rotary = rotary_table(frequencies, positions, self.compute_dtype)
-        x = x.to(self.compute_dtype)
+        x, delta = x.to(self.compute_dtype), None
+        sight = Sight(rotary, bias, starts, cache)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, bias, layer, cache)
-        return self.norm(x)
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x, delta = checkpoint(block, x, delta, sight, layer, use_reentrant=False)
+            else:
+                x, delta = block(x, delta, sight, layer)
+        return self.norm(x, delta)[1]
 
 
 @torch.no_grad()

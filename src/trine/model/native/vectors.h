@@ -99,26 +99,45 @@ inline void prefetch(const void* from, int64_t size) {
     for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char*)from + at);
 }
 
-// e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87. A NaN stays one.
+// The smaller of x and a bound; a NaN stays one.
+inline floats at_most(float bound, floats x) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_min_ps((__m512)spread(bound), (__m512)x);
+#else
+    return x > bound ? spread(bound) : x;
+#endif
+}
+
+// 1 / x to about 1 unit in the last place, for 2^-126 < |x| < 2^126.
+inline floats reciprocal(floats x) {
+#if defined(__AVX512F__)
+    floats near = (floats)_mm512_rcp14_ps((__m512)x);
+    return fused(near, fused(-x, near, spread(1.0f)), near);
+#else
+    return 1.0f / x;
+#endif
+}
+
+// e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87, 6e37
+// above 87. A NaN stays one. Adding 3 * 2^22 rounds to a whole number, which then stands in the low bits.
 inline floats exponential(floats x) {
-    floats clamped = x < -87.0f ? spread(-87.0f) : x;
-    clamped = clamped > 88.0f ? spread(88.0f) : clamped;
-    floats scaled = clamped * 1.44269504f;
-    ints n = __builtin_convertvector(scaled + (scaled < 0.0f ? spread(-0.5f) : spread(0.5f)), ints);
-    floats whole = __builtin_convertvector(n, floats);
-    floats r = (clamped - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    const float round = 12582912.0f;
+    floats clamped = at_most(87.0f, x);
+    floats shifted = fused(clamped, spread(1.44269504f), spread(round));
+    floats whole = shifted - round;
+    floats r = fused(whole, spread(-1.42860677e-6f), fused(whole, spread(-0.693145752f), clamped));
     floats series = spread(1.0f / 5040);
     for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-        series = series * r + coefficient;
-    floats result = (floats)((ints)series + (n << 23));
+        series = fused(series, r, spread(coefficient));
+    floats result = (floats)((ints)series + ((ints)shifted << 23));
     return x < -87.0f ? floats{} : result;
 }
 
 // x / (1 + e^-x)
-inline floats silu(floats x) { return x / (1.0f + exponential(-x)); }
+inline floats silu(floats x) { return x * reciprocal(1.0f + exponential(-x)); }
 
 // The tanh form of GPT-2: x (1 + tanh u) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 inline floats gelu(floats x) {
     floats u = 0.7978845608f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + exponential(-2.0f * u));
+    return x * reciprocal(1.0f + exponential(-2.0f * u));
 }

@@ -1,0 +1,93 @@
+// What a training step does between its matrix products, each in one pass over memory; called from training_kernels.py.
+//
+// Values are fp32 or bf16 (the suffix of a name), statistics and sums fp32. The same input on the same number of threads
+// gives the same bits. Widths are multiples of LANES, but for a vocabulary, which may be any number.
+#include "activations.h"
+#include "causal_attention.h"
+#include "cross_entropy.h"
+#include "heads.h"
+#include "linear.h"
+#include "norms.h"
+
+#define FOR_TYPE(T, NAME)                                                                                                 \
+    void trine_norm_forward_##NAME(const T* x, const T* delta, T* total, T* out, const float* weight, const float* bias,  \
+                                   int64_t rows, int64_t width, float epsilon, int64_t threads) {                         \
+        norm_forward(x, delta, total, out, weight, bias, rows, width, epsilon, threads);                                  \
+    }                                                                                                                     \
+    void trine_norm_backward_##NAME(const T* gradient, const T* total_gradient, const T* x, T* x_gradient,                \
+                                    const float* weight, float* weight_gradient, float* bias_gradient, int64_t rows,      \
+                                    int64_t width, float epsilon, int64_t threads) {                                      \
+        norm_backward(gradient, total_gradient, x, x_gradient, weight, bias_gradient, weight_gradient, bias_gradient,     \
+                      rows, width, epsilon, threads);                                                                     \
+    }                                                                                                                     \
+    void trine_gelu_forward_##NAME(const T* x, T* out, int64_t count, int64_t threads) {                                  \
+        gelu_forward(x, out, count, threads);                                                                             \
+    }                                                                                                                     \
+    void trine_gelu_backward_##NAME(const T* gradient, const T* x, T* x_gradient, int64_t count, int64_t threads) {       \
+        gelu_backward(gradient, x, x_gradient, count, threads);                                                           \
+    }                                                                                                                     \
+    void trine_swiglu_forward_##NAME(const T* x, T* out, int64_t rows, int64_t width, int64_t threads) {                  \
+        swiglu_forward(x, out, rows, width, threads);                                                                     \
+    }                                                                                                                     \
+    void trine_swiglu_backward_##NAME(const T* gradient, const T* x, T* x_gradient, int64_t rows, int64_t width,          \
+                                      int64_t threads) {                                                                  \
+        swiglu_backward(gradient, x, x_gradient, rows, width, threads);                                                   \
+    }                                                                                                                     \
+    void trine_cross_entropy_##NAME(T* logits, const int64_t* targets, const float* scales, double* losses, int64_t rows, \
+                                    int64_t width, int64_t threads) {                                                     \
+        cross_entropy(logits, targets, scales, losses, rows, width, threads);                                             \
+    }                                                                                                                     \
+    void trine_turn_forward_##NAME(const T* x, T* out, const float* weight, const T* cosines, const T* sines,             \
+                                   const int64_t* sizes, float epsilon, int64_t threads) {                                \
+        turn_forward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],   \
+                         epsilon},                                                                                        \
+                        x, out, threads);                                                                                 \
+    }                                                                                                                     \
+    void trine_turn_backward_##NAME(const T* x, T* gradient, const float* weight, float* weight_gradient,                 \
+                                    const T* cosines, const T* sines, const int64_t* sizes, float epsilon,                \
+                                    int64_t threads) {                                                                    \
+        turn_backward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],  \
+                          epsilon},                                                                                       \
+                         x, gradient, weight_gradient, threads);                                                          \
+    }
+
+extern "C" {
+FOR_TYPE(float, float32)
+FOR_TYPE(bf16, bfloat16)
+
+// Whether products here are as fast as the processor can: not without bf16 pairs, nor beside matrix units.
+int64_t trine_has_fast_products() {
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+void trine_linear_forward_bfloat16(const bf16* x, const float* weight, const float* bias, bf16* out, int64_t rows,
+                                   int64_t inputs, int64_t outputs, int64_t threads) {
+    linear_forward({rows, inputs, outputs}, x, weight, bias, out, threads);
+}
+
+// A gradient that nobody wants is null.
+void trine_linear_backward_bfloat16(const bf16* gradient, const bf16* x, const float* weight, bf16* x_gradient,
+                                    float* weight_gradient, float* bias_gradient, int64_t rows, int64_t inputs,
+                                    int64_t outputs, int64_t threads) {
+    LinearSizes size{rows, inputs, outputs};
+    if (x_gradient) linear_input_backward(size, gradient, weight, x_gradient, threads);
+    if (weight_gradient) linear_weight_backward(size, gradient, x, weight_gradient, threads);
+    if (bias_gradient) sum_rows(gradient, bias_gradient, rows, outputs, threads);
+}
+
+// sizes: B, T, H, K, d
+void trine_attention_forward_bfloat16(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sums,
+                                      const int64_t* sizes, int64_t threads) {
+    attention_forward({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts}, out, log_sums, threads);
+}
+
+void trine_attention_backward_bfloat16(const bf16* qkv, const int64_t* starts, const bf16* out, const bf16* outer,
+                                       const float* log_sums, bf16* gradient, const int64_t* sizes, int64_t threads) {
+    Heads heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts};
+    attention_backward({heads, out, outer, log_sums, gradient}, threads);
+}
+}

@@ -1,0 +1,277 @@
+"""What a training step does between its matrix products, on a CPU: one pass over memory each, in C++.
+
+PyTorch composes these operations from many passes over fp32 tensors; on two cores they cost a quarter of a step
+(docs/LOG.md). Every function here has its plain formula in `kernels.py`, which serves all other devices and dtypes,
+machines without a compiler, `torch.compile`, and the tests of equality. `kernels.py` asks `library_for` and chooses.
+
+Invariants: statistics and sums are fp32, whatever the values are; the same input on the same number of threads gives
+the same bits; nothing is kept for the backward pass that one pass can make again.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trine.runtime.native_library import NativeSource, load_native
+
+HERE = Path(__file__).parent / "native"
+FILES = (
+    "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "linear.h", "norms.h",
+    "tiles.h", "vectors.h",
+)  # fmt: skip
+SOURCE = NativeSource(
+    "training",
+    tuple(HERE / name for name in FILES),
+    "the operations of a training step",
+    "training runs on PyTorch alone, slower",
+)
+LANES = 16
+LEAST_ROWS = 128
+_ARGUMENTS = {  # p pointer, i int64, f float
+    "norm_forward": "ppppppiifi",
+    "norm_backward": "pppppppiifi",
+    "gelu_forward": "ppii",
+    "gelu_backward": "pppii",
+    "swiglu_forward": "ppiii",
+    "swiglu_backward": "pppiii",
+    "cross_entropy": "ppppiii",
+    "turn_forward": "ppppppfi",
+    "turn_backward": "pppppppfi",
+    "attention_forward": "pppppi",
+    "attention_backward": "pppppppi",
+    "linear_forward": "ppppiiii",
+    "linear_backward": "ppppppiiii",
+}
+_IN_BF16_ALONE = ("attention", "linear")
+_KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+@cache
+def training_library() -> ctypes.CDLL | None:
+    """The library, compiled if need be; None where that is not possible or not wanted."""
+    library = load_native(SOURCE)
+    if library is not None:
+        for name, kinds in _ARGUMENTS.items():
+            for dtype in _DTYPES.values():
+                if dtype == "bfloat16" or not name.startswith(_IN_BF16_ALONE):
+                    function = getattr(library, f"trine_{name}_{dtype}")
+                    function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
+        library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
+    return library
+
+
+def usable(x: Tensor, *widths: int, multiple: int = LANES) -> bool:
+    """Whether the functions below take `x`, whose rows (or heads) are as wide as `widths`."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and not torch.compiler.is_compiling()
+        and not any(width % multiple for width in widths)
+        and training_library() is not None
+    )
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
+    """The C++ function of that name and dtype; tensors go as pointers, the thread count last."""
+    library = training_library()
+    assert library is not None
+    values = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
+    getattr(library, f"trine_{name}_{_DTYPES[dtype]}")(*values, torch.get_num_threads())
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
+    ) -> Any:
+        x = x.contiguous()
+        delta = None if delta is None else delta.contiguous()
+        total, out = x if delta is None else torch.empty_like(x), torch.empty_like(x)
+        width = x.shape[-1]
+        _call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
+        ctx.save_for_backward(total, weight)
+        ctx.set_materialize_grads(False)
+        ctx.epsilon, ctx.added, ctx.centred = epsilon, delta is not None, bias is not None
+        return out if delta is None else (total, out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, weight = ctx.saved_tensors
+        gradient, total_gradient = gradients[-1], gradients[0] if ctx.added else None
+        if gradient is None:
+            return total_gradient, total_gradient, None, None, None
+        gradient = gradient.contiguous()
+        outer = None if total_gradient is None else total_gradient.contiguous()
+        x_gradient = torch.empty_like(total)
+        weight_gradient = torch.empty_like(weight)
+        bias_gradient = torch.empty_like(weight) if ctx.centred else None
+        rows, width = total.numel() // total.shape[-1], total.shape[-1]
+        _call(
+            "norm_backward", total.dtype, gradient, outer, total, x_gradient, weight, weight_gradient, bias_gradient,
+            rows, width, ctx.epsilon,
+        )  # fmt: skip
+        return x_gradient, x_gradient if ctx.added else None, weight_gradient, bias_gradient, None
+
+
+def add_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`kernels.add_norm`: the sum, and its LayerNorm, or its RMSNorm where there is no bias."""
+    if delta is None:
+        return x, _AddNorm.apply(x, None, weight, bias, epsilon)
+    total, out = _AddNorm.apply(x, delta, weight, bias, epsilon)
+    return total, out
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:  # type: ignore[override]
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        ctx.name = name
+        gated = name == "swiglu"
+        out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2) if gated else torch.empty_like(x)
+        _call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gradient, x_gradient = gradient.contiguous(), torch.empty_like(x)
+        _call(f"{ctx.name}_backward", x.dtype, gradient, x, x_gradient, *_sizes(gradient, ctx.name == "swiglu"))
+        return x_gradient, None
+
+
+def _sizes(out: Tensor, gated: bool) -> tuple[int, ...]:
+    return (out.numel() // out.shape[-1], out.shape[-1]) if gated else (out.numel(),)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """`kernels.gelu`."""
+    return _Activation.apply(x, "gelu")
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """`kernels.swiglu`."""
+    return _Activation.apply(x, "swiglu")
+
+
+class _TurnHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, qkv: Tensor, scales: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: tuple[int, int],
+        epsilon: float,
+    ) -> Tensor:  # fmt: skip
+        qkv, out = qkv.contiguous(), torch.empty_like(qkv)
+        cos, sin = (None if table is None else table.contiguous() for table in (cos, sin))
+        rows, count, head_dim = qkv.shape[0] * qkv.shape[1], qkv.shape[2], qkv.shape[3]
+        table_rows = 1 if cos is None else cos.numel() // head_dim
+        sizes = torch.tensor([rows, *heads, count - sum(heads), head_dim, table_rows])
+        _call("turn_forward", qkv.dtype, qkv, out, scales, cos, sin, sizes, epsilon)
+        ctx.save_for_backward(qkv, scales, cos, sin, sizes)
+        ctx.epsilon = epsilon
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, scales, cos, sin, sizes = ctx.saved_tensors
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else torch.empty_like(scales)
+        _call(
+            "turn_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
+        )  # fmt: skip
+        return gradient, None if scales is None else scales_gradient, None, None, None, None
+
+
+def turn_heads(
+    qkv: Tensor,
+    scales: Tensor | None,
+    rotary: tuple[Tensor, Tensor] | None,
+    heads: tuple[int, int],
+    epsilon: float,
+) -> Tensor:
+    """QK-norm (`scales` [2, d] of queries and keys, fp32) and rotation of the first heads of `qkv` [B, T, H + 2 K, d].
+
+    `heads` counts queries and keys; values pass unchanged. `rotary` as `kernels.rotate` takes it, in `qkv`'s dtype.
+    """
+    cos, sin = rotary or (None, None)
+    return _TurnHeads.apply(qkv, scales, cos, sin, heads, epsilon)
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:  # type: ignore[override]
+        qkv = qkv.contiguous()
+        starts = None if starts is None else starts.contiguous()
+        B, T, count, head_dim = qkv.shape  # noqa: N806
+        sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim])
+        out, log_sums = qkv.new_empty(B, T, heads * head_dim), torch.empty(B, heads, T)
+        _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
+        ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        qkv, starts, out, log_sums, sizes = ctx.saved_tensors
+        gradient, qkv_gradient = gradient.contiguous(), torch.empty_like(qkv)
+        _call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
+        return qkv_gradient, None, None
+
+
+def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
+    """`kernels.causal_attention` in bf16: [B, T, H d] of `qkv` [B, T, H + 2 K, d]; position t sees starts[t] .. t."""
+    return _CausalAttention.apply(qkv, starts, heads)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        x, weight = x.contiguous(), weight.contiguous()
+        outputs, inputs = weight.shape
+        out = x.new_empty(*x.shape[:-1], outputs)
+        _call("linear_forward", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        ctx.save_for_backward(x, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        outputs, inputs = weight.shape
+        gradient = gradient.contiguous()
+        wanted = zip(ctx.needs_input_grad, (x, weight, weight[:, 0]), strict=True)
+        results = [torch.empty_like(like) if needed else None for needed, like in wanted]
+        rows = x.numel() // inputs
+        _call("linear_backward", x.dtype, gradient, x, weight, *results, rows, inputs, outputs)
+        return tuple(results)
+
+
+def linear_usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` takes these, and is faster than PyTorch's: packing a weight pays from some rows on."""
+    outputs, inputs = weight.shape
+    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < LEAST_ROWS * inputs:
+        return False
+    library = training_library() if usable(x, inputs, 2 * outputs, multiple=2 * LANES) else None
+    return library is not None and bool(library.trine_has_fast_products())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`kernels.linear` in bf16 with weights in fp32, whose gradients are summed and returned in fp32."""
+    return _Linear.apply(x, weight, bias)
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
+    """Losses [N] fp64, scale * -log softmax(logits)[target]; `logits` [N, V] become their gradient, in place."""
+    losses = torch.empty(len(logits), dtype=torch.float64)
+    _call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)
+    return losses
