@@ -47,7 +47,9 @@ def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
     config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
     model = tiny_model("qwen3")
-    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100)
+    objective = PretrainObjective(
+        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100
+    )
     return model, trained(objective, model, model.config, folder)
 
 
@@ -227,7 +229,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_
     model = tiny_model("qwen3")
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
-    objective = PretrainObjective(Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100)
+    objective = PretrainObjective(
+        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100
+    )
     before = model.embedding.weight.clone()
     with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
         trained(objective, model, model.config, tmp_path / "run")

@@ -6,7 +6,6 @@ Shapes: B rows, T time.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trine.algorithms.log_probs import cross_entropy_sum

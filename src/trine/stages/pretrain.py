@@ -46,8 +46,6 @@ def run(config: PretrainConfig) -> Path:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than model.context={config.model.context}")
     if config.push_to_hub is not None:
         check_publishing(config.push_to_hub)
-    if config.push_to_hub is not None:
-        check_publishing(config.push_to_hub)
     hardware = open_hardware(config.hardware)
     with open_world(hardware.device) as world:
         return run_in(world, config, hardware)
