@@ -143,6 +143,10 @@ class WindowTableRows(TableRows):
     Nothing is to be predicted at a row's last place, whose token stands there all the same, as in the course's model.
     """
 
+    def __init__(self, ids: NDArray[np.integer], table: RowTable, padding: int) -> None:
+        super().__init__(ids, table, padding)
+        self.padded_share = 0.0
+
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """See `Rows`."""
         first = self.table.pieces["first"][numbers]
