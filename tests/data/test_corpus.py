@@ -1,6 +1,7 @@
 """A corpus is split by group, streams, and says why it cannot be read."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.small_corpus import write_corpus
-from trine.config.corpus import CorpusConfig, FilterConfig
+from trine.config.corpus import CorpusConfig, FilterConfig, SourceConfig
 from trine.data.corpus import Unit, open_corpus
 from trine.data.filters import FilterCounts
 from trine.data.readers import Damage
@@ -180,6 +181,15 @@ def test_the_fingerprint_knows_nothing_of_weights_names_and_places(tmp_path: Pat
     sources = ({"folder": here}, {"folder": there, "weight": 3.0, "name": "other"})
     one, two = (open_corpus(CorpusConfig.model_validate({"sources": [source]})) for source in sources)
     assert one.fingerprint == two.fingerprint
+
+
+def test_a_name_in_another_encoding_is_a_name_too(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("text")
+    (tmp_path / "rows.jsonl").write_text('{"text": "row", "name": "half \\ud800 of a pair"}\n')
+    source = SourceConfig(folder=tmp_path, name_field="name")
+    corpus = open_corpus(CorpusConfig(sources=(source,), held_out_share=0))
+    assert [d.name for d in corpus.documents("train")] == ["caf\udce9.txt", "half ? of a pair"]
+    assert len(corpus.fingerprint) == 64
 
 
 def test_units_travel_to_other_processes(two_sources: Path) -> None:

@@ -58,7 +58,8 @@ class Corpus:
         for source in self.sources:
             for unit in source.units:
                 contents = [sha256_of_file(path) for path in unit.files]
-                digest.update(sha256_of(unit.name, unit.identity, *contents).encode())
+                name = unit.name.encode("utf-8", "surrogatepass")  # a file may be named in another encoding
+                digest.update(sha256_of(name, unit.identity, *contents).encode())
             digest.update(b"end of source")
         return digest.hexdigest()
 
@@ -141,7 +142,8 @@ def no_text(source: str) -> TrineError:
 
 def nothing_to_train_on(corpus: Corpus, counts: FilterCounts) -> TrineError:
     """Why there is no training document, given what became of those that there were."""
-    rejected = {outcome: amount["documents"] for rows in counts.as_json().values() for outcome, amount in rows.items()}
+    outcomes = sorted({outcome for rows in counts.sources.values() for outcome in rows})
+    rejected = {outcome: counts.amount(outcome).documents for outcome in outcomes}
     if rejected:
         return TrineError(f"the filters leave nothing of the corpus to train on ({rejected}); change corpus.filters")
     documents = sum(1 for source in corpus.sources for unit in source.units for _ in unit.read(Damage()))

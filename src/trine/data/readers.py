@@ -128,9 +128,12 @@ def record_document(
 def _words(record: Mapping[str, Any], key: str | None) -> str:
     """A field as text. A list, as some data sets have of licences, holds all at once."""
     value = record.get(key) if key else None
+    if value is None:
+        return ""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return " AND ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+        return value.decode("utf-8", "replace")
+    words = " AND ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return words.encode("utf-8", "replace").decode()
 
 
 def _is_unicode(text: str) -> bool:

@@ -151,5 +151,5 @@ def _code_documents(path: Path, name: str, distribution: str, group: str, damage
 
 def is_held_out(group: str, share: float) -> bool:
     """Whether a group belongs to the held-out part: a hash of its name, the same for every seed and machine."""
-    digest = hashlib.sha256(group.encode("utf-8")).digest()
+    digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
