@@ -94,8 +94,8 @@ def test_what_was_left_out_and_what_was_broken_is_reported(tmp_path: Path, mixed
     )
     assert shards.description["records"][name] == {"seen": 11 + 304, "broken": 2}
     assert [line.split(": ")[0].rsplit(":", 1)[1] for line in shards.description["broken"]] == ["101", "104"]
-    figures = shards.figures
-    assert figures["bytes_per_token"] == pytest.approx(1, abs=0.1) and figures["megabytes_per_second"] > 0
+    assert shards.contents["bytes_per_token"] == pytest.approx(1, abs=0.1)
+    assert shards.making["megabytes_per_second"] > 0
 
 
 def test_near_duplicates_are_those_that_plain_reading_finds(tmp_path: Path) -> None:

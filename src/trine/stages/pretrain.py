@@ -158,7 +158,7 @@ def run(config: PretrainConfig) -> Path:
             return folder.path
         shards = get_shards(folder.path / "shards")
         results = _train(config, hardware, shards, tokenizer, folder)
-        folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary})
+        folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary} | shards.contents)
     return folder.path
 
 
