@@ -3,7 +3,7 @@
 Token ids are plain Python integers here; tensors begin inside the rooms.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -104,14 +104,8 @@ class Term:
     weight: float = 1.0
 
 
-class Encode(Protocol):
-    """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
-
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-
 class EncodeArray(Protocol):
-    """`Encode` of one text, as an array that no list of Python integers came before."""
+    """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
 
     def __call__(self, text: str) -> "NDArray[np.uint32]": ...
 

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ FEW = settings(max_examples=30)
 lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
-def sampler(folder: Path, lengths: list[int], cutting: str, row_length: int, seed: int = 0) -> RowSampler:
+def sampler(folder: Path, lengths: list[int], cutting: Any, row_length: int, seed: int = 0) -> RowSampler:
     """Two sources of equal weight; token ids are places in the shard."""
     half = len(lengths) // 2
     documents = numbered_documents(lengths)

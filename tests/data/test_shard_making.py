@@ -94,8 +94,19 @@ def test_what_was_left_out_and_what_was_broken_is_reported(tmp_path: Path, mixed
     )
     assert shards.description["records"][name] == {"seen": 11 + 304, "broken": 2}
     assert [line.split(": ")[0].rsplit(":", 1)[1] for line in shards.description["broken"]] == ["101", "104"]
-    figures = shards.figures
-    assert figures["bytes_per_token"] == pytest.approx(1, abs=0.1) and figures["megabytes_per_second"] > 0
+    assert shards.contents["bytes_per_token"] == pytest.approx(1, abs=0.1)
+    assert shards.making["megabytes_per_second"] > 0
+
+
+def test_near_duplicates_are_those_that_plain_reading_finds(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    folder = write_corpus(tmp_path / "corpus", 8)
+    (folder / "nearly.py").write_text(module_source(2).replace("NUMBER = 2", "NUMBER = 77"))
+    filters = FilterConfig(near_duplicates=True, permutations=64)
+    corpus = corpus_of(folder, filters=filters, held_out_share=0.3)
+    shards = make_shards(tmp_path / "shards", corpus, byte_target(filters), workers=1)
+    assert texts(shards.train) == [document.text for document in corpus.documents("train")]
+    assert shards.description["outcomes"][str(folder)]["near_duplicates"]["documents"] >= 1
 
 
 def test_sources_lie_one_after_the_other_and_keep_their_weights(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def spells_special(text: str, tokenizer: Tokenizer) -> bool:
 
 
 @each_family
+@pytest.mark.parametrize("text", [*TEXTS, "<|endoftext|> </s>", "<|never|>", "x \ud800 y"])
+def test_an_array_of_ids_is_the_list_of_ids(family: str, text: str) -> None:
+    ours, _ = opened(family)
+    assert ours.encode_array(text).tolist() == ours.encode(text)
+
+
+@each_family
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_and_text_are_those_of_transformers(family: str, text: str) -> None:
     ours, theirs = opened(family)

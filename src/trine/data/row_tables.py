@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from trine.data.shards import Shard, mapped
 from trine.runtime.files import read_json, write_folder, write_json
+from trine.runtime.lock import folder_lock
 
 Cutting = Literal["windows", "packed"]
 PIECE = np.dtype([("first", "<i8"), ("pairs", "<i4")])
@@ -53,7 +54,8 @@ def open_row_table(shard: Shard, cutting: Cutting, row_length: int) -> RowTable:
     folder = shard.folder / f"rows-{cutting}-{row_length}"
     if not (folder / "table.json").exists():
         cut = window_rows if cutting == "windows" else packed_rows
-        write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
+        with folder_lock(shard.folder):  # other runs may read the same shard
+            write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
     described = read_json(folder / "table.json")
     return RowTable(
         row_length, mapped(folder / "pieces.bin", PIECE), mapped(folder / "rows.bin", np.dtype("<i8")),

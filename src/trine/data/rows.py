@@ -5,7 +5,7 @@ but the step has to be saved. A rank of several reads its part of the global bat
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -147,6 +147,10 @@ class WindowTableRows(TableRows):
     Nothing is to be predicted at a row's last place, whose token stands there all the same, as in the course's model.
     """
 
+    def __init__(self, ids: NDArray[np.integer], table: RowTable, padding: int) -> None:
+        super().__init__(ids, table, padding)
+        self.padded_share = 0.0
+
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """See `Rows`."""
         first = self.table.pieces["first"][numbers]
@@ -182,7 +186,7 @@ def stream_sampler(ids: NDArray[np.integer], length: int, seed: int) -> RowSampl
 
 
 def open_sampler(
-    shard: Shard, cutting: Cutting | str, length: int, seed: int, weights: tuple[float, ...], padding: int
+    shard: Shard, cutting: Cutting | Literal["stream"], length: int, seed: int, weights: tuple[float, ...], padding: int
 ) -> RowSampler:
     """Rows of T of a training shard, cut and mixed as asked; makes the table of rows at first use."""
     if cutting == "stream" and all(weight == 1 for weight in weights):

@@ -105,16 +105,20 @@ class Shards:
         return sum(shard.bytes for shard in shards) / max(sum(shard.tokens for shard in shards), 1)
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """What a stage reports: sizes, what was left out and why, and how fast they were made."""
+    def contents(self) -> dict[str, Any]:
+        """What a stage reports of them: sizes, and what was left out and why."""
         parts = {TRAIN: self.train, **self.held_out}
         sizes = {
             name: {"documents": shard.document_count, "tokens": shard.tokens, "bytes": shard.bytes}
             for name, shard in parts.items()
         }
         described = {key: self.description[key] for key in ("outcomes", "records", "broken")}
-        made = read_json(self.folder / MAKING)
-        return {"parts": sizes, **described, "bytes_per_token": self.bytes_per_token, **made}
+        return {"parts": sizes, **described, "bytes_per_token": self.bytes_per_token}
+
+    @property
+    def making(self) -> dict[str, float]:
+        """How they were made: seconds, megabytes a second, worker processes."""
+        return dict(read_json(self.folder / MAKING))
 
     @property
     def summary(self) -> str:

@@ -80,7 +80,7 @@ def _make(
     with world.main_first(f"model of {folder.path}"):
         if world.is_main:
             _save(folder, model, tokenizer)
-            folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary})
+            folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary} | shards.contents)
 
 
 def _text(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[dict[str, str], Callable[[Path], Shards]]:

@@ -26,7 +26,8 @@ def run(config: ShardsConfig) -> Path:
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if not folder.finished:
             shards = encode_corpus(folder.path / FOLDER, corpus, tokenizer, config.hardware)
-            folder.finish({"corpus": shards.summary, "corpus_fingerprint": corpus.fingerprint, **shards.figures})
+            described = {"corpus": shards.summary, "corpus_fingerprint": corpus.fingerprint}
+            folder.finish(described | shards.contents | shards.making)
     return folder.path
 
 
