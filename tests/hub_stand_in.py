@@ -27,9 +27,7 @@ class HubStandIn:
     `token` may write to repositories of `owner`; `lfs_broken` answers 500 to every large file.
     """
 
-    def __init__(
-        self, repositories: dict[str, Path], gated: tuple[str, ...] = (), store: Path | None = None
-    ) -> None:
+    def __init__(self, repositories: dict[str, Path], gated: tuple[str, ...] = (), store: Path | None = None) -> None:
         self.repositories = repositories
         self.gated = gated
         self.store = store

@@ -165,7 +165,16 @@ def test_pretraining_shows_speed_and_samples_where_they_were_logged(tmp_path: Pa
     assert "minutes of training" in page and "held-out code" in page
     for fact in ("1,004", "50.0%", "2.0%", "steps skipped"):
         assert fact in page
-    assert [f"after {step} steps" in page for step in range(1, 9)] == [True, False, True, False, False, True, False, True]
+    assert [f"after {step} steps" in page for step in range(1, 9)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert "<script" not in page
 
 

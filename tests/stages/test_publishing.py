@@ -13,8 +13,9 @@ import yaml
 
 from tests.conftest import Command, pretrain_config
 from tests.hub_stand_in import HubStandIn, serving
-from trine.config.base import CorpusConfig
+from trine.config.corpus import CorpusConfig
 from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json
 from trine.stages.pretrain import run
 from trine.stages.publishing import push_model
 
@@ -52,7 +53,7 @@ def test_the_card_tells_what_the_run_folder_tells(pretrain_run: Path, hub: HubSt
     push_model(pretrain_run, "me/small")
     _, header, body = (hub.repositories["me/small"] / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["library_name"] == "transformers"
-    for words in ("# pretrain", "| parameters | 37,", "| tokens read | 15,360 |", "bits per byte, folders",
+    for words in ("# pretrain", "| parameters | 37,", f"| tokens read | {read_json(pretrain_run / 'done.json')['tokens']:,} |", "bits per byte, folders",
                   "Qwen3ForCausalLM", "kind muon", "Licence: not stated"):  # fmt: skip
         assert words in body
 

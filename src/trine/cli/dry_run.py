@@ -38,9 +38,7 @@ def _describe_recipe(config: RunConfig) -> str:
     from trine.pipeline.recipes import load_recipe
     from trine.runtime.speed import time_factor
 
-    recipe = load_recipe(
-        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
-    )
+    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     configs = [step.config for step in recipe.steps]
     vocabularies = {each.out: each.vocab_size for each in configs if isinstance(each, TokenizerConfig)}
     lines = [f"# {recipe.title}"]

@@ -220,9 +220,7 @@ def _curves(run: StageRun) -> list[Plot]:
     ]
     return [
         Plot(
-            line_plot(
-                [Line(*series)], "step", axis, f"{run.name}: {name} over steps", counted=True, compact=True
-            ),
+            line_plot([Line(*series)], "step", axis, f"{run.name}: {name} over steps", counted=True, compact=True),
             caption,
         )
         for series, name, axis, caption in found

@@ -125,9 +125,7 @@ def _at_depth(stages: Any, depth: int, place: str) -> list[Any]:
             f"{place}: --depth {depth} has nothing to set: no stage states a depth of its own to scale from; "
             "write `depth:` into the config of its pretrain stage"
         )
-    return [
-        entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages
-    ]
+    return [entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages]
 
 
 def _states_depth(entry: Any) -> bool:

@@ -21,9 +21,7 @@ from trine.runtime.speed import time_factor
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
-    recipe = load_recipe(
-        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
-    )
+    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
     say(f"{recipe.title} on {hardware.description}{estimate}")

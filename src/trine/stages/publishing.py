@@ -120,6 +120,8 @@ def _recipe(run: Path) -> dict[str, str]:
         names = ("row_tokens", "batch_rows", "seed")
         named = [f"{name} {values[name]}" for name in names if name in values]
         optimizer = values.get("optimizer") or {}
-        named += [f"{name} {optimizer[name]}" for name in ("kind", "learning_rate", "weight_decay") if name in optimizer]
+        named += [
+            f"{name} {optimizer[name]}" for name in ("kind", "learning_rate", "weight_decay") if name in optimizer
+        ]
         facts["settings"] = ", ".join(named)
     return facts
