@@ -126,7 +126,7 @@ def test_the_headline_is_means_medians_and_gains(out: Path) -> None:
 
 
 SHARDS = {
-    "parts": {"train": {"documents": 80, "tokens": 250_000, "bytes": 9e5}, "folders": {"documents": 10, "tokens": 30_000}},
+    "parts": {"train": {"documents": 80, "tokens": 250_000}, "folders": {"documents": 10, "tokens": 30_000}},
     "outcomes": {
         "mine": {"seen": {"documents": 90, "bytes": 1_000_000}, "kept": {"documents": 85, "bytes": 900_000},
                  "exact_duplicates": {"documents": 5, "bytes": 100_000}},

@@ -94,7 +94,8 @@ def _pretrain_size(config: PretrainConfig, vocab_size: int | None) -> list[str]:
 def _memory(config: PretrainConfig, shape: Any) -> float:
     """Bytes of weights, gradients and moments, all fp32, and of the activations of a micro-batch.
 
-    AdamW keeps two moments of a weight, Muon one of a matrix. Per token about 40 activations of the model's width a layer.
+    AdamW keeps two moments of a weight, Muon one of a matrix. A token has about 40 activations of the model's width a
+    layer.
     """
     matrices = block_parameters(shape.layers, shape.width)
     moments = 8 * shape.parameter_count - (4 * matrices if config.optimizer.kind == "muon" else 0)

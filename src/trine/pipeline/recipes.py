@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, what the report is headed, and about how long it takes on the reference machine, if it says so."""
+    """Steps in order, what the report is headed, and, if stated, about how long it takes on the reference machine."""
 
     title: str
     minutes: float | None

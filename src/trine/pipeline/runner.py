@@ -1,7 +1,7 @@
 """Run a recipe: every stage in order, finished ones skipped, the report at the end.
 
-The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine multiplies matrices
-compared with the machine the recipe was written on.
+The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine
+multiplies matrices compared with the machine the recipe was written on.
 """
 
 import time
