@@ -144,7 +144,8 @@ def test_every_document_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:
     path, text = write_report(tmp_path)
     for row in (r"seen +100 +1\.2 +100\.0%", r"kept +90 +1\.0 +90\.0%", r"left out: exact duplicates +5 +0\.1 +5\.0%",
                 r"left out: mean line length +5", r"records that cannot be read +2", r"bytes per token +3\.60",
-                r"MB a second, reading to writing, 2 processes +8\.2", r"tokens, held-out folders +30,000"):  # fmt: skip
+                r"MB a second, reading to writing, 2 processes +8\.2",
+                r"tokens, held-out folders +30,000"):  # fmt: skip
         assert re.search(row, text), row
     assert "theirs" in path.read_text("utf-8")
 

@@ -19,7 +19,6 @@ from trine.runtime.files import read_json
 from trine.stages.pretrain import run
 from trine.stages.publishing import push_model
 
-
 FILES = "/{repo_id}/resolve/{revision}/{filename}"
 
 

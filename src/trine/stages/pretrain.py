@@ -48,7 +48,7 @@ def model_config(shape: ModelShape, vocab_size: int) -> ModelConfig:
 
 
 def step_count(config: PretrainConfig, rows: int | None = None) -> int | None:
-    """Steps of a run: `tokens`, or `epochs` over the `rows` of a pass (None until those are known)."""
+    """Optimizer steps: by `tokens`, or by `epochs` over the `rows` of a pass (None until those are known)."""
     if config.epochs is None:
         return max(1, config.tokens // (config.batch_rows * config.row_tokens))
     return None if rows is None else max(1, round(config.epochs * rows / config.batch_rows))
