@@ -55,7 +55,7 @@ def step_count(config: PretrainConfig, rows: int | None = None) -> int | None:
 
 
 def planned_steps(config: PretrainConfig, sampler: RowSampler) -> int:
-    """`step_count` over the rows that are there; a pass of mixed sources has on average as many rows as counted here."""
+    """`step_count` over the rows that are there; a pass of mixed sources has this many on average."""
     rows = round(COUNTED_ROWS / sampler.order.epochs(COUNTED_ROWS))
     steps = step_count(config, rows)
     assert steps is not None
