@@ -1,8 +1,9 @@
 """A stand-in for the Hugging Face hub on 127.0.0.1: the part of its HTTP interface that downloads and uploads use.
 
 It serves folders as repositories `owner/name`: a commit with its list of files, and each file with the ETag and
-commit headers that `huggingface_hub` builds its cache from. With a `store` it takes uploads as `huggingface_hub` 2.4 speaks
-them without xet: create the repository, ask how each file is to be sent (preupload), send large ones by Git LFS, and commit.
+commit headers that `huggingface_hub` builds its cache from. With a `store` it takes uploads as `huggingface_hub` 2.4
+speaks them without xet: create the repository, have the card's header checked, ask how each file is to be sent
+(preupload), send large ones by Git LFS, and commit.
 `requests` lists what was asked for.
 """
 
@@ -27,9 +28,7 @@ class HubStandIn:
     `token` may write to repositories of `owner`; `lfs_broken` answers 500 to every large file.
     """
 
-    def __init__(
-        self, repositories: dict[str, Path], gated: tuple[str, ...] = (), store: Path | None = None
-    ) -> None:
+    def __init__(self, repositories: dict[str, Path], gated: tuple[str, ...] = (), store: Path | None = None) -> None:
         self.repositories = repositories
         self.gated = gated
         self.store = store
@@ -65,6 +64,9 @@ class HubStandIn:
             return self._take_object(parts[1], body)
         if authorization != f"Bearer {self.token}":
             return 401, {"X-Error-Message": "Invalid username or password."}, b"{}"
+        return self._interface(path, parts, body)
+
+    def _interface(self, path: str, parts: list[str], body: bytes) -> Answer:
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":

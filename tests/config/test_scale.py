@@ -101,7 +101,7 @@ def test_the_resolved_config_given_back_is_the_same_plan() -> None:
 
 @pytest.mark.parametrize("values", [{"depth": "deep"}, {"depth": -1}, {"depth": 6, "model": {"width": "wide"}}])
 def test_nonsense_is_refused_by_name(values: dict[str, Any]) -> None:
-    with pytest.raises(TrineError, match="deep|-1|wide"):
+    with pytest.raises(TrineError, match=r"deep|-1|wide"):
         validated(PretrainConfig, {"out": "a", "tokenizer": "b", **values}, "here")
 
 

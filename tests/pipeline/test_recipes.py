@@ -131,7 +131,9 @@ def test_its_own_depth_changes_nothing() -> None:
 
 
 def test_a_recipe_without_a_depth_has_no_dial() -> None:
-    with pytest.raises(TrineError, match="quickstart: --depth 6 has nothing to set: no stage states a depth of its own"):
+    with pytest.raises(
+        TrineError, match="quickstart: --depth 6 has nothing to set: no stage states a depth of its own"
+    ):
         load_recipe("quickstart", OUT, 0, None, depth=6)
 
 

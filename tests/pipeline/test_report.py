@@ -126,7 +126,7 @@ def test_the_headline_is_means_medians_and_gains(out: Path) -> None:
 
 
 SHARDS = {
-    "parts": {"train": {"documents": 80, "tokens": 250_000, "bytes": 9e5}, "folders": {"documents": 10, "tokens": 30_000}},
+    "parts": {"train": {"documents": 80, "tokens": 250_000}, "folders": {"documents": 10, "tokens": 30_000}},
     "outcomes": {
         "mine": {"seen": {"documents": 90, "bytes": 1_000_000}, "kept": {"documents": 85, "bytes": 900_000},
                  "exact_duplicates": {"documents": 5, "bytes": 100_000}},
@@ -144,7 +144,8 @@ def test_every_document_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:
     path, text = write_report(tmp_path)
     for row in (r"seen +100 +1\.2 +100\.0%", r"kept +90 +1\.0 +90\.0%", r"left out: exact duplicates +5 +0\.1 +5\.0%",
                 r"left out: mean line length +5", r"records that cannot be read +2", r"bytes per token +3\.60",
-                r"MB a second, reading to writing, 2 processes +8\.2", r"tokens, held-out folders +30,000"):  # fmt: skip
+                r"MB a second, reading to writing, 2 processes +8\.2",
+                r"tokens, held-out folders +30,000"):  # fmt: skip
         assert re.search(row, text), row
     assert "theirs" in path.read_text("utf-8")
 
@@ -165,7 +166,16 @@ def test_pretraining_shows_speed_and_samples_where_they_were_logged(tmp_path: Pa
     assert "minutes of training" in page and "held-out code" in page
     for fact in ("1,004", "50.0%", "2.0%", "steps skipped"):
         assert fact in page
-    assert [f"after {step} steps" in page for step in range(1, 9)] == [True, False, True, False, False, True, False, True]
+    assert [f"after {step} steps" in page for step in range(1, 9)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert "<script" not in page
 
 

@@ -13,10 +13,13 @@ import yaml
 
 from tests.conftest import Command, pretrain_config
 from tests.hub_stand_in import HubStandIn, serving
-from trine.config.base import CorpusConfig
+from trine.config.corpus import CorpusConfig
 from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json
 from trine.stages.pretrain import run
 from trine.stages.publishing import push_model
+
+FILES = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]
     """The stand-in, with `huggingface_hub` set up as HF_ENDPOINT, HF_HOME and HF_HUB_DISABLE_XET=1 would."""
     with serving(HubStandIn({}, store=tmp_path / "hub")) as hub:
         settings = {
-            "ENDPOINT": hub.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "ENDPOINT": hub.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": f"{hub.endpoint}{FILES}",
             "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": True,
             "HF_TOKEN_PATH": str(tmp_path / "token"), "HF_STORED_TOKENS_PATH": str(tmp_path / "tokens"),
         }  # fmt: skip
@@ -52,8 +55,9 @@ def test_the_card_tells_what_the_run_folder_tells(pretrain_run: Path, hub: HubSt
     push_model(pretrain_run, "me/small")
     _, header, body = (hub.repositories["me/small"] / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["library_name"] == "transformers"
-    for words in ("# pretrain", "| parameters | 37,", "| tokens read | 15,360 |", "bits per byte, folders",
-                  "Qwen3ForCausalLM", "kind muon", "Licence: not stated"):  # fmt: skip
+    read = f"| tokens read | {read_json(pretrain_run / 'done.json')['tokens']:,} |"
+    for words in ("# pretrain", "| parameters | 37,", read, "bits per byte, folders", "Qwen3ForCausalLM",
+                  "kind muon", "Licence: not stated"):  # fmt: skip
         assert words in body
 
 
@@ -92,7 +96,7 @@ def test_a_wrong_token_is_said(pretrain_run: Path, hub: HubStandIn, monkeypatch:
 
 
 def test_someone_elses_name_is_said(pretrain_run: Path, hub: HubStandIn) -> None:
-    with pytest.raises(TrineError, match="the token may not write there .*no rights to create a model under you"):
+    with pytest.raises(TrineError, match=r"the token may not write there .*no rights to create a model under you"):
         push_model(pretrain_run, "you/small")
 
 
@@ -112,7 +116,7 @@ def test_a_hub_that_cannot_be_reached_is_said(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
-    with pytest.raises(TrineError, match="me/small was not pushed: the upload failed, is there a connection.*Connect"):
+    with pytest.raises(TrineError, match=r"me/small was not pushed: the upload failed, is there a connection.*Connect"):
         push_model(pretrain_run, "me/small")
 
 

@@ -167,7 +167,7 @@ def test_wandb_keeps_the_rows_offline(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def wandb_rows(path: Path) -> list[dict[str, Any]]:
-    """The history in a .wandb file: after 7 bytes of header, LevelDB's log format (crc, length, kind, data; 1 is whole)."""
+    """The history in a .wandb file: 7 bytes, then LevelDB's log format (crc, length, kind, data; kind 1 is whole)."""
     from wandb.proto import wandb_internal_pb2
 
     data, place, rows = path.read_bytes(), 7, []

@@ -38,9 +38,7 @@ def _describe_recipe(config: RunConfig) -> str:
     from trine.pipeline.recipes import load_recipe
     from trine.runtime.speed import time_factor
 
-    recipe = load_recipe(
-        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
-    )
+    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     configs = [step.config for step in recipe.steps]
     vocabularies = {each.out: each.vocab_size for each in configs if isinstance(each, TokenizerConfig)}
     lines = [f"# {recipe.title}"]
@@ -97,7 +95,8 @@ def _pretrain_size(config: PretrainConfig, vocab_size: int | None) -> list[str]:
 def _memory(config: PretrainConfig, shape: Any) -> float:
     """Bytes of weights, gradients and moments, all fp32, and of the activations of a micro-batch.
 
-    AdamW keeps two moments of a weight, Muon one of a matrix. Per token about 40 activations of the model's width a layer.
+    AdamW keeps two moments of a weight, Muon one of a matrix. A token has about 40 activations of the model's width a
+    layer.
     """
     matrices = block_parameters(shape.layers, shape.width)
     moments = 8 * shape.parameter_count - (4 * matrices if config.optimizer.kind == "muon" else 0)

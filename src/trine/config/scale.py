@@ -14,9 +14,9 @@
                (6e-4 is Brown et al. 2020 at 125M; the root of the width: nanochat; of the batch: Malladi et al. 2022)
 
 Weight decay does not follow the dial: Brown et al. kept 0.1 from 125M to 175B. Muon's rate follows neither width nor
-batch because the step it makes is orthogonal, and because 0.02 was best here at width 256 with 2,048 tokens a step and is
-nanochat's at width 768 with 2^19: no root of the batch lies between these two. Honestly: the two rates of Muon were tuned
-at the sizes of docs/LOG.md only, and all else is taken from the sources named.
+batch because the step it makes is orthogonal, and because 0.02 was best here at width 256 with 2,048 tokens a step and
+is nanochat's at width 768 with 2^19: no root of the batch lies between these two. Honestly: the two rates of Muon were
+tuned at the sizes of docs/LOG.md only, and all else is taken from the sources named.
 """
 
 import math
@@ -41,7 +41,7 @@ SCALED = ("tokens", "batch_rows", "optimizer.learning_rate", "optimizer.learning
 
 
 def block_parameters(layers: int, width: int) -> int:
-    """Weights of the blocks: 12 x layers x width^2 in the GPT-2 and in the Qwen3 shape (4 of attention, 8 of the MLP)."""
+    """Weights of the blocks: 12 x layers x width^2 in GPT-2's and in Qwen3's shape (4 of attention, 8 of the MLP)."""
     return 12 * layers * width**2
 
 

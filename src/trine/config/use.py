@@ -94,7 +94,7 @@ class RunConfig(Config):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """scale the recipe's budget to about this many minutes on two CPU cores; unset runs it as written"""
     depth: PositiveInt | None = None
-    """the dial: pretrain at this many blocks, with the recipe's own batch, learning rates and horizon scaled to match"""
+    """the dial: pretrain at this many blocks, the recipe's own batch, learning rates and horizon scaled to match"""
     seed: NonNegativeInt = 0
     """changes everything random, and nothing else"""
     overwrite: bool = False

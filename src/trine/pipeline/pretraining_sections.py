@@ -30,9 +30,9 @@ CURVES = (
 def shards_section(run: StageRun, recipe: RecipeRun) -> Section:
     """What became of the documents, and how fast."""
     words = (
-        "The corpus was read once, filtered, encoded to token ids and kept on disk. Every document is accounted for: kept, "
-        "or left out by the filter that is named. A filter that takes much more than a few percent deserves a look at what "
-        "it took."
+        "The corpus was read once, filtered, encoded to token ids and kept on disk. Every document is accounted for: "
+        "kept, or left out by the filter that is named. A filter that takes much more than a few percent deserves a "
+        "look at what it took."
     )
     return Section(titled("The corpus, encoded", run, recipe), words, corpus_tables(run.results))
 
@@ -220,9 +220,7 @@ def _curves(run: StageRun) -> list[Plot]:
     ]
     return [
         Plot(
-            line_plot(
-                [Line(*series)], "step", axis, f"{run.name}: {name} over steps", counted=True, compact=True
-            ),
+            line_plot([Line(*series)], "step", axis, f"{run.name}: {name} over steps", counted=True),
             caption,
         )
         for series, name, axis, caption in found
@@ -237,12 +235,17 @@ def _samples_over_time(run: StageRun) -> list[Sample]:
         Sample(
             prompt,
             [
-                Answer("plain", f"after {whole(row['step'])} steps", str(row.get("text", "")))
+                Answer("plain", f"after {whole(row['step'])} steps", _visible(str(row.get("text", ""))))
                 for row in _spread([row for row in run.samples if row.get("prompt") == prompt and "step" in row])
             ],
         )
         for prompt in prompts
     ]
+
+
+def _visible(text: str) -> str:
+    """A sample without the white space it ends in, which a model at its beginning writes by the page."""
+    return text.rstrip() or "(white space)"
 
 
 def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, what the report is headed, and about how long it takes on the reference machine, if it says so."""
+    """Steps in order, what the report is headed, and, if stated, about how long it takes on the reference machine."""
 
     title: str
     minutes: float | None
@@ -125,9 +125,7 @@ def _at_depth(stages: Any, depth: int, place: str) -> list[Any]:
             f"{place}: --depth {depth} has nothing to set: no stage states a depth of its own to scale from; "
             "write `depth:` into the config of its pretrain stage"
         )
-    return [
-        entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages
-    ]
+    return [entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages]
 
 
 def _states_depth(entry: Any) -> bool:

@@ -1,7 +1,7 @@
 """Run a recipe: every stage in order, finished ones skipped, the report at the end.
 
-The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine multiplies matrices
-compared with the machine the recipe was written on.
+The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine
+multiplies matrices compared with the machine the recipe was written on.
 """
 
 import time
@@ -21,9 +21,7 @@ from trine.runtime.speed import time_factor
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
-    recipe = load_recipe(
-        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth
-    )
+    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
     say(f"{recipe.title} on {hardware.description}{estimate}")

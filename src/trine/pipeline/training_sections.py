@@ -7,7 +7,8 @@ from typing import Any
 from trine.pipeline.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
 from trine.pipeline.run_reader import RecipeRun, StageRun
 from trine.pipeline.sections import Plot, Section, titled, units
-from trine.pipeline.tables import Table, number, percent, share_of, whole
+from trine.pipeline.tables import Table, number, share_of, whole
+
 
 def loss_plot(run: StageRun, key: str, y_label: str) -> list[Plot]:
     """The training loss over steps, when it was logged."""

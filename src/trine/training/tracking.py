@@ -1,9 +1,9 @@
 """Trackers: TensorBoard, W&B and trackio as readers of the rows of metrics.jsonl, which stays the source of truth.
 
-Each is an optional extra, chosen by `loop.trackers`. How many rows a tracker was told stands in `trackers/told.json`, so
-that a resumed run, which writes the rows after its checkpoint again, tells each row once, and a tracker that is named later
-(or could not be reached for a while) is told what it missed. A tracker that fails while training is left behind with a
-warning: no figure of a chart is worth a run.
+Each is an optional extra, chosen by `loop.trackers`. How many rows a tracker was told stands in `trackers/told.json`,
+so that a resumed run, which writes the rows after its checkpoint again, tells each row once, and a tracker that is
+named later (or could not be reached for a while) is told what it missed. A tracker that fails while training is left
+behind with a warning: no figure of a chart is worth a run.
 """
 
 import json
