@@ -119,7 +119,7 @@ def test_a_model_reads_a_packed_row_as_it_reads_each_document_alone(tmp_path: Pa
     table = open_row_table(shard, "packed", 8)
     batch = TableRows(shard.ids, table, PADDING).take(np.arange(len(table.rows) - 1))
     with torch.no_grad():
-        together = model(batch.ids, positions=batch.positions, bias=batch.bias(torch.float32))
+        together = model(batch.ids, positions=batch.positions, starts=batch.starts)
         for piece in table.pieces:
             ids = torch.arange(piece["first"], piece["first"] + piece["pairs"])
             row, column = (batch.ids == ids[0]).nonzero()[0].tolist()

@@ -50,14 +50,6 @@ class Batch:
         """The same rows, none of which counts."""
         return replace(self, weights=torch.zeros_like(self.weights), count=0.0)
 
-    def bias(self, dtype: torch.dtype) -> Tensor | None:
-        """[R, T, T] additive attention bias that says what `starts` says."""
-        if self.starts is None:
-            return None
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
-        seen = (place >= self.starts.unsqueeze(2)) & (place <= place.unsqueeze(1))
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"ids": self.ids, "targets": self.targets, "weights": self.weights}
         if self.positions is not None and self.starts is not None:
