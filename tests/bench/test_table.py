@@ -2,7 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cases import GROUPS, SIDES, Case, Comparison, Contender
+from bench.cases import GROUPS, SIDES
+from bench.records import Case, Comparison, Contender
 from bench.table import compare, rows_of
 from bench.workers import SideError, Workers, run_case
 

@@ -1,0 +1,39 @@
+"""Which examples share an optimizer step: three ways to fill the same number of positions, padding included."""
+
+import random
+from collections.abc import Sequence
+
+from trine.data.packing import fit_rows
+
+Rows = list[list[int]]
+"""The items of each row of a step."""
+
+
+def packed_steps(lengths: Sequence[int], row_tokens: int, positions: int) -> list[Rows]:
+    """Rows filled best-fit, `positions` / `row_tokens` rows a step, in shuffled order."""
+    rows = fit_rows(lengths, row_tokens)
+    random.Random(0).shuffle(rows)
+    size = positions // row_tokens
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def padded_steps(lengths: Sequence[int], positions: int, *, grouped: bool) -> list[Rows]:
+    """One example a row, padded to the longest of its step: as many rows as fit `positions` so.
+
+    In shuffled order; `grouped`, longest first over all examples, which wastes the least a rectangle can, and the
+    steps shuffled afterwards.
+    """
+    order = list(range(len(lengths)))
+    random.Random(0).shuffle(order)
+    if grouped:
+        order.sort(key=lambda item: -lengths[item])
+    steps: list[Rows] = []
+    longest = 0
+    for item in order:
+        longest = max(longest, lengths[item])
+        if not steps or (len(steps[-1]) + 1) * longest > positions:
+            steps.append([])
+            longest = lengths[item]
+        steps[-1].append([item])
+    random.Random(1).shuffle(steps)
+    return steps
