@@ -97,9 +97,7 @@ def _shape(shape: str, arguments: argparse.Namespace) -> None:
             _finish(name, arguments, rows, {"unit": unit, "repetitions": repetitions, "results": [result]})
 
 
-def _in_turns(
-    group: str, name: str, cases: list[Case], workers: Workers, arguments: argparse.Namespace
-) -> None:
+def _in_turns(group: str, name: str, cases: list[Case], workers: Workers, arguments: argparse.Namespace) -> None:
     results, rows = [], []
     repetitions = _repetitions(group, arguments)
     for case in cases:

@@ -1,8 +1,8 @@
 """How many floating-point operations a training step is, and the matrix products it is made of.
 
-A token costs 6 for every parameter that takes part in a product (forward 2, backward 4; Kaplan et al. 2020): all but the
-position table, tied embeddings once, since they are the output matrix. Attention adds 12 L T D (Chowdhery et al. 2022,
-appendix B), which counts the half of the scores above the diagonal too; a causal kernel need not compute it.
+A token costs 6 for every parameter that takes part in a product (forward 2, backward 4; Kaplan et al. 2020): all but
+the position table, tied embeddings once, since they are the output matrix. Attention adds 12 L T D (Chowdhery et al.
+2022, appendix B), which counts the half of the scores above the diagonal too; a causal kernel need not compute it.
 """
 
 from trine.model.config import ModelConfig

@@ -20,8 +20,10 @@ ADAMW = OptimizerConfig(kind="adamw", learning_rate=1e-4, weight_decay=0.1, warm
 
 @dataclass(frozen=True)
 class Rows:
-    """`ids`, `targets` [R, T] int64; `weights` [R, T] fp32, 0 where there is no target; `packed` where rows hold several
-    documents."""
+    """`ids`, `targets` [R, T] int64; `weights` [R, T] fp32, 0 where there is no target.
+
+    `packed`: where attention and positions restart, if rows hold several documents.
+    """
 
     ids: Tensor
     targets: Tensor

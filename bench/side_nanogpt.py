@@ -57,7 +57,7 @@ def step(windows: Tensor) -> float:
     nn.utils.clip_grad_norm_(MODEL.parameters(), 1.0)
     OPTIMIZER.step()
     OPTIMIZER.zero_grad()
-    return loss.item()
+    return float(loss)
 
 
 if __name__ == "__main__":

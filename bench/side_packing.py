@@ -8,15 +8,12 @@ import random
 import time
 from functools import cache
 
-import torch
-
 import trine
-from bench.batching import packed_steps, padded_steps
-from bench.our_step import LossSum, Rows, optimizers_of, training_step
+from bench.batching import packed_rows, packed_steps, padded_rows, padded_steps
+from bench.our_step import LossSum, optimizers_of, training_step
 from bench.protocol import Reply, options, serve
 from bench.texts import standard_library
 from trine.data.functions import mine_functions
-from trine.data.packing import pack, pad
 from trine.model.config import gpt2_config
 from trine.model.transformer import Transformer, initialize
 from trine.records import TokenSpan
@@ -27,7 +24,7 @@ from trine.tokenizer.bpe import train_tokenizer
 ROW_TOKENS, POSITIONS, VOCABULARY = 1024, 4096, 8192
 SAMPLE_TOKENS = 24_000
 CONVERSATION_MEDIAN, CONVERSATION_DEVIATION = 135.0, 0.38
-"""Of a log-normal: GPTeacher's code instructions with their answers, in tokens of a vocabulary of 8192 learned from Python."""
+"""Of a log-normal: GPTeacher's code instructions with their answers, in tokens of a vocabulary like this one."""
 
 keep_freed_memory()
 OPTIONS = options()
@@ -48,10 +45,8 @@ def functions() -> list[list[int]]:
 def conversations() -> list[list[int]]:
     """Random ids of the lengths of conversations."""
     draw = random.Random(0)
-    lengths = [
-        round(CONVERSATION_MEDIAN * draw.lognormvariate(0, CONVERSATION_DEVIATION)) for _ in range(SAMPLE_TOKENS)
-    ]
-    return [[draw.randrange(VOCABULARY) for _ in range(min(max(length, 2), ROW_TOKENS))] for length in lengths[:2000]]
+    lengths = [round(CONVERSATION_MEDIAN * draw.lognormvariate(0, CONVERSATION_DEVIATION)) for _ in range(1000)]
+    return [[draw.randrange(VOCABULARY) for _ in range(min(max(length, 2), ROW_TOKENS))] for length in lengths]
 
 
 @cache
@@ -59,31 +54,13 @@ def sample(texts: str) -> list[TokenSpan]:
     """About `SAMPLE_TOKENS` tokens of examples, the same ones every time."""
     examples = {"functions": functions, "conversations": conversations}[texts]()
     random.Random(0).shuffle(examples)
-    spans, size = [], 0
+    spans: list[TokenSpan] = []
+    size = 0
     while size < SAMPLE_TOKENS:
         ids = examples[len(spans)]
         spans.append(TokenSpan(tuple(ids), (True,) * len(ids)))
         size += len(ids)
     return spans
-
-
-def packed_rows(spans: list[TokenSpan], rows: list[list[int]]) -> Rows:
-    packed = pack(spans, rows, ROW_TOKENS, 1.0)
-    return Rows(packed.ids, packed.ids.roll(-1, 1), _before(packed.weights), packed)
-
-
-def padded_rows(spans: list[TokenSpan], rows: list[list[int]]) -> Rows:
-    ids, lengths = pad([spans[item].ids for (item,) in rows], 0)
-    places = torch.arange(ids.shape[1])
-    weights = ((places > 0) & (places < lengths.unsqueeze(1))).float()
-    return Rows(ids, ids.roll(-1, 1), _before(weights))
-
-
-def _before(weights: torch.Tensor) -> torch.Tensor:
-    """A target's weight at the position that predicts it."""
-    shifted = weights.roll(-1, 1)
-    shifted[:, -1] = 0.0
-    return shifted
 
 
 def train(texts: str, how: str, seed: int) -> Reply:
@@ -92,7 +69,7 @@ def train(texts: str, how: str, seed: int) -> Reply:
     lengths = [len(span.ids) for span in spans]
     started = time.perf_counter()
     if how == "packed":
-        steps = [packed_rows(spans, rows) for rows in packed_steps(lengths, ROW_TOKENS, POSITIONS)]
+        steps = [packed_rows(spans, rows, ROW_TOKENS) for rows in packed_steps(lengths, ROW_TOKENS, POSITIONS)]
     else:
         steps = [padded_rows(spans, rows) for rows in padded_steps(lengths, POSITIONS, grouped=how == "grouped")]
     for rows in steps:

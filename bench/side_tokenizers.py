@@ -1,4 +1,4 @@
-"""`tokenizers.encode_batch_fast` with the same tokenizer.json; RAYON_NUM_THREADS in its environment sets its threads."""
+"""`tokenizers.encode_batch_fast` with the same tokenizer.json; RAYON_NUM_THREADS sets its threads."""
 
 import os
 from pathlib import Path

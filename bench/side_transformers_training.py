@@ -18,7 +18,7 @@ from bench.training_runs import training_work
 
 OPTIONS = options()
 IMPORTS = resident_bytes()
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 MODEL: Any = GPT2LMHeadModel.from_pretrained(OPTIONS["folder"], dtype=torch.float32, **NO_DROPOUT).train()
 if OPTIONS.get("checkpointing"):
     MODEL.gradient_checkpointing_enable()
@@ -34,7 +34,7 @@ def step(windows: Tensor) -> float:
     nn.utils.clip_grad_norm_(MODEL.parameters(), 1.0)
     OPTIMIZER.step()
     OPTIMIZER.zero_grad()
-    return loss.item()
+    return float(loss)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def python_code(least_bytes: int) -> list[str]:
 
     A text that spells a special token is left out: `tokenizers` would make it that token.
     """
-    texts, size = [], 0
+    texts: list[str] = []
+    size = 0
     packages = Path(sysconfig.get_paths()["purelib"])
     installed = (document for path in sorted(packages.rglob("*.py")) for document in _document(path, path.name))
     for documents in (standard_library(), installed):

@@ -32,9 +32,7 @@ SIDES = {
     "matrix products": Side("bench.side_products", {}, TUNED_ALLOCATOR),
     "packing": Side("bench.side_packing", {}),
     "our encoding": Side("bench.side_our_encoding", {}),
-    "tokenizers": Side(
-        "bench.side_tokenizers", {}, {"RAYON_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "true"}
-    ),
+    "tokenizers": Side("bench.side_tokenizers", {}, {"RAYON_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "true"}),
 }
 
 BATCHES = {"small": (4, 256, 1), "mini": (16, 256, 2), "tiny": (2, 32, 1)}
