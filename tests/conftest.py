@@ -8,7 +8,8 @@ from hypothesis import settings
 
 from tests.small_corpus import write_corpus
 from trine.config.align import CompareConfig, EvaluateConfig, FinetuneConfig, PpoConfig, RewardConfig
-from trine.config.base import CorpusConfig, HardwareConfig, LoopConfig
+from trine.config.base import HardwareConfig, LoopConfig
+from trine.config.corpus import CorpusConfig
 from trine.config.text import FunctionsConfig, ModelShape, PretrainConfig, TokenizerConfig
 
 settings.register_profile("trine", deadline=None)  # a busy machine is no failure

@@ -5,7 +5,11 @@ Token ids are plain Python integers here; tensors begin inside the rooms.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 StopReason = Literal["eos", "stop", "length"]
@@ -13,12 +17,16 @@ StopReason = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself)."""
+    """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself).
+
+    `license`: what the source's record says, as an SPDX expression; empty where it says nothing.
+    """
 
     text: str
     name: str
     source: str
     group: str
+    license: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,12 @@ class Encode(Protocol):
     """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+class EncodeArray(Protocol):
+    """`Encode` of one text, as an array that no list of Python integers came before."""
+
+    def __call__(self, text: str) -> "NDArray[np.uint32]": ...
 
 
 Render = Callable[[Rollout], tuple[str, str]]

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import Command
 from tests.small_corpus import write_corpus
 from trine.runtime import files
+from trine.runtime.files import read_json
 
 CPU = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
 
@@ -50,7 +51,9 @@ def test_broken_utf8_above_the_share(command: Command, tmp_path: Path, out: Path
     folder = write_corpus(tmp_path / "corpus", 9)
     (folder / "bad.py").write_bytes(b"x = 1\n\xff\n")
     refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "raise largest_broken_share")
-    assert not out.exists()
+    assert not (out / "tokenizer.json").exists()
+    (folder / "bad.py").write_text("x = 1\n")
+    assert command(*tokenizer(folder, out))[0] == 0
 
 
 def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path) -> None:
@@ -59,13 +62,15 @@ def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path
     code, _, message = command(*tokenizer(folder, out, "--corpus.largest_broken_share", 0.1))
     assert code == 0, message
     assert (out / "tokenizer.json").exists()
+    listed = [f"{folder / 'bad.py'}:2: not UTF-8"]
+    assert read_json(out / "done.json")["damage"] == {str(folder): {"seen": 10, "broken": 1, "listed": listed}}
 
 
 def test_a_corpus_record_without_its_field(command: Command, tmp_path: Path, out: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "fine"}\n{"txt": "not fine"}\n')
-    refused(command(*tokenizer(path, out)), f"{path}:2: KeyError: 'text'")
-    assert not out.exists()
+    refused(command(*tokenizer(path, out)), f"{path}:2: no field 'text'; there are txt")
+    assert not (out / "tokenizer.json").exists()
 
 
 def test_a_distribution_that_is_not_installed(command: Command, out: Path) -> None:

@@ -1,30 +1,38 @@
 """Where text comes from: the same files always give the same corpus, and what cannot be read is named."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from trine.config.corpus import SourceConfig
 from trine.data import sources
+from trine.data.readers import Damage
 from trine.data.sources import (
     ENCODING_TABLE,
-    Damage,
-    distribution_documents,
-    folder_documents,
+    Unit,
+    distribution_units,
+    folder_units,
     is_held_out,
-    standard_library_documents,
+    standard_library_units,
 )
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
 
+def documents(units: Iterable[Unit], damage: Damage | None = None) -> list[Document]:
+    damage = damage or Damage()
+    return [document for unit in units for document in unit.read(damage)]
+
+
 def read(folder: Path, damage: Damage | None = None) -> list[Document]:
-    return list(folder_documents(folder, damage or Damage()))
+    return documents(folder_units(SourceConfig(folder=folder)), damage)
 
 
 @pytest.fixture(scope="module")
 def standard_library() -> list[Document]:
-    return list(standard_library_documents(Damage()))
+    return documents(standard_library_units())
 
 
 def test_a_folder_gives_its_text_files_in_order_of_their_names(tmp_path: Path) -> None:
@@ -36,6 +44,31 @@ def test_a_folder_gives_its_text_files_in_order_of_their_names(tmp_path: Path) -
     assert found[3] == Document("text of sub/d.py", "sub/d.py", "folder", "sub/d.py")
 
 
+FILES = ("a.py", "b.rst", "src/a.py", "src/deep/b.py", "src/deep/c.md", "src/vendor/d.py", "tests/t.py", "x.py.gz")
+
+
+@pytest.mark.parametrize(
+    "files, excluded, found",
+    [
+        ((), (), ["a.py", "src/a.py", "src/deep/b.py", "src/deep/c.md", "src/vendor/d.py", "tests/t.py", "x.py.gz"]),
+        (("*.py",), (), ["a.py", "src/a.py", "src/deep/b.py", "src/vendor/d.py", "tests/t.py"]),
+        (("src/*.py",), (), ["src/a.py"]),
+        (("src/**/*.py",), ("**/vendor/**",), ["src/a.py", "src/deep/b.py"]),
+        ((), ("tests/**", "a.*", "src/**"), ["x.py.gz"]),
+        (("b.???", "*.gz"), (), ["b.rst", "x.py.gz"]),
+    ],
+)
+def test_patterns_choose_files(
+    tmp_path: Path, files: tuple[str, ...], excluded: tuple[str, ...], found: list[str]
+) -> None:
+    """A pattern without a slash is one for the file's own name; files asked for may have any suffix."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    units = folder_units(SourceConfig(folder=tmp_path, files=files, excluded=excluded))
+    assert [unit.name for unit in units] == found
+
+
 def test_a_single_file_is_a_corpus_too(tmp_path: Path) -> None:
     (tmp_path / "only.txt").write_text("text")
     assert [document.name for document in read(tmp_path / "only.txt")] == ["only.txt"]
@@ -45,7 +78,7 @@ def test_jsonl_gives_a_document_per_record_named_by_its_line(tmp_path: Path) -> 
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "other": 1}\n')
     damage = Damage()
     assert [(d.text, d.name) for d in read(tmp_path, damage)] == [("one", "rows.jsonl:1"), ("two", "rows.jsonl:3")]
-    assert (damage.seen, damage.broken) == (2, [])
+    assert (damage.seen, damage.broken, damage.listed) == (2, 0, [])
 
 
 @pytest.mark.parametrize("line", ['{"txt": "x"}', '{"text": 5}', "[1]", "{", '"text"'])
@@ -54,18 +87,18 @@ def test_a_record_without_text_is_named_by_file_and_line(tmp_path: Path, line: s
     path.write_text('{"text": "fine"}\n' + line + "\n")
     damage = Damage()
     assert [document.text for document in read(path, damage)] == ["fine"]
-    assert len(damage.broken) == 1 and damage.broken[0].startswith(f"{path}:2: ")
+    assert damage.broken == 1 and damage.listed[0].startswith(f"{path}:2: ")
 
 
 def test_broken_utf8_is_named_by_the_line_of_its_first_bad_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("first\nsecönd\nthird ".encode() + b"\xff\n")
     damage = Damage()
     assert read(tmp_path, damage) == []
-    assert damage.broken == [f"{tmp_path / 'a.txt'}:3: not UTF-8"]
+    assert damage.listed == [f"{tmp_path / 'a.txt'}:3: not UTF-8"]
 
 
 def test_damage_is_refused_above_the_share_and_not_at_it() -> None:
-    damage = Damage(seen=10, broken=["a.txt:3: not UTF-8"])
+    damage = Damage(seen=10, broken=1, listed=["a.txt:3: not UTF-8"])
     damage.check("here", 0.1)
     with pytest.raises(TrineError, match=r"here: 1 of 10 records cannot be read \(a\.txt:3: not UTF-8\).*more than 9%"):
         damage.check("here", 0.09)
@@ -102,7 +135,7 @@ def test_trine_itself_is_never_in_the_corpus(standard_library: list[Document]) -
 
 
 def test_a_distribution_gives_its_python_files_without_tests() -> None:
-    found = list(distribution_documents("filelock", Damage()))
+    found = documents(distribution_units("filelock"))
     assert "filelock:filelock/_api.py" in {document.name for document in found}
     assert {document.source for document in found} == {"filelock"}
     assert {document.group for document in found} == {"filelock/filelock"}
@@ -110,7 +143,7 @@ def test_a_distribution_gives_its_python_files_without_tests() -> None:
 
 def test_a_distribution_that_is_not_installed_is_named() -> None:
     with pytest.raises(TrineError, match=r"'no-such-thing'.*not installed; install .* -c constraints\.txt"):
-        list(distribution_documents("no-such-thing", Damage()))
+        documents(distribution_units("no-such-thing"))
 
 
 @pytest.mark.parametrize("group", ["python/json", "numpy/numpy", "", "Größe"])

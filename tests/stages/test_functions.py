@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PLAIN_CPU
-from trine.config.base import CorpusConfig
+from trine.config.corpus import CorpusConfig
 from trine.config.text import FunctionsConfig
-from trine.data.corpus import load_corpus
+from trine.data.corpus import open_corpus
 from trine.data.files import read_examples
 from trine.data.functions import join_function, parses
 from trine.records import Example
@@ -33,7 +33,9 @@ def test_held_out_tasks_come_from_modules_never_trained_on(
     parts: dict[str, list[Example]], corpus: CorpusConfig
 ) -> None:
     assert not {example.group for example in parts["all"]} & {example.group for example in parts["held_out"]}
-    assert {example.group for example in parts["held_out"]} == {d.group for d in load_corpus(corpus).held_out}
+    assert {example.group for example in parts["held_out"]} == {
+        d.group for d in open_corpus(corpus).documents("held_out")
+    }
 
 
 def test_every_task_joins_to_python(parts: dict[str, list[Example]]) -> None:

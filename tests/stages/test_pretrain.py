@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import PLAIN_CPU, pretrain_config
-from trine.config.base import CorpusConfig
-from trine.data.corpus import load_corpus
+from trine.config.corpus import CorpusConfig
+from trine.data.corpus import open_corpus
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.opening import open_hardware, open_model
 from trine.stages.pretrain import run
@@ -23,7 +23,7 @@ def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
 def test_bits_per_byte_are_those_of_a_plain_forward_pass(pretrain_run: Path, corpus: CorpusConfig) -> None:
     """Every held-out token but each window's first, read by hand in windows of 64."""
     model, tokenizer = open_model(pretrain_run, open_hardware(PLAIN_CPU))
-    documents = load_corpus(corpus).held_out
+    documents = list(open_corpus(corpus).documents("held_out"))
     ids = [token for document in documents for token in [*tokenizer.encode(document.text), tokenizer.end_of_text]]
     size = sum(len(document.text.encode()) for document in documents)
     nats = 0.0
@@ -41,7 +41,9 @@ def test_results_stand_beside_baselines(pretrain_run: Path) -> None:
     results = read_json(pretrain_run / "done.json")
     assert 0 < results["xz_bits_per_byte/folders"] < 8
     assert 0 < results["verbatim_line_share/folders"] < 1
-    assert results["tokens"] == 60 * 4 * 64
+    assert results["tokens"] == sum(row.get("tokens", 0) for row in read_jsonl(pretrain_run / "metrics.jsonl"))
+    assert results["tokens"] == pytest.approx(60 * 4 * 64 * (1 - results["padded_share"]), rel=0.02)
+    assert results["dropped_share"] == 0 and 0 < results["padded_share"] < 0.2
 
 
 def test_the_folder_opens_in_transformers_with_the_same_numbers(pretrain_run: Path) -> None:

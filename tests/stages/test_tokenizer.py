@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.conftest import PLAIN_CPU
-from trine.config.base import CorpusConfig
+from trine.config.corpus import CorpusConfig
 from trine.config.text import TokenizerConfig
 from trine.runtime.files import read_json
 from trine.stages.tokenizer import run
@@ -26,9 +26,9 @@ def test_held_out_text_teaches_it_nothing(corpus: CorpusConfig, corpus_folder: P
     """Two corpora that differ in a held-out file only give one tokenizer."""
     import shutil
 
-    from trine.data.corpus import load_corpus
+    from trine.data.corpus import open_corpus
 
-    held_out = load_corpus(corpus).held_out[0].name
+    held_out = next(open_corpus(corpus).documents("held_out")).name
     other = shutil.copytree(corpus_folder, tmp_path / "other")
     (other / held_out).write_text("zebra zebra zebra " * 500)
     config = TokenizerConfig(out=tmp_path / "out", corpus=corpus, vocab_size=320, hardware=PLAIN_CPU)

@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 from tests.conftest import SHAPE, finetune_config, pretrain_config, reward_config
 from tests.tiny import random_tensor, tiny_model, tiny_score_model
-from trine.config.base import CorpusConfig, LoopConfig, OptimizerConfig
-from trine.data.shards import Windows
+from trine.config.base import LoopConfig, OptimizerConfig
+from trine.config.corpus import CorpusConfig
+from trine.data.rows import stream_sampler
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
@@ -44,7 +45,7 @@ def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
     config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
     model = tiny_model("qwen3")
-    objective = PretrainObjective(model, Windows(ids, 16, 0), {}, config)
+    objective = PretrainObjective(model, stream_sampler(ids, 16, 0), {}, config)
     return model, trained(objective, model, model.config, folder)
 
 
@@ -223,5 +224,5 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_
         model.norm.weight.fill_(float("inf"))
     before = model.embedding.weight.clone()
     with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
-        trained(PretrainObjective(model, Windows(ids, 16, 0), {}, config), model, model.config, tmp_path / "run")
+        trained(PretrainObjective(model, stream_sampler(ids, 16, 0), {}, config), model, model.config, tmp_path / "run")
     assert torch.equal(model.embedding.weight, before)

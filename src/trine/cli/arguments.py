@@ -5,7 +5,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -86,7 +86,7 @@ def _value(name: str, text: str, field: FieldInfo) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise TrineError(f"--{name} {text!r} is not a YAML value: {error}") from None
-    return [value] if name.endswith("folders") and isinstance(value, str) else value
+    return [value] if get_origin(field.annotation) is tuple and isinstance(value, str) else value
 
 
 def _with_positional(cls: type[Config], arguments: list[str]) -> list[str]:

@@ -43,21 +43,6 @@ class StageConfig(Config):
     hardware: HardwareConfig = HardwareConfig()
 
 
-class CorpusConfig(Config):
-    """Which text to learn from."""
-
-    folders: tuple[Path, ...] = ()
-    """folders or files of text: .py .txt .md, and .jsonl with a field 'text'"""
-    standard_library: bool = False
-    """the Python standard library of this interpreter, without tests and generated tables"""
-    distributions: dict[str, Share] = {}
-    """installed distributions, each with the share of its files to take: {numpy: 1.0, torch: 0.1}"""
-    held_out_share: Share = 0.1
-    """share of top-level modules (or files of a folder) kept for evaluation, chosen by a hash of their name"""
-    largest_broken_share: Share = 0.01
-    """refuse a source when more of its records than this cannot be read"""
-
-
 class OptimizerConfig(Config):
     """How weights move."""
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -41,10 +41,13 @@ def _explain(cls: type[BaseModel], detail: Any) -> str:
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
-        inner = cls.model_fields[part].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if part.isdecimal():  # a place in a list of configs
+            continue
+        annotation = cls.model_fields[part].annotation
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        if not (inner and issubclass(inner[0], BaseModel)):
             return []
-        cls = inner
+        cls = inner[0]
     return list(cls.model_fields)
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 # name: (config module, config class, one line for --help)
 STAGES: dict[str, tuple[str, str, str]] = {
     "tokenizer": ("trine.config.text", "TokenizerConfig", "train a byte-level BPE tokenizer on a corpus"),
+    "shards": ("trine.config.text", "ShardsConfig", "encode a corpus once, for many pretraining runs"),
     "pretrain": ("trine.config.text", "PretrainConfig", "train a GPT from scratch on plain text"),
     "functions": ("trine.config.text", "FunctionsConfig", "mine tasks from code: signature and docstring to body"),
     "finetune": ("trine.config.align", "FinetuneConfig", "fine-tune a model on prompts and answers"),

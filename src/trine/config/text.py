@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from trine.config.base import (
     Config,
-    CorpusConfig,
     LoopConfig,
     OptimizerConfig,
     PositiveInt,
     Share,
     StageConfig,
 )
+from trine.config.corpus import CorpusConfig
 
 
 class TokenizerConfig(StageConfig):
@@ -37,12 +39,26 @@ class ModelShape(Config):
     """longest text the model can read, in tokens"""
 
 
+class ShardsConfig(StageConfig):
+    """Encode a corpus to memory-mapped token shards, once for any number of pretraining runs."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: Path
+    """folder of a tokenizer stage, or of a model"""
+
+
 class PretrainConfig(StageConfig):
     """Train a GPT from scratch on plain text."""
 
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
     """folder of a tokenizer stage"""
+    shards: Path | None = None
+    """folder of a shards stage, instead of a corpus; null makes them in the run folder from corpus and tokenizer"""
+    cutting: Literal["packed", "windows", "stream"] = "packed"
+    """how documents become rows. packed: attention and positions restart in each document, rows are filled best-fit and
+    padded, no token is dropped; windows: codeparrot's, whole windows of each document, its rest dropped; stream:
+    windows over all documents joined by end-of-text"""
     model: ModelShape = ModelShape()
     tokens: PositiveInt = 100_000_000
     """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
@@ -56,6 +72,12 @@ class PretrainConfig(StageConfig):
     """held-out tokens read by each evaluation during training; the last one reads all"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
+
+    @model_validator(mode="after")
+    def _one_corpus(self) -> "PretrainConfig":
+        if self.shards and self.corpus != CorpusConfig():
+            raise ValueError("shards already hold a corpus: give either shards or corpus")
+        return self
 
 
 class FunctionsConfig(StageConfig):

@@ -1,89 +1,151 @@
-"""A corpus: documents of all its sources, split into a training and a held-out part."""
+"""A corpus: documents of all its sources, split into a training and a held-out part, filtered, streaming.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+The split hashes a document's group, never its text. Order is that of the sources, of their units and of the documents
+in each. A document that repeats a held-out one is dropped from training: held-out documents meet the duplicate finder
+first. Memory does not depend on the size of the corpus, but for the names of its files and the duplicate finder.
+"""
 
-from trine.config.base import CorpusConfig
-from trine.data.sources import (
-    Damage,
-    corpus_fingerprint,
-    distribution_documents,
-    folder_documents,
-    is_held_out,
-    standard_library_documents,
-)
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal
+
+from trine.config.corpus import CorpusConfig
+from trine.data.duplicates import DuplicateFinder, content_digest, signature
+from trine.data.filters import FilterCounts, rejection
+from trine.data.readers import Damage
+from trine.data.sources import Source, Unit, is_held_out, open_source
 from trine.records import Document
 from trine.runtime.errors import TrineError
+from trine.runtime.files import sha256_of, sha256_of_file
+
+__all__ = ["Corpus", "Part", "Source", "Unit", "open_corpus"]
+
+Part = Literal["train", "held_out"]
+TRAIN: Part = "train"
+_PARTS = {"python": "standard_library", "folder": "folders", "data set": "data_sets"}
 
 
-@dataclass(frozen=True)
+def open_corpus(config: CorpusConfig) -> "Corpus":
+    """List the files of every source of `config`; raises `TrineError` when a source is missing or has none."""
+    if not config.all_sources:
+        raise TrineError(
+            "the corpus is empty: set corpus.folders, corpus.standard_library or corpus.distributions, "
+            "or list corpus.sources"
+        )
+    corpus = Corpus(config, tuple(open_source(source, config.held_out_share) for source in config.all_sources))
+    for source in corpus.sources:
+        if not source.units:
+            raise no_text(source.name)
+    return corpus
+
+
 class Corpus:
-    """Documents to train on, and documents never trained on. `broken` lists records that could not be read."""
+    """What `open_corpus` gives. Each call of `documents` reads the files again."""
 
-    train: list[Document]
-    held_out: list[Document]
-    broken: tuple[str, ...] = ()
+    def __init__(self, config: CorpusConfig, sources: tuple[Source, ...]) -> None:
+        self.config, self.sources = config, sources
 
     @cached_property
     def fingerprint(self) -> str:
-        return corpus_fingerprint(self.train + self.held_out)
+        """A hash of the settings that change documents or their order, and of every file's name and bytes."""
+        settings = self.config.model_dump_json(include={"filters", "held_out_share"})
+        described = [
+            config.model_dump_json(exclude={"name", "weight", "folder", "dataset", "streaming"})
+            for config in self.config.all_sources
+        ]
+        digest = hashlib.sha256(sha256_of(settings, *described).encode())
+        for source in self.sources:
+            for unit in source.units:
+                contents = [sha256_of_file(path) for path in unit.files]
+                digest.update(sha256_of(unit.name, unit.identity, *contents).encode())
+            digest.update(b"end of source")
+        return digest.hexdigest()
 
     @property
     def description(self) -> str:
-        sizes = [sum(len(document.text) for document in part) / 1e6 for part in (self.train, self.held_out)]
-        return (
-            f"{len(self.train)} documents, {sizes[0]:.1f} MB to train on; {len(self.held_out)}, {sizes[1]:.1f} MB "
-            f"held out; fingerprint {self.fingerprint[:16]}"
-        )
+        """What there is to read, before any of it is read."""
+        paths = [path for source in self.sources for unit in source.units for path in unit.files]
+        size = sum(path.stat().st_size for path in paths) / 1e6
+        sources = f"{len(self.sources)} source{'s' * (len(self.sources) != 1)}"
+        return f"{sources}, {len(paths)} files, {size:.1f} MB; fingerprint {self.fingerprint[:16]}"
 
-    def held_out_parts(self) -> dict[str, list[Document]]:
-        """The held-out documents under the names a report uses: standard library, packages, folders."""
-        parts: dict[str, list[Document]] = {}
-        for document in self.held_out:
-            name = {"python": "standard_library", "folder": "folders"}.get(document.source, "packages")
-            parts.setdefault(name, []).append(document)
-        return parts
+    def part_of(self, document: Document) -> str:
+        """`train`, or the name a report gives the held-out part: standard_library, packages, folders, data_sets."""
+        if not is_held_out(document.group, self.config.held_out_share):
+            return TRAIN
+        return _PARTS.get(document.source, "packages")
 
+    def documents(
+        self, part: Part, counts: FilterCounts | None = None, damage: dict[str, Damage] | None = None
+    ) -> Iterator[Document]:
+        """The documents of one part, filtered and each once, in order.
 
-def load_corpus(config: CorpusConfig) -> Corpus:
-    """Read every source of `config`; raises `TrineError` when there is nothing to learn from."""
-    documents: list[Document] = []
-    broken: list[str] = []
-    for name, source in _sources(config).items():
-        damage = Damage()
-        found = [document for document in source(damage) if document.text.strip()]
-        damage.check(name, config.largest_broken_share)
+        What the filters did is added to `counts`; what could not be read, of either part, is put into `damage` by
+        source.
+
+        Raises `TrineError` at the end of a source that has no text or too much that cannot be read, and at the end
+        of a corpus that has nothing to train on.
+        """
+        finder = DuplicateFinder(self.config.filters)
+        counts = FilterCounts() if counts is None else counts
+        if part == TRAIN and self.finds_duplicates:
+            for _ in self._kept("held_out", finder, FilterCounts(), {}):
+                pass
+        yield from self._kept(part, finder, counts, {} if damage is None else damage)
+        if part == TRAIN and not counts.amount("kept").documents:
+            raise nothing_to_train_on(self, counts)
+
+    @property
+    def finds_duplicates(self) -> bool:
+        return self.config.filters.exact_duplicates or self.config.filters.near_duplicates
+
+    def _kept(
+        self, part: Part, finder: DuplicateFinder, counts: FilterCounts, damage: dict[str, Damage]
+    ) -> Iterator[Document]:
+        for source in self.sources:
+            damage[source.name] = Damage()
+            for document in self._read(source, damage[source.name]):
+                if (self.part_of(document) == TRAIN) != (part == TRAIN):
+                    continue
+                reason = rejection(document, self.config.filters) or self._repeated(document, finder)
+                counts.add(source.name, reason, document.text)
+                if reason is None:
+                    yield document
+
+    def _read(self, source: Source, damage: Damage) -> Iterator[Document]:
+        found = 0
+        for unit in source.units:
+            for document in unit.read(damage):
+                found += 1
+                yield document
+        damage.check(source.name, self.config.largest_broken_share)
         if not found:
-            raise TrineError(
-                f"corpus source {name} holds no text; Trine reads .py, .txt, .md and .jsonl (field 'text')"
-            )
-        broken += damage.broken
-        share = config.distributions.get(name, 1.0)
-        documents += [
-            document
-            for document in found
-            if is_held_out(document.group, config.held_out_share) or is_held_out(document.name, share)
-        ]
-    if not documents:
-        raise TrineError("the corpus is empty: set corpus.folders, corpus.standard_library or corpus.distributions")
-    train = [document for document in documents if not is_held_out(document.group, config.held_out_share)]
-    if not train:
-        raise TrineError(
-            f"all of the corpus ({len(documents)} documents) fell into the held-out part; "
-            "give more files or lower corpus.held_out_share"
-        )
-    held_out = [document for document in documents if is_held_out(document.group, config.held_out_share)]
-    return Corpus(train, held_out, tuple(broken))
+            raise no_text(source.name)
+
+    def _repeated(self, document: Document, finder: DuplicateFinder) -> str | None:
+        if not self.finds_duplicates:
+            return None
+        filters = self.config.filters
+        near = signature(document.text, filters) if filters.near_duplicates else None
+        found = finder.find(content_digest(document.text), near)
+        return f"{found}_duplicates" if found else None
 
 
-def _sources(config: CorpusConfig) -> dict[str, Callable[[Damage], Iterator[Document]]]:
-    """Every source by name, each a function that reads it."""
-    sources: dict[str, Callable[[Damage], Iterator[Document]]] = {}
-    for folder in config.folders:
-        sources[str(folder)] = partial(folder_documents, folder)
-    if config.standard_library:
-        sources["standard library"] = standard_library_documents
-    for name in config.distributions:
-        sources[name] = partial(distribution_documents, name)
-    return sources
+def no_text(source: str) -> TrineError:
+    return TrineError(
+        f"corpus source {source} holds no text; Trine reads .py, .txt, .md, .jsonl, .csv and .parquet, also as .gz, "
+        ".xz and .zst"
+    )
+
+
+def nothing_to_train_on(corpus: Corpus, counts: FilterCounts) -> TrineError:
+    """Why there is no training document, given what became of those that there were."""
+    rejected = {outcome: amount["documents"] for rows in counts.as_json().values() for outcome, amount in rows.items()}
+    if rejected:
+        return TrineError(f"the filters leave nothing of the corpus to train on ({rejected}); change corpus.filters")
+    documents = sum(1 for source in corpus.sources for unit in source.units for _ in unit.read(Damage()))
+    return TrineError(
+        f"all of the corpus ({documents} documents) fell into the held-out part; "
+        "give more files or lower corpus.held_out_share"
+    )

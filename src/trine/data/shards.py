@@ -1,84 +1,127 @@
-"""Token shards: documents as one memory-mapped run of ids, each closed by end-of-text.
+"""Token shards: documents as memory-mapped runs of ids, each document closed by end-of-text.
 
-A shard is made once per (corpus, tokenizer) fingerprint and read without copying. Training rows are windows of
-it: row i holds tokens [i T, (i + 1) T] (one more than T, since each token but the first is a target).
+A folder holds one shard per part of a corpus (`train` and each held-out part) and `shards.json`, which says what they
+are of: `ids.bin`, the documents one after the other, those of one source together, and `documents.bin`, a record for
+each. The files are raw little-endian arrays. `shard_making.py` makes them, once per (corpus, tokenizer) fingerprint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from trine.records import Document, Encode
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_folder, write_json
-from trine.runtime.seeds import generator_for
+from trine.runtime.files import read_json
 
-DOCUMENTS_AT_A_TIME = 256
+DESCRIPTION = "shards.json"
+MAKING = "making.json"
+TRAIN = "train"
+# `signed`: whether it had enough words for a signature of near duplicates.
+DOCUMENT = np.dtype(
+    [("first", "<i8"), ("tokens", "<i8"), ("bytes", "<i8"), ("source", "<i4"), ("signed", "u1"), ("digest", "u1", 16)]
+)
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def mapped(path: Path, dtype: "np.dtype[Scalar]") -> NDArray[Scalar]:
+    """The array in a file, not read but mapped into memory."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r")
 
 
 class Shard:
-    """The token ids of a document list, on disk."""
+    """One part of a corpus. `tokens` counts end-of-text tokens too, `bytes` the UTF-8 bytes of the texts."""
+
+    def __init__(self, folder: Path, description: dict[str, Any], dtype: str) -> None:
+        self.folder = folder
+        self.tokens, self.bytes = int(description["tokens"]), int(description["bytes"])
+        self.source_documents: tuple[int, ...] = tuple(description["source_documents"])
+        self.document_count = sum(self.source_documents)
+        self._dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(dtype)
+
+    @cached_property
+    def ids(self) -> NDArray[np.unsignedinteger[Any]]:
+        """All token ids, in the smallest type that holds the vocabulary."""
+        return mapped(self.folder / "ids.bin", self._dtype)
+
+    @cached_property
+    def documents(self) -> NDArray[np.void]:
+        """A `DOCUMENT` for each: where its tokens begin and how many they are, its bytes, source and digest."""
+        return mapped(self.folder / "documents.bin", DOCUMENT)
+
+    def documents_by_source(self) -> list[NDArray[np.void]]:
+        """The documents of each source of the corpus, in its order."""
+        bounds = np.cumsum((0, *self.source_documents)).tolist()
+        return [self.documents[first:end] for first, end in pairwise(bounds)]
+
+    def source_runs(self) -> tuple[tuple[int, int], ...]:
+        """First token and number of tokens of each source."""
+        return tuple(
+            (int(documents["first"][0]), int(documents["tokens"].sum())) if len(documents) else (0, 0)
+            for documents in self.documents_by_source()
+        )
+
+    def document_ids(self) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+        """The ids of each document without its end-of-text."""
+        for first, tokens in zip(self.documents["first"].tolist(), self.documents["tokens"].tolist(), strict=True):
+            yield self.ids[first : first + tokens - 1]
+
+
+class Shards:
+    """The shards of a corpus: `train`, and `held_out` by part. Raises `TrineError` when `folder` holds none."""
 
     def __init__(self, folder: Path) -> None:
-        self.description = read_json(folder / "shard.json")
-        self.ids = np.memmap(folder / "ids.bin", dtype=self.description["dtype"], mode="r")
+        if not (folder / DESCRIPTION).exists():
+            raise TrineError(f"{folder} holds no finished shards ({DESCRIPTION} is missing); run `trine shards` first")
+        self.folder = folder
+        self.description: dict[str, Any] = read_json(folder / DESCRIPTION)
+        parts = {
+            name: Shard(folder / name, part, self.description["dtype"])
+            for name, part in self.description["parts"].items()
+        }
+        self.train = parts.pop(TRAIN)
+        self.held_out = parts
+        self.weights: tuple[float, ...] = tuple(source["weight"] for source in self.description["sources"])
+        """how often an epoch goes through each source"""
 
     @property
-    def bytes(self) -> int:
-        """UTF-8 bytes of the text behind the ids."""
-        return int(self.description["bytes"])
+    def fingerprint(self) -> str:
+        return str(self.description["fingerprint"])
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the corpus's sources."""
+        return tuple(source["name"] for source in self.description["sources"])
 
-def make_shard(
-    folder: Path, documents: Sequence[Document], encode: Encode, end_of_text: int, vocab_size: int, fingerprint: str
-) -> Shard:
-    """Encode `documents` into `folder`, unless it already holds this very `fingerprint`."""
-    if (folder / "shard.json").exists() and read_json(folder / "shard.json")["fingerprint"] == fingerprint:
-        return Shard(folder)
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+    @property
+    def bytes_per_token(self) -> float:
+        shards = [self.train, *self.held_out.values()]
+        return sum(shard.bytes for shard in shards) / max(sum(shard.tokens for shard in shards), 1)
 
-    def fill(aside: Path) -> None:
-        tokens = size = 0
-        with open(aside / "ids.bin", "wb") as file:
-            for start in range(0, len(documents), DOCUMENTS_AT_A_TIME):
-                texts = [document.text for document in documents[start : start + DOCUMENTS_AT_A_TIME]]
-                for text, ids in zip(texts, encode(texts), strict=True):
-                    file.write(np.array([*ids, end_of_text], dtype).tobytes())
-                    tokens += len(ids) + 1
-                    size += len(text.encode("utf-8", "replace"))
-        described = {"fingerprint": fingerprint, "dtype": dtype, "tokens": tokens, "bytes": size}
-        write_json(aside / "shard.json", described | {"documents": len(documents)})
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a stage reports: sizes, what was left out and why, and how fast they were made."""
+        parts = {TRAIN: self.train, **self.held_out}
+        sizes = {
+            name: {"documents": shard.document_count, "tokens": shard.tokens, "bytes": shard.bytes}
+            for name, shard in parts.items()
+        }
+        described = {key: self.description[key] for key in ("outcomes", "records", "broken")}
+        made = read_json(self.folder / MAKING)
+        return {"parts": sizes, **described, "bytes_per_token": self.bytes_per_token, **made}
 
-    write_folder(folder, fill)
-    return Shard(folder)
-
-
-class Windows:
-    """Windows of T + 1 tokens of a shard in a seeded order, reshuffled each epoch.
-
-    `rows(start, count)` is a function of the global sample index alone, which is the data position of a checkpoint.
-    """
-
-    def __init__(self, ids: np.ndarray, length: int, seed: int) -> None:  # type: ignore[type-arg]
-        self.ids, self.length, self.seed = ids, length, seed
-        self.count = (len(ids) - 1) // length
-        if self.count < 1:
-            raise TrineError(
-                f"the corpus has {len(ids)} tokens, fewer than one row of {length} + 1; "
-                "give more text or a smaller row_tokens"
-            )
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def rows(self, start: int, count: int) -> Tensor:
-        """Windows number `start` ... of the endless sequence, [count, T + 1] int64."""
-        return torch.from_numpy(np.stack([self._window(index) for index in range(start, start + count)]))
-
-    def _window(self, index: int) -> np.ndarray:  # type: ignore[type-arg]
-        epoch, place = divmod(index, self.count)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, generator_for(self.seed, "epoch", epoch).permutation(self.count)
-        first = int(self._order[place]) * self.length
-        return self.ids[first : first + self.length + 1].astype(np.int64)
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        held_out = self.held_out.values()
+        return (
+            f"{self.train.document_count} documents, {self.train.bytes / 1e6:.1f} MB to train on; "
+            f"{sum(shard.document_count for shard in held_out)}, {sum(shard.bytes for shard in held_out) / 1e6:.1f} MB "
+            f"held out; {self.bytes_per_token:.2f} bytes per token; fingerprint {self.description['corpus'][:16]}"
+        )

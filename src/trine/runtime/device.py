@@ -52,12 +52,13 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
         precision = "bf16" if _device_has_bf16(chosen) else "fp32"
     if precision == "bf16" and chosen.type == "cuda" and not _device_has_bf16(chosen):
         raise TrineError(f"{torch.cuda.get_device_name(chosen)} has no bf16; set precision to fp32")
-    torch.set_num_threads(threads or _available_cores())
+    torch.set_num_threads(threads or available_cores())
     _use_fast_exact_fp32()
     return Hardware(chosen, PRECISIONS[precision], torch.get_num_threads())
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

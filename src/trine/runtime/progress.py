@@ -30,8 +30,8 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(name: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar of `total` units, `done` of them finished before."""
+def progress_bar(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+    """A bar of `total` units (None: nobody knows how many), `done` of them finished before."""
     if not console.is_terminal:
         yield Bar(None, None)
         return

@@ -1,13 +1,15 @@
 """Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
 
 import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
 from trine.config.text import FunctionsConfig
-from trine.data.corpus import load_corpus
+from trine.data.corpus import open_corpus
 from trine.data.files import write_examples
 from trine.data.functions import mine_functions
 from trine.data.sources import is_held_out
@@ -19,6 +21,7 @@ from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import fingerprint, open_run
 
 DOCUMENTS_AT_A_TIME = 64
+PARTS_AHEAD = 8
 
 
 def run(config: FunctionsConfig) -> Path:
@@ -26,14 +29,14 @@ def run(config: FunctionsConfig) -> Path:
 
     No two of the three have a prompt in common; held_out shares no module with the others either.
     """
-    corpus = load_corpus(config.corpus)
+    corpus = open_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
     with open_run(config.model_dump(mode="json"), inputs) as folder:
         if folder.finished:
             return folder.path
-        train = _within_budget(_mine(corpus.train), tokenizer, config)
-        held_out = _within_budget(_mine(corpus.held_out), tokenizer, config)
+        train = _within_budget(_mine(corpus.documents("train")), tokenizer, config)
+        held_out = _within_budget(_mine(corpus.documents("held_out")), tokenizer, config)
         if not train:
             raise TrineError(
                 "no documented function of the corpus fits the budgets; raise prompt_tokens or response_tokens"
@@ -53,19 +56,24 @@ def run(config: FunctionsConfig) -> Path:
     return folder.path
 
 
-def _mine(documents: Sequence[Document]) -> list[Example]:
-    """Parsing is the slow part and Python's own: it runs in two more processes."""
-    parts = [documents[start : start + DOCUMENTS_AT_A_TIME] for start in range(0, len(documents), DOCUMENTS_AT_A_TIME)]
+def _mine(documents: Iterator[Document]) -> list[Example]:
+    """Parsing is the slow part and Python's own: it runs in two more processes, a few parts ahead of what is asked."""
     found: list[Example] = []
     with (
         ProcessPoolExecutor(
             2, mp_context=get_context("forkserver"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         ) as pool,
-        progress_bar("functions", len(parts)) as bar,
+        progress_bar("functions", None) as bar,
     ):
-        for examples in pool.map(_mine_part, parts):
-            found += examples
+        waiting: deque[Future[list[Example]]] = deque()
+        while part := list(islice(documents, DOCUMENTS_AT_A_TIME)):
+            waiting.append(pool.submit(_mine_part, part))
+            if len(waiting) > PARTS_AHEAD:
+                found += waiting.popleft().result()
             bar.advance_or_stop()
+        while waiting:
+            found += waiting.popleft().result()
+            bar.advance_or_stop(0)
     return found
 
 

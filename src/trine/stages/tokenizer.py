@@ -1,34 +1,57 @@
 """Step 0: learn a vocabulary from the corpus."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from trine.config.text import TokenizerConfig
-from trine.data.corpus import load_corpus
+from trine.data.corpus import Corpus, open_corpus
+from trine.data.filters import FilterCounts
+from trine.data.readers import Damage
 from trine.runtime.progress import say
 from trine.tokenizer.bpe import train_tokenizer
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import open_run
+
+MEASURED_BYTES = 16_000_000
 
 
 def run(config: TokenizerConfig) -> Path:
     """Train a tokenizer and write it to the run folder."""
-    corpus = load_corpus(config.corpus)
+    corpus = open_corpus(config.corpus)
     say(f"corpus: {corpus.description}")
     with open_run(config.model_dump(mode="json"), {"corpus": corpus.fingerprint}) as folder:
         if folder.finished:
             return folder.path
         started = time.perf_counter()
-        tokenizer = train_tokenizer((document.text for document in corpus.train), config.vocab_size)
+        counts = FilterCounts()
+        damage: dict[str, Damage] = {}
+        texts = (document.text for document in corpus.documents("train", counts, damage))
+        tokenizer = train_tokenizer(texts, config.vocab_size)
         tokenizer.save(folder.path)
-        held_out = "".join(document.text for document in corpus.held_out) or corpus.train[0].text
-        tokens = len(tokenizer.encode_batch([held_out])[0])
         folder.finish(
             {
                 "corpus": corpus.description,
                 "corpus_fingerprint": corpus.fingerprint,
+                "documents": counts.as_json(),
+                "damage": {source: asdict(found) for source, found in damage.items() if found.broken},
                 "vocab_size": tokenizer.vocab_size,
-                "bytes_per_token": len(held_out.encode("utf-8", "replace")) / max(tokens, 1),
+                "bytes_per_token": bytes_per_token(corpus, tokenizer),
                 "seconds": time.perf_counter() - started,
             }
         )
     return folder.path
+
+
+def bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
+    """Over the first 16 MB of held-out documents, or of training documents where none are held out."""
+    tokens = size = 0
+    for part in ("held_out", "train"):
+        for document in corpus.documents(part):
+            tokens += len(tokenizer.encode_batch([document.text])[0])
+            size += len(document.text.encode("utf-8", "replace"))
+            if size >= MEASURED_BYTES:
+                break
+        if tokens:
+            break
+    return size / max(tokens, 1)

@@ -14,7 +14,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import tiktoken
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from trine.runtime.errors import TrineError
@@ -30,18 +32,30 @@ class Encoder(Protocol):
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]: ...
 
+    def encode_array(self, text: str) -> NDArray[np.uint32]: ...
+
 
 class TiktokenEncoder:
     """GPT-2's split and merges run by `tiktoken`."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
-        self._encoding = tiktoken.Encoding("trine", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        # `encode_to_numpy` looks for special tokens even where none is allowed, and among none at all it stops at every
+        # character (1.7 times slower): one that is never allowed, so that its name is ordinary text, costs nothing.
+        never = {"<|never|>": max(ranks.values()) + 1}
+        self._encoding = tiktoken.Encoding("trine", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=never)
 
     def encode(self, text: str) -> list[int]:
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """`encode` without a list in between."""
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:
+            return self._encoding.encode_to_numpy(_encodable(text), disallowed_special=())
 
 
 class SealedEncoder:
@@ -64,6 +78,9 @@ class SealedEncoder:
             return [self.encode(text) for text in texts]
         batch = self._backend.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
         return [list(encoding.ids) for encoding in batch]
+
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        return np.array(self.encode(text), np.uint32)
 
     @cached_property
     def _names(self) -> re.Pattern[str]:

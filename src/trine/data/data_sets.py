@@ -1,0 +1,106 @@
+"""Hugging Face data sets, by name on the hub or from a folder, through the `datasets` library (Lhoest et al. 2021).
+
+A data set on the hub is read at one commit, which is asked for once, when the corpus is opened, and is its part of the
+corpus's fingerprint; of a local folder the files are. Streaming reads over the network as it goes; otherwise
+`datasets` keeps a copy in its cache and maps it into memory. No code of a data set is run: `datasets` refuses that
+since version 4.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trine.config.corpus import SourceConfig
+from trine.data.readers import Damage, record_document
+from trine.data.sources import Unit
+from trine.records import Document
+from trine.runtime.errors import TrineError
+from trine.runtime.files import sha256_of
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def data_set_units(source: SourceConfig) -> Iterator[Unit]:
+    """The one stream of a data set."""
+    _datasets()
+    name = source.dataset or ""
+    folder = Path(name)
+    files: tuple[Path, ...] = ()
+    commit = ""
+    if folder.is_dir():
+        files = tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
+    else:
+        commit = _commit(name, source.revision)
+    identity = sha256_of(name if commit else "", source.configuration or "", source.split, commit)
+    names = "\n".join(path.relative_to(folder).as_posix() for path in files)
+    yield Unit(name, partial(_documents, source, commit), files, sha256_of(identity, names))
+
+
+def _documents(source: SourceConfig, commit: str, damage: Damage) -> Iterator[Document]:
+    """A document per record; records count from 1. Where a local folder lies is no part of its documents' names."""
+    title = source.dataset if commit else Path(str(source.dataset)).resolve().name
+    for number, record in enumerate(_records(source, commit), 1):
+        name = f"{title}:{number}"
+        document = record_document(record, name, name, source, "data set", damage)
+        if document:
+            yield document
+
+
+def _records(source: SourceConfig, commit: str) -> Iterator[dict[str, Any]]:
+    try:
+        data_set = _opened(source, commit)
+        if data_set.column_names:
+            wanted = {source.text_field, source.license_field, source.name_field, source.group_field}
+            columns = [column for column in data_set.column_names if column in wanted]
+            if source.text_field not in columns:
+                raise TrineError(
+                    f"data set {source.dataset} has no field {source.text_field!r}; it has "
+                    f"{', '.join(data_set.column_names)}: set text_field"
+                )
+            data_set = data_set.select_columns(columns)
+        yield from data_set
+    except TrineError:
+        raise
+    except Exception as error:  # of the network, of any format's parser, of `datasets` itself
+        raise TrineError(f"data set {source.dataset} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _opened(source: SourceConfig, commit: str) -> Any:
+    datasets = _datasets()
+    name = str(source.dataset)
+    if any((Path(name) / file).exists() for file in ("dataset_dict.json", "state.json")):
+        saved = datasets.load_from_disk(name)
+        return saved[source.split] if isinstance(saved, dict) else saved
+    return datasets.load_dataset(
+        name, source.configuration, split=source.split, revision=commit or None, streaming=source.streaming
+    )
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that `revision` is at now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return str(HfApi().dataset_info(name, revision=revision).sha)
+    except HFValidationError as error:
+        reason = f"is neither a folder here nor a name the hub could have: {error}"
+    except RevisionNotFoundError:
+        reason = f"has no revision {revision!r}"
+    except RepositoryNotFoundError:
+        reason = "is no folder here, and the hub has no such data set (if it is private: `hf auth login`)"
+    except OSError as error:
+        reason = f"cannot be asked for its newest commit ({error}); connect, or give a commit as revision"
+    raise TrineError(f"data set {name} {reason}")
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise TrineError("a source with `dataset` needs datasets: pip install 'trine[hub]'") from None
+    return datasets

@@ -1,0 +1,280 @@
+"""Files of text and of records, plain or compressed, read from beginning to end in constant memory.
+
+`.txt`, `.md` and `.py` are one document each; a line of `.jsonl`, a row of `.csv` (with a header) and of `.parquet` is
+one. Each may be compressed (`.gz`, `.xz`, `.zst`), which a document's name does not show: packing a file changes
+neither its documents nor on which side of the split they fall. Line ends are kept; a byte order mark is not text.
+
+What cannot be read is counted and listed with file and line (row, in parquet) in `Damage`. A stream that breaks off or
+is no such file is an error at once, since nobody can say how much of it is missing. A document longer than 256 MB, or
+a quotation that never ends, is refused: it would have to be in memory as a whole.
+"""
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from trine.config.corpus import SourceConfig
+from trine.records import Document
+from trine.runtime.errors import TrineError
+
+LARGEST_TEXT = 2**28
+MOST_LISTED = 1000
+ROWS_AT_A_TIME = 128
+BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass
+class Damage:
+    """What could not be read, and where: `broken` of `seen` records, the first thousand of them `listed`."""
+
+    seen: int = 0
+    broken: int = 0
+    listed: list[str] = field(default_factory=list)
+
+    def report(self, place: str, reason: str, records: int = 1) -> None:
+        """Count `records` that cannot be read."""
+        self.broken += records
+        if len(self.listed) < MOST_LISTED:
+            self.listed.append(f"{place}: {reason}")
+
+    def merge(self, other: "Damage") -> None:
+        """Add what another reader, of a later part of the source, found."""
+        self.seen += other.seen
+        self.broken += other.broken
+        self.listed += other.listed[: MOST_LISTED - len(self.listed)]
+
+    def check(self, source: str, largest_share: float) -> None:
+        """Raise when more than `largest_share` of the records were broken."""
+        if self.seen and self.broken / self.seen > largest_share:
+            first = "; ".join(self.listed[:5])
+            raise TrineError(
+                f"{source}: {self.broken} of {self.seen} records cannot be read ({first}); "
+                f"more than {largest_share:.0%} is refused: mend the files or raise largest_broken_share"
+            )
+
+
+def read_file(path: Path, name: str, source: SourceConfig, damage: Damage) -> Iterator[Document]:
+    """The documents of one file; `name` is its name in the corpus, such as the path below the source's folder."""
+    name = plain_name(name)
+    read = _READERS.get(Path(name).suffix, _whole_document)
+    with _stream_errors(path), open_plain(path) as stream:
+        yield from read(stream, path, name, source, damage)
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the suffix of a compression."""
+    return next((name.removesuffix(suffix) for suffix in _OPENERS if name.endswith(suffix)), name)
+
+
+def is_readable(name: str) -> bool:
+    """Whether a file of this name is text or records without being asked for by a pattern."""
+    return Path(plain_name(name)).suffix in SUFFIXES
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked as they are read."""
+    opener = _OPENERS.get(path.suffix)
+    return opener(path) if opener else open(path, "rb")
+
+
+def decoded(data: bytes, path: Path, damage: Damage) -> str | None:
+    """A whole file's text, or None when it is not UTF-8 text (recorded with the line of the first bad byte)."""
+    try:
+        text = data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        bad, reason = data.find(b"\0"), "a NUL byte, so not text"
+    except UnicodeDecodeError as error:
+        text, bad, reason = "", error.start, "not UTF-8"
+    if bad < 0:
+        return text
+    line = data.count(b"\n", 0, bad) + 1
+    damage.report(f"{path}:{line}", reason)
+    return None
+
+
+def record_document(
+    record: Mapping[str, Any], name: str, place: str, source: SourceConfig, kind: str, damage: Damage
+) -> Document | None:
+    """The document in a record whose fields `source` names, or None when there is none (recorded with `place`)."""
+    damage.seen += 1
+    text = record.get(source.text_field)
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if source.text_field not in record:
+        damage.report(place, f"no field {source.text_field!r}; there are {', '.join(map(str, record)) or 'none'}")
+    elif not isinstance(text, str):
+        damage.report(place, f"the field {source.text_field!r} is not text but {type(text).__name__}")
+    elif not _is_unicode(text):
+        damage.report(place, f"the field {source.text_field!r} is not UTF-8")
+    else:
+        name = _words(record, source.name_field) or name
+        group = _words(record, source.group_field) or name
+        return Document(text, name, kind, group, _words(record, source.license_field))
+    return None
+
+
+def _words(record: Mapping[str, Any], key: str | None) -> str:
+    """A field as text. A list, as some data sets have of licences, holds all at once."""
+    value = record.get(key) if key else None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return " AND ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """False for lone surrogates: bytes that did not decode, or halves of a pair that JSON escapes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _whole_document(
+    stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
+) -> Iterator[Document]:
+    damage.seen += 1
+    data = stream.read(LARGEST_TEXT + 1)
+    if len(data) > LARGEST_TEXT:
+        damage.report(f"{path}:1", f"longer than {LARGEST_TEXT} bytes")
+        return
+    text = decoded(data, path, damage)
+    if text is not None:
+        yield Document(text, name, "folder", group=name)
+
+
+def _jsonl_documents(
+    stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
+) -> Iterator[Document]:
+    for number, line in _lines(stream):
+        place = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            if len(line) > LARGEST_TEXT:
+                raise ValueError(f"longer than {LARGEST_TEXT} bytes")
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"not a JSON object but {type(record).__name__}")
+        except (ValueError, RecursionError) as error:
+            damage.seen += 1
+            damage.report(place, f"{type(error).__name__}: {error}")
+            continue
+        document = record_document(record, f"{name}:{number}", place, source, "folder", damage)
+        if document:
+            yield document
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(number, line) from 1; of a line that is too long only so much that one can tell."""
+    number = 0
+    while line := stream.readline(LARGEST_TEXT + 1):
+        number += 1
+        rest = line
+        while len(rest) > LARGEST_TEXT and not rest.endswith(b"\n"):
+            rest = stream.readline(LARGEST_TEXT + 1)
+        yield number, line
+
+
+def _csv_documents(
+    stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
+) -> Iterator[Document]:
+    """Bytes that are not UTF-8 pass through as surrogates, so that they break their own record only."""
+    csv.field_size_limit(LARGEST_TEXT)
+    rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
+    try:
+        header = next(rows, [])
+        line = rows.line_num + 1
+        for row in rows:
+            place = f"{path}:{line}"
+            if len(row) == len(header):
+                record = dict(zip(header, row, strict=True))
+                document = record_document(record, f"{name}:{line}", place, source, "folder", damage)
+                if document:
+                    yield document
+            elif row:
+                damage.seen += 1
+                damage.report(place, f"{len(row)} fields where the header has {len(header)}")
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise TrineError(f"{path}:{rows.line_num}: {error}; is there a quotation mark that never closes?") from error
+
+
+def _parquet_documents(
+    stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
+) -> Iterator[Document]:
+    """Row group by row group, a few rows at a time, only the columns that are asked for; rows count from 1."""
+    with _seekable(stream, path) as file:
+        table = parquet.ParquetFile(file, pre_buffer=False)
+        wanted = {source.text_field, source.license_field, source.name_field, source.group_field}
+        columns = [column for column in table.schema_arrow.names if column in wanted]
+        if source.text_field not in columns:
+            damage.seen += table.metadata.num_rows
+            found = ", ".join(table.schema_arrow.names)
+            damage.report(f"{path}:1", f"no column {source.text_field!r}; there are {found}", table.metadata.num_rows)
+            return
+        number = 0
+        for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
+            values = [_column_values(batch.column(column)) for column in columns]
+            for row in zip(*values, strict=True):
+                number += 1
+                record = dict(zip(columns, row, strict=True))
+                place = f"{path}:{number}"
+                document = record_document(record, f"{name}:{number}", place, source, "folder", damage)
+                if document:
+                    yield document
+
+
+def _column_values(column: Any) -> list[Any]:
+    """Texts as bytes, since one that is not UTF-8 would take its neighbours along."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    values: list[Any] = (column.cast(pa.large_binary()) if is_text else column).to_pylist()
+    return values
+
+
+@contextmanager
+def _seekable(stream: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    """Parquet is read from its end: what is packed as a whole is unpacked into a nameless temporary file first."""
+    if path.suffix not in _OPENERS:
+        yield stream
+        return
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(stream, file, 2**20)
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def _stream_errors(path: Path) -> Iterator[None]:
+    """Turn what decompressors and pyarrow raise into a `TrineError` that names the file."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        raise TrineError(f"{path} is damaged or no {''.join(path.suffixes[-2:])} file: {error}") from error
+
+
+def _open_zst(path: Path) -> IO[bytes]:
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+
+
+_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zst}
+_READERS: dict[str, Callable[[IO[bytes], Path, str, SourceConfig, Damage], Iterator[Document]]] = {
+    ".jsonl": _jsonl_documents,
+    ".csv": _csv_documents,
+    ".parquet": _parquet_documents,
+}
+SUFFIXES = (".txt", ".md", ".py", *_READERS)

@@ -1,0 +1,50 @@
+"""Between steps 0 and 1: a corpus encoded once, for any number of pretraining runs."""
+
+from functools import partial
+from pathlib import Path
+
+from trine.config.base import HardwareConfig
+from trine.config.text import ShardsConfig
+from trine.data.corpus import Corpus, open_corpus
+from trine.data.encoding import Encoding
+from trine.data.shard_making import Target, make_shards
+from trine.data.shards import Shards
+from trine.runtime.device import available_cores
+from trine.runtime.errors import TrineError
+from trine.runtime.progress import say
+from trine.tokenizer.tokenizer import Tokenizer, array_encoder
+from trine.training.run_folder import fingerprint, open_run
+
+FOLDER = "shards"
+
+
+def run(config: ShardsConfig) -> Path:
+    """Make the shards and write them to `shards/` of the run folder."""
+    corpus, tokenizer = open_corpus(config.corpus), Tokenizer.load(config.tokenizer)
+    say(f"corpus: {corpus.description}")
+    inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if not folder.finished:
+            shards = encode_corpus(folder.path / FOLDER, corpus, tokenizer, config.hardware)
+            folder.finish({"corpus": shards.summary, "corpus_fingerprint": corpus.fingerprint, **shards.figures})
+    return folder.path
+
+
+def encode_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, hardware: HardwareConfig) -> Shards:
+    """The shards of `corpus` in `folder`, made unless they are there; `hardware.threads` workers."""
+    encoding = Encoding(partial(array_encoder, tokenizer.files), tokenizer.end_of_text, corpus.config.filters)
+    target = Target(tokenizer.fingerprint, tokenizer.vocab_size, encoding)
+    shards = make_shards(folder, corpus, target, hardware.threads or available_cores())
+    say(f"shards: {shards.summary}")
+    return shards
+
+
+def open_shards(run_folder: Path, tokenizer: Tokenizer) -> Shards:
+    """The shards that a shards stage made. Raises `TrineError` when they are another tokenizer's."""
+    shards = Shards(run_folder / FOLDER)
+    if shards.description["tokenizer"] != tokenizer.fingerprint:
+        raise TrineError(
+            f"the shards in {run_folder} were made with another tokenizer than {tokenizer.files.place}; give the one "
+            "they were made with, or make shards for this one"
+        )
+    return shards

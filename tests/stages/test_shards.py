@@ -1,0 +1,88 @@
+"""A corpus is encoded once, and any number of pretraining runs read the shards."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PLAIN_CPU, Command, pretrain_config
+from tests.tiny import tiny_tokenizer
+from trine.config.corpus import CorpusConfig
+from trine.config.loading import validated
+from trine.config.text import PretrainConfig, ShardsConfig
+from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, read_jsonl
+from trine.stages import pretrain
+from trine.stages.shards import run
+
+TINY = {"family": "gpt2", "layers": 1, "width": 32, "heads": 2, "context": 64}
+SHORT = {"tokens": 1024, "model": TINY}
+
+
+@pytest.fixture(scope="module")
+def shards_run(shared: Path, corpus: CorpusConfig, tokenizer_run: Path) -> Path:
+    return run(ShardsConfig(out=shared / "shards", corpus=corpus, tokenizer=tokenizer_run, hardware=PLAIN_CPU))
+
+
+def weights(run_folder: Path) -> bytes:
+    return (run_folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_the_stage_reports_sizes_what_was_left_out_and_how_fast_it_was(shards_run: Path, corpus: CorpusConfig) -> None:
+    results = read_json(shards_run / "done.json")
+    [name] = results["outcomes"]
+    assert results["outcomes"][name]["seen"]["documents"] == 24 and results["records"][name] == {"seen": 24, "broken": 0}
+    assert sum(part["documents"] for part in results["parts"].values()) == 24
+    assert 1 < results["bytes_per_token"] < 8 and results["megabytes_per_second"] > 0
+
+
+def test_a_run_from_shards_is_the_run_that_makes_them_itself(
+    tmp_path: Path, shards_run: Path, corpus: CorpusConfig, tokenizer_run: Path
+) -> None:
+    own = pretrain.run(pretrain_config(tmp_path / "own", corpus, tokenizer_run, **SHORT))
+    given = pretrain.run(pretrain_config(tmp_path / "given", CorpusConfig(), tokenizer_run, shards=shards_run, **SHORT))
+    assert weights(own) == weights(given)
+    assert not (given / "shards").exists()
+    results = [read_json(folder / "done.json") for folder in (own, given)]
+    assert results[0] == results[1]
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path: Path, shards_run: Path) -> None:
+    tiny_tokenizer(300).save(tmp_path / "other")
+    config = pretrain_config(tmp_path / "run", CorpusConfig(), tmp_path / "other", shards=shards_run, **SHORT)
+    with pytest.raises(TrineError, match="were made with another tokenizer"):
+        pretrain.run(config)
+
+
+def test_shards_and_a_corpus_together_are_refused(tmp_path: Path) -> None:
+    values = {"out": tmp_path, "tokenizer": tmp_path, "shards": tmp_path, "corpus": {"standard_library": True}}
+    with pytest.raises(TrineError, match="give either shards or corpus"):
+        validated(PretrainConfig, values, "here")
+
+
+def test_the_command_makes_them_and_does_nothing_the_second_time(
+    tmp_path: Path, corpus_folder: Path, tokenizer_run: Path, command: Command
+) -> None:
+    arguments = ("shards", "--corpus.folders", corpus_folder, "--tokenizer", tokenizer_run, "--out", tmp_path / "out")
+    assert command(*arguments)[0] == 0
+    made = (tmp_path / "out" / "done.json").stat().st_mtime_ns
+    assert command(*arguments)[0] == 0
+    assert (tmp_path / "out" / "done.json").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(("cutting", "dropped"), [("packed", (0, 0)), ("stream", (0, 0.02)), ("windows", (0.01, 0.5))])
+def test_every_cutting_says_what_it_drops_and_pads(
+    tmp_path: Path, shards_run: Path, tokenizer_run: Path, cutting: str, dropped: tuple[float, float]
+) -> None:
+    config = pretrain_config(tmp_path, CorpusConfig(), tokenizer_run, shards=shards_run, cutting=cutting, **SHORT)
+    results = read_json(pretrain.run(config) / "done.json")
+    assert dropped[0] <= results["dropped_share"] <= dropped[1]
+    assert (results["padded_share"] > 0) == (cutting == "packed")
+    assert 0 < results["epochs"] < 1
+    trained = {"packed": 1024 * (1 - results["padded_share"]), "stream": 1024, "windows": 1024 * 63 / 64}
+    assert results["tokens"] == pytest.approx(trained[cutting], rel=0.1 if cutting == "packed" else 0)
+
+
+def test_the_training_step_does_not_wait_for_its_batch(pretrain_run: Path) -> None:
+    shares = [row["loader_share"] for row in read_jsonl(pretrain_run / "metrics.jsonl") if "loader_share" in row]
+    assert len(shares) == 60 and statistics.median(shares) < 0.01
