@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import memory, ranks, startup
+from bench import loader, memory, ranks, startup
 from bench.cases import GROUPS, SIDES
 from bench.models import SHAPES, write_model
 from bench.protocol import available_cores
 from bench.records import Case
 from bench.table import Row, print_table, rows_of
-from bench.texts import write_texts
+from bench.texts import write_texts, write_tokenizer
 from bench.training_cases import encoding
 from bench.workers import SideError, Workers, run_case
 from trine.runtime.files import write_json
@@ -24,7 +24,8 @@ RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 5
 OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3}
 """Of groups that need more or fewer."""
-SHAPELESS = ("startup", "encoding")
+LOADER_VOCABULARY = 8192
+SHAPELESS = ("startup", "encoding", "loader")
 EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks"]
 
 
@@ -32,7 +33,7 @@ def main() -> int:
     arguments = _parse()
     try:
         for group in (group for group in SHAPELESS if group in arguments.groups):
-            {"startup": _startup, "encoding": _encoding}[group](arguments)
+            {"startup": _startup, "encoding": _encoding, "loader": _loader}[group](arguments)
         for shape in arguments.shape:
             _shape(shape, arguments)
     except SideError as error:
@@ -73,6 +74,14 @@ def _encoding(arguments: argparse.Namespace) -> None:
     ):
         write_texts(Path(folder))
         _in_turns("encoding", "encoding", encoding(), workers, arguments)
+
+
+def _loader(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="trine-bench-") as folder:
+        write_tokenizer(Path(folder), LOADER_VOCABULARY)
+        sys.stderr.write("loader ...\n")
+        result, rows = loader.measure(Path(folder), arguments.threads)
+    _finish("loader", arguments, rows, {"unit": "%", "repetitions": 1, "results": [result]})
 
 
 def _shape(shape: str, arguments: argparse.Namespace) -> None:

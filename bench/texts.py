@@ -1,15 +1,15 @@
 """Python code to encode and to pack, found on the machine: the standard library, then installed packages."""
 
-import json
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from trine.records import Document
+from trine.runtime.files import write_jsonl
 from trine.tokenizer.bpe import SPECIAL_TOKENS, train_tokenizer
 
 ENOUGH_BYTES = 30_000_000
-TRAINING_CHARACTERS, VOCABULARY = 12_000_000, 32768
+TRAINING_BYTES, VOCABULARY = 12_000_000, 32768
 
 
 def standard_library() -> Iterator[Document]:
@@ -49,12 +49,11 @@ def _document(path: Path, name: str) -> Iterator[Document]:
 
 
 def write_texts(folder: Path) -> None:
-    """`texts.json`, a list, and a tokenizer trained on the first part of it, in `folder`."""
-    texts = python_code(ENOUGH_BYTES)
-    (folder / "texts.json").write_text(json.dumps(texts))
-    some, characters = [], 0
-    for text in texts:
-        if characters < TRAINING_CHARACTERS:
-            some.append(text)
-            characters += len(text)
-    train_tokenizer(some, VOCABULARY).save(folder)
+    """`texts.jsonl`, and a tokenizer trained on the first part of it, in `folder`."""
+    write_jsonl(folder / "texts.jsonl", [{"text": text} for text in python_code(ENOUGH_BYTES)])
+    write_tokenizer(folder, VOCABULARY)
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A tokenizer of about `TRAINING_BYTES` of Python code."""
+    train_tokenizer(python_code(TRAINING_BYTES), vocab_size).save(folder)

@@ -32,6 +32,7 @@ SIDES = {
     "matrix products": Side("bench.side_products", {}, TUNED_ALLOCATOR),
     "packing": Side("bench.side_packing", {}),
     "our encoding": Side("bench.side_our_encoding", {}),
+    "our shards": Side("bench.side_shards", {}),
     "tokenizers": Side("bench.side_tokenizers", {}, {"RAYON_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "true"}),
 }
 
@@ -105,7 +106,10 @@ def encoding() -> list[Case]:
     peer = Comparison(
         "tokenizers.encode_batch_fast, 2 threads", (encode("tokenizers", *pieces), encode("tokenizers", *whole)), 2.0
     )
-    return [Case("encoding", "Python", encode("our encoding", *pieces), (peer,), counts="megabytes")]
+    return [
+        Case("encoding", "ids", encode("our encoding", *pieces), (peer,), counts="megabytes"),
+        Case("encoding", "corpus to shards", Contender("our shards", "encode", {}), (peer,), counts="megabytes"),
+    ]
 
 
 GROUPS = {"training": _training, "packing": _packing}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bench.workers import SideError
 
-from bench import memory, process_memory, ranks
+from bench import loader, memory, process_memory, ranks
 
 EAGER, TUNED, CHECKPOINTED = "transformers autocast", "transformers autocast tuned", memory.CHECKPOINTING[0]
 
@@ -54,3 +54,10 @@ def test_two_ranks_may_lose_a_little() -> None:
 def test_ranks_that_trained_on_something_else_are_refused() -> None:
     with pytest.raises(SideError, match="nats apart"):
         ranks._check({"two ranks": [run_of(1, 5.0, 4.9)], "one process": [run_of(1, 5.0, 4.7)]})
+
+
+def test_waiting_for_batches_is_a_share_of_the_whole_time() -> None:
+    steps = [{"seconds": 9.0, "loader_share": 0.0}, {"seconds": 1.0, "loader_share": 0.1}]
+    row = loader.row(steps)
+    assert (row.ours, row.reached) == (pytest.approx(1.0), False)
+    assert loader.row(steps * 2 + [{"seconds": 1.0, "loader_share": 0.0}]).reached is True

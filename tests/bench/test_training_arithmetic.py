@@ -100,7 +100,7 @@ def test_sides_see_the_same_batches_in_the_same_order() -> None:
 
 
 def test_encoding_counts_bytes_and_tells_other_ids_apart(tmp_path: Path) -> None:
-    (tmp_path / "texts.json").write_text('["abc", "d\\u00e9"]')
+    (tmp_path / "texts.jsonl").write_text('{"text": "abc"}\n{"text": "d\\u00e9"}\n')
     right = encoding_work(tmp_path, lambda texts: [[len(text)] for text in texts], lambda ids: ids)
     wrong = encoding_work(tmp_path, lambda texts: [[0] for _ in texts], lambda ids: ids)
     pieces, whole = right(at_a_time=1, seed=0), right(at_a_time=9, seed=1)
