@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.our_step import Rows
 from trine.data.packing import fit_rows, pack, pad
+from trine.data.rows import Batch
 from trine.records import TokenSpan
 
 Step = list[list[int]]
@@ -44,22 +44,23 @@ def padded_steps(lengths: Sequence[int], positions: int, *, grouped: bool) -> li
     return steps
 
 
-def packed_rows(spans: Sequence[TokenSpan], step: Step, row_tokens: int) -> Rows:
+def packed_rows(spans: Sequence[TokenSpan], step: Step, row_tokens: int) -> Batch:
     """Several examples a row; attention and positions restart in each."""
     packed = pack(spans, step, row_tokens, 1.0)
-    return Rows(packed.ids, packed.ids.roll(-1, 1), _one_earlier(packed.weights), packed)
+    starts = torch.arange(row_tokens) - packed.positions  # padding is at position 0: it sees itself
+    return _batch(packed.ids, packed.weights, packed.positions, starts)
 
 
-def padded_rows(spans: Sequence[TokenSpan], step: Step) -> Rows:
+def padded_rows(spans: Sequence[TokenSpan], step: Step) -> Batch:
     """One example a row. Padding is on the right, where no token of the example sees it: no mask is needed."""
     ids, lengths = pad([spans[item].ids for (item,) in step], 0)
     places = torch.arange(ids.shape[1])
     weights = ((places > 0) & (places < lengths.unsqueeze(1))).float()
-    return Rows(ids, ids.roll(-1, 1), _one_earlier(weights))
+    return _batch(ids, weights)
 
 
-def _one_earlier(weights: Tensor) -> Tensor:
-    """A target's weight at the position that predicts it."""
-    shifted = weights.roll(-1, 1)
-    shifted[:, -1] = 0.0
-    return shifted
+def _batch(ids: Tensor, weights: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Batch:
+    """`weights` are those of tokens as targets; a batch has them at the position before, which predicts them."""
+    before = weights.roll(-1, 1)
+    before[:, -1] = 0.0
+    return Batch(ids, ids.roll(-1, 1), before, float(before.sum()), positions, starts)

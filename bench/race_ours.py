@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.our_step import LossSum, whole_rows
+from bench.our_step import LossSum
 from bench.race_log import RaceLog
 from bench.race_rows import RaceRows
 from trine.config.base import LoopConfig, OptimizerConfig
+from trine.data.rows import window_batch
 from trine.model.config import ModelConfig
 from trine.model.transformer import Transformer, initialize
 from trine.records import Term
@@ -38,13 +39,13 @@ class RaceObjective(StepObjective):
         return {"cross_entropy": float(batch[:, 1:].numel())}
 
     def terms(self, batch: Tensor) -> dict[str, Term]:
-        return {"cross_entropy": Term(self.loss_sum(whole_rows(batch)), float(batch[:, 1:].numel()))}
+        return {"cross_entropy": Term(self.loss_sum(window_batch(batch)), float(batch[:, 1:].numel()))}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         self.log.stop()
         total, count = 0.0, 0
         for windows in self.rows.validation(self.validation_rows):
-            total += float(self.loss_sum(whole_rows(windows)))
+            total += float(self.loss_sum(window_batch(windows)))
             count += windows[:, 1:].numel()
         self.log.write(self.done, self.done * self.rows.batch_rows * self.rows.row_tokens, total / count)
         self.log.start()

@@ -5,10 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 import trine
-from bench.our_step import LossSum, optimizers_of, training_step, whole_rows
+from bench.our_step import LossSum, optimizers_of, training_step
 from bench.process_memory import resident_bytes
 from bench.protocol import options, serve
 from bench.training_runs import training_work
+from trine.data.rows import window_batch
 from trine.model.folder import load_model
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.device import choose_hardware
@@ -22,7 +23,7 @@ LOSS_SUM, OPTIMIZERS = LossSum(MODEL), optimizers_of(MODEL)
 
 
 def step(windows: Tensor) -> float:
-    return training_step(LOSS_SUM, OPTIMIZERS, [whole_rows(windows)])
+    return training_step(LOSS_SUM, OPTIMIZERS, [window_batch(windows)])
 
 
 if __name__ == "__main__":

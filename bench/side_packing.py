@@ -72,12 +72,12 @@ def train(texts: str, how: str, seed: int) -> Reply:
         steps = [packed_rows(spans, rows, ROW_TOKENS) for rows in packed_steps(lengths, ROW_TOKENS, POSITIONS)]
     else:
         steps = [padded_rows(spans, rows) for rows in padded_steps(lengths, POSITIONS, grouped=how == "grouped")]
-    for rows in steps:
-        training_step(LOSS_SUM, OPTIMIZERS, [rows])
+    for batch in steps:
+        training_step(LOSS_SUM, OPTIMIZERS, [batch])
     seconds = time.perf_counter() - started
-    positions = sum(rows.ids.numel() for rows in steps)
+    positions = sum(batch.ids.numel() for batch in steps)
     setting = f"{len(steps)} steps, {1 - sum(lengths) / positions:.1%} padding"
-    return {"seconds": seconds, "tokens": int(sum(float(rows.weights.sum()) for rows in steps)), "setting": setting}
+    return {"seconds": seconds, "tokens": int(sum(batch.count for batch in steps)), "setting": setting}
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.our_step import LossSum, Rows, finish_step, optimizers_of, whole_rows
+from bench.our_step import LossSum, finish_step, optimizers_of
 from bench.protocol import options, random_prompts
+from trine.data.rows import Batch, window_batch
 from trine.model.folder import load_model
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.device import choose_hardware
@@ -56,12 +57,12 @@ def main() -> None:
 def _step(loss_sum: nn.Module, optimizers: list[torch.optim.Optimizer], number: int, vocab_size: int) -> float:
     """One step over this rank's part of global batch `number`; the mean loss over all ranks."""
     batches = _batches(number, vocab_size)
-    count = RANKS * sum(float(rows.weights.sum()) for rows in batches)  # every rank has as many
+    count = RANKS * sum(batch.count for batch in batches)  # every rank has as many
     total = torch.zeros((), dtype=torch.float64)
-    for place, rows in enumerate(batches):
+    for place, batch in enumerate(batches):
         apart = RANKS > 1 and place < len(batches) - 1
         with loss_sum.no_sync() if apart else contextlib.nullcontext():  # type: ignore[operator]
-            loss = loss_sum(rows)
+            loss = loss_sum(batch)
             (loss * RANKS / count).backward()  # DistributedDataParallel takes the mean over the ranks
         total += loss.detach().double()
     finish_step(loss_sum, optimizers)
@@ -70,11 +71,11 @@ def _step(loss_sum: nn.Module, optimizers: list[torch.optim.Optimizer], number: 
     return float(total) / count
 
 
-def _batches(number: int, vocab_size: int) -> list[Rows]:
+def _batches(number: int, vocab_size: int) -> list[Batch]:
     """The global batch is the same however many ranks share it."""
     rows, accumulate = OPTIONS["rows"], OPTIONS["accumulate"]
     ids = torch.tensor(random_prompts(RANKS * rows * accumulate, OPTIONS["tokens"] + 1, vocab_size, number))
-    return [whole_rows(windows) for windows in ids.chunk(RANKS)[RANK].split(rows)]
+    return [window_batch(windows) for windows in ids.chunk(RANKS)[RANK].split(rows)]
 
 
 if __name__ == "__main__":
