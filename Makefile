@@ -2,13 +2,14 @@
 # make test         install what the tests need and run them
 # make bench        measure Trine beside its peers (bench/README.md); ARGS="generation --shape mini" selects
 # make bench-peers  build llama.cpp for it, in an environment of its own
+# make race         our pretraining against transformers.Trainer, to the same loss; ARGS="--tokens 8000000" selects
 # make lint         ruff, mypy, import-linter, forbidden calls
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test bench bench-peers lint format clean
+.PHONY: quickstart test bench bench-peers race lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trine quickstart $(ARGS)
@@ -20,6 +21,11 @@ bench: $(VENV)/installed-bench
 	TRINE_LLAMA_PYTHON=$${TRINE_LLAMA_PYTHON:-$(wildcard $(VENV)/llama/bin/python)} $(BIN)/python -m bench $(ARGS)
 
 bench-peers: $(VENV)/llama/installed
+
+race: $(VENV)/installed-bench
+	test -f runs/race/rows/race.json || $(BIN)/python -m bench.race prepare
+	for runner in ours trainer-fp32 trainer-bf16; do $(BIN)/python -m bench.race $$runner $(ARGS) || exit 1; done
+	$(BIN)/python -m bench.race table
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

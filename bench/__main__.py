@@ -9,23 +9,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import startup
+from bench import loader, memory, ranks, startup
 from bench.cases import GROUPS, SIDES
 from bench.models import SHAPES, write_model
 from bench.protocol import available_cores
+from bench.records import Case
 from bench.table import Row, print_table, rows_of
+from bench.texts import write_texts, write_tokenizer
+from bench.training_cases import encoding
 from bench.workers import SideError, Workers, run_case
 from trine.runtime.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-REPETITIONS, STARTUP_REPETITIONS = 5, 10
+REPETITIONS = 5
+OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3}
+"""Of groups that need more or fewer."""
+LOADER_VOCABULARY = 8192
+SHAPELESS = ("startup", "encoding", "loader")
+EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks"]
 
 
 def main() -> int:
     arguments = _parse()
     try:
-        if "startup" in arguments.groups:
-            _startup(arguments)
+        for group in (group for group in SHAPELESS if group in arguments.groups):
+            {"startup": _startup, "encoding": _encoding, "loader": _loader}[group](arguments)
         for shape in arguments.shape:
             _shape(shape, arguments)
     except SideError as error:
@@ -35,47 +43,82 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    every = ["startup", *GROUPS]
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(every)}; all by default")
+    parser.add_argument("groups", nargs="*", metavar="group", help=f"{', '.join(EVERY_GROUP)}; all by default")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["mini", "small"])
     parser.add_argument("--case", nargs="+", help="only the cases of these names, such as B=16")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES), help="only these sides, such as ours")
-    parser.add_argument("--repetitions", type=int, help=f"{REPETITIONS} by default, {STARTUP_REPETITIONS} for startup")
+    parser.add_argument("--repetitions", type=int, help=f"{REPETITIONS} by default; of some groups {OWN_REPETITIONS}")
     parser.add_argument("--threads", type=int, default=0, help="of every side; by default each takes what it would")
     arguments = parser.parse_args()
-    arguments.groups = arguments.groups or every
-    if unknown := set(arguments.groups) - set(every):
+    arguments.groups = arguments.groups or EVERY_GROUP
+    if unknown := set(arguments.groups) - set(EVERY_GROUP):
         parser.error(f"unknown groups {sorted(unknown)}")
     return arguments
 
 
+def _repetitions(group: str, arguments: argparse.Namespace) -> int:
+    return int(arguments.repetitions or OWN_REPETITIONS.get(group, REPETITIONS))
+
+
 def _startup(arguments: argparse.Namespace) -> None:
-    repetitions = arguments.repetitions or STARTUP_REPETITIONS
+    repetitions = _repetitions("startup", arguments)
     result, rows = startup.measure(repetitions, with_peers=set(arguments.only) == set(SIDES))
     _finish("startup", arguments, rows, {"unit": "ms", "repetitions": repetitions, "results": [result]})
 
 
-def _shape(shape: str, arguments: argparse.Namespace) -> None:
-    """All groups of one shape, on one set of weights and with one set of workers."""
-    repetitions = arguments.repetitions or REPETITIONS
+def _encoding(arguments: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="trine-bench-") as folder,
         Workers(Path(folder), arguments.threads) as workers,
     ):
-        for group in (group for group in arguments.groups if group in GROUPS):
-            results, rows = [], []
-            for case in GROUPS[group](shape):
-                if arguments.case and case.name not in arguments.case:
-                    continue
-                if not (Path(folder) / "config.json").exists():
-                    write_model(shape, Path(folder))
-                sys.stderr.write(f"{shape}: {group} {case.name} ...\n")
-                results.append(run_case(case, workers, repetitions, set(arguments.only)))
-                rows += rows_of(case, results[-1])
-            record = {"unit": "tokens/s", "repetitions": repetitions, "sides": workers.hellos, "results": results}
-            if rows:
-                _finish(f"{group}-{shape}", arguments, rows, record)
+        write_texts(Path(folder))
+        _in_turns("encoding", "encoding", encoding(), workers, arguments)
+
+
+def _loader(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="trine-bench-") as folder:
+        write_tokenizer(Path(folder), LOADER_VOCABULARY)
+        sys.stderr.write("loader ...\n")
+        result, rows = loader.measure(Path(folder), arguments.threads)
+    _finish("loader", arguments, rows, {"unit": "%", "repetitions": 1, "results": [result]})
+
+
+def _shape(shape: str, arguments: argparse.Namespace) -> None:
+    """All groups of one shape, on one set of weights."""
+    with (
+        tempfile.TemporaryDirectory(prefix="trine-bench-") as folder,
+        Workers(Path(folder), arguments.threads) as workers,
+    ):
+        for group in (group for group in arguments.groups if group not in SHAPELESS):
+            cases = GROUPS[group](shape) if group in GROUPS else []
+            if (cases or group not in GROUPS) and not (Path(folder) / "config.json").exists():
+                write_model(shape, Path(folder))
+            name = f"{group}-{shape}"
+            if group in GROUPS:
+                _in_turns(group, name, cases, workers, arguments)
+                continue
+            workers.keep_only(set())
+            repetitions = _repetitions(group, arguments)
+            measure = {"memory": memory.measure, "ranks": ranks.measure}[group]
+            result, rows = measure(shape, Path(folder), repetitions, arguments.threads)
+            unit = {"memory": "MB", "ranks": "tokens/s"}[group]
+            _finish(name, arguments, rows, {"unit": unit, "repetitions": repetitions, "results": [result]})
+
+
+def _in_turns(group: str, name: str, cases: list[Case], workers: Workers, arguments: argparse.Namespace) -> None:
+    results, rows = [], []
+    repetitions = _repetitions(group, arguments)
+    for case in cases:
+        if arguments.case and case.name not in arguments.case:
+            continue
+        sys.stderr.write(f"{name}: {case.name} ...\n")
+        results.append(run_case(case, workers, repetitions, set(arguments.only)))
+        rows += rows_of(case, results[-1])
+    if rows:
+        unit = {"tokens": "tokens/s", "megabytes": "MB/s"}[cases[0].counts]
+        record = {"unit": unit, "repetitions": repetitions, "sides": workers.hellos, "results": results}
+        _finish(name, arguments, rows, record)
 
 
 def _finish(name: str, arguments: argparse.Namespace, rows: list[Row], record: dict[str, Any]) -> None:

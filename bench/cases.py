@@ -1,23 +1,7 @@
 """The speed table as data: which sides there are, what each case asks of them, and the ratio that is aimed at."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
-# glibc reads these at start-up and then keeps freed memory, as Trine has it do (trine.runtime.allocator).
-TUNED_ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Side:
-    """One process: `python -m module options`, in an environment of nothing but the basics and `environment`."""
-
-    module: str
-    options: dict[str, Any]
-    environment: dict[str, str] = field(default_factory=dict)
-    warm_ups: int = 1
-
+from bench import training_cases
+from bench.records import TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
 _TRANSFORMERS, _LLAMA = "bench.side_transformers", "bench.side_llama"
 SIDES = {
@@ -30,45 +14,8 @@ SIDES = {
     ),
     "llama.cpp bf16": Side(_LLAMA, {"gguf": "bf16"}),
     "llama.cpp q8_0": Side(_LLAMA, {"gguf": "q8_0"}),
+    **training_cases.SIDES,
 }
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A side and what it is asked to do."""
-
-    side: str
-    work: str
-    arguments: dict[str, Any]
-    variant: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"{self.side}, {self.variant}" if self.variant else self.side
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ours against the best of `contenders`; `target` is the ratio of tokens per second aimed at."""
-
-    label: str
-    contenders: tuple[Contender, ...]
-    target: float | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    group: str
-    name: str
-    ours: Contender
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def contenders(self) -> list[Contender]:
-        """Ours first, then every peer once."""
-        peers = [contender for comparison in self.comparisons for contender in comparison.contenders]
-        return list({contender.name: contender for contender in (self.ours, *peers)}.values())
-
 
 LLAMA_TARGETS = {"small": {1: 1.05, 16: 1.05, 64: 1.05}, "mini": {1: 0.7, 16: 0.9, 64: 1.0}}
 
@@ -141,5 +88,5 @@ def _log_probs(shape: str) -> list[Case]:
 
 GROUPS = {
     "generation": _generation, "int8": _int8, "continuous": _continuous, "shared-prompt": _shared_prompt,
-    "log-probs": _log_probs,
+    "log-probs": _log_probs, **training_cases.GROUPS,
 }  # fmt: skip

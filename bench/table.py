@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.cases import Case, Comparison
+from bench.records import Case, Comparison
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def rows_of(case: Case, result: dict[str, Any]) -> list[Row]:
     """One row per comparison that was asked for; where none was, one with our figure alone."""
     name = f"{case.group} {case.name}"
     speeds = {
-        contender: [run["tokens"] / run["seconds"] for run in runs] for contender, runs in result["samples"].items()
+        contender: [run[case.counts] / run["seconds"] for run in runs] for contender, runs in result["samples"].items()
     }
     if case.ours.name not in speeds:
         return [Row(name, None, note=f"ours: {result['absent'].get(case.ours.name, 'not asked for')}")]

@@ -13,10 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bench.cases import SIDES, Case, Contender
+from bench.cases import SIDES
+from bench.records import Case, Contender
 
-KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR")
+KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
 PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
+LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
 
 
@@ -100,11 +102,17 @@ class Workers(ExitStack):
             self._running[side], self.hellos[side] = worker, worker.hello
         return self._running[side].run(contender, next(self._seeds))
 
+    def keep_only(self, sides: set[str]) -> None:
+        """Close the workers of other sides: a machine has not the memory for all of them at once."""
+        for side in self._running.keys() - sides:
+            self._running.pop(side).close()
+
 
 def run_case(case: Case, workers: Workers, repetitions: int, sides: set[str]) -> dict[str, Any]:
     """`samples` and `warm_ups` of every contender of `sides`, and `absent`: contender -> why it has none."""
     warm_ups: dict[str, list[Sample]] = {}
     absent: dict[str, str] = {}
+    workers.keep_only({contender.side for contender in case.contenders})
     for contender in (contender for contender in case.contenders if contender.side in sides):
         try:
             warm_ups[contender.name] = [workers.run(contender) for _ in range(SIDES[contender.side].warm_ups)]
@@ -115,6 +123,13 @@ def run_case(case: Case, workers: Workers, repetitions: int, sides: set[str]) ->
     for _ in range(repetitions):
         for contender in present:
             samples[contender.name].append(workers.run(contender))
-    if len({sample["tokens"] for runs in samples.values() for sample in runs}) > 1:
-        raise SideError(f"{case.group} {case.name}: unequal work: {samples}")
+    _check_equal_work(case, [sample for runs in [*warm_ups.values(), *samples.values()] for sample in runs])
     return {"case": case.name, "samples": samples, "warm_ups": warm_ups, "absent": absent}
+
+
+def _check_equal_work(case: Case, samples: list[Sample]) -> None:
+    """As many tokens, the very same ids where a side encodes, and the same first loss where it trains."""
+    losses = [sample["first_loss"] for sample in samples if "first_loss" in sample]
+    same_losses = not losses or max(losses) - min(losses) <= LARGEST_LOSS_DIFFERENCE
+    if not same_losses or len({(sample["tokens"], sample.get("digest")) for sample in samples}) > 1:
+        raise SideError(f"{case.group} {case.name}: unequal work: {samples}")

@@ -2,7 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cases import GROUPS, SIDES, Case, Comparison, Contender
+from bench.cases import GROUPS, SIDES
+from bench.records import Case, Comparison, Contender
 from bench.table import compare, rows_of
 from bench.workers import SideError, Workers, run_case
 
@@ -81,3 +82,36 @@ def test_every_contender_of_a_case_has_a_side_and_a_name_of_its_own(shape: str) 
         asked = [contender for comparison in case.comparisons for contender in comparison.contenders]
         assert all(contender.side in SIDES for contender in case.contenders)
         assert len(case.contenders) == 1 + len(asked)
+
+
+@pytest.mark.parametrize(("field", "values"), [("digest", ("a", "b")), ("first_loss", (10.8, 10.9))])
+def test_other_ids_and_another_first_loss_are_unequal_work(field: str, values: tuple[object, object]) -> None:
+    class Different(FakeWorkers):
+        def run(self, contender: Contender) -> dict[str, Any]:
+            return super().run(contender) | {field: values[contender is FAST]}
+
+    with pytest.raises(SideError, match="unequal work"):
+        run_case(CASE, Different({}), 1, set(SIDES))
+
+
+def test_a_case_may_count_something_else_than_tokens() -> None:
+    megabytes = Case("encoding", "Python", OURS, (Comparison("slow", (SLOW,)),), counts="megabytes")
+    sample = {"seconds": 2.0, "tokens": 7}
+    runs = {OURS.name: [sample | {"megabytes": 30.0}], SLOW.name: [sample | {"megabytes": 10.0}]}
+    (row,) = rows_of(megabytes, {"samples": runs, "warm_ups": {}, "absent": {}})
+    assert (row.ours, row.theirs, row.ratio) == (15.0, 5.0, 3.0)
+
+
+def test_workers_a_case_does_not_need_are_closed() -> None:
+    class Closed:
+        def __init__(self) -> None:
+            self.closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    workers = FakeWorkers({})
+    needed, idle = Closed(), Closed()
+    workers._running |= {OURS.side: needed, "llama.cpp bf16": idle}  # type: ignore[dict-item]
+    run_case(CASE, workers, 1, set(SIDES))
+    assert (needed.closed, idle.closed) == (False, True)
