@@ -277,7 +277,7 @@ def test_a_skipped_step_is_counted_and_leaves_weights_and_moments(tmp_path: Path
 
 def test_too_many_skipped_steps_stop_the_run_all_the_same(tmp_path: Path) -> None:
     config = LoopConfig(save_every=0, on_bad_step="skip", largest_skips=3)
-    loop, _, run = spoiled_loop(tmp_path, config, to_the_end=True)
+    loop, _, _ = spoiled_loop(tmp_path, config, to_the_end=True)
     with pytest.raises(TrineError, match="the gradient of step 8 is not finite"):
         loop.train()
     assert json.loads((tmp_path / "bad_step.json").read_text())["step"] == 8
