@@ -5,6 +5,7 @@ here is a no-op. gloo connects processes on CPUs, NCCL those on GPUs. No process
 connection ends the others with `QuietError`, and what is waited for at length is asked for, not blocked on.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -129,6 +130,7 @@ def open_world(device: torch.device) -> Iterator[World]:
     world = World(place.rank, place.size, place.local_rank, device, PrefixStore("trine", store))
     try:
         yield world
+        gc.collect()  # a wrapped module is a cycle that holds on to the process group
         world.barrier()
     except RuntimeError as error:
         raise _what_happened(error) from error

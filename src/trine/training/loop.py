@@ -215,7 +215,7 @@ class Loop:
         """
         agreed = int(self.world.largest({"signal": float(stop_request.received or 0)})["signal"])
         if agreed:
-            stop_request.received = agreed
+            stop_request.tell(agreed)
         return bool(agreed)
 
     def _evaluate(self, *, final: bool) -> dict[str, Any]:
