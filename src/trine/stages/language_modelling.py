@@ -38,7 +38,7 @@ class LanguageModelLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to learn from: `ids`, `targets` [B, T] int64, `weights` [B, T] fp32.
+    """Rows to learn from: `ids`, `targets` [B, T] int64, `weights` [B, T] fp32, which add up to `count`.
 
     `inputs` are what else `Transformer.forward` takes.
     """
@@ -46,18 +46,15 @@ class Rows:
     ids: Tensor
     targets: Tensor
     weights: Tensor
+    count: float
     inputs: dict[str, Tensor]
 
     @staticmethod
     def of_windows(windows: Tensor) -> "Rows":
         """Windows [B, T + 1] int64, in which every token but the first is a target."""
         targets = windows[:, 1:]
-        return Rows(windows[:, :-1], targets, torch.ones(targets.shape, device=windows.device), {})
-
-    @property
-    def count(self) -> float:
-        """Targets that count."""
-        return float(self.weights.sum())
+        ones = torch.ones(targets.shape, device=windows.device)
+        return Rows(windows[:, :-1], targets, ones, float(targets.numel()), {})
 
     def loss_sum(self, module: nn.Module) -> Tensor:
         """`LanguageModelLoss` (`module`, which may be wrapped) of these rows."""
@@ -65,7 +62,7 @@ class Rows:
         return total
 
     def without_weight(self) -> "Rows":
-        return replace(self, weights=torch.zeros_like(self.weights))
+        return replace(self, weights=torch.zeros_like(self.weights), count=0.0)
 
 
 def shared_loss_sum(module: nn.Module, batches: Sequence[Rows], world: World) -> tuple[float, float]:

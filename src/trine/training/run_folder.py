@@ -18,7 +18,7 @@ import yaml
 
 from trine import __version__
 from trine.runtime.distributed import ALONE, World
-from trine.runtime.errors import QuietError, TrineError
+from trine.runtime.errors import TrineError
 from trine.runtime.files import (
     disk_errors,
     read_json,
@@ -29,7 +29,7 @@ from trine.runtime.files import (
     write_jsonl,
     write_text,
 )
-from trine.runtime.launch import launch
+from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 
 # Neither where the results go nor the permission to replace them changes what they are.
@@ -113,7 +113,8 @@ def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALON
     processes and `world` does not know of them.
     """
     path = Path(config["out"])
-    _check_processes(path, world)
+    if world.size == 1:
+        one_process_only(f"{path}: this stage")
     if not world.is_main:
         with world.main_first(f"open {path}"):
             yield SilentRunFolder(path)
@@ -122,13 +123,6 @@ def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALON
         with world.main_first(f"open {path}"):
             pass
         yield run
-
-
-def _check_processes(path: Path, world: World) -> None:
-    if launch().size != world.size:
-        raise (TrineError if launch().rank == 0 else QuietError)(
-            f"{path}: this stage runs in one process and there are {launch().size}; start it without torchrun"
-        )
 
 
 @contextmanager
