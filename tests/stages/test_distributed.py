@@ -150,6 +150,16 @@ def test_a_bad_batch_of_one_process_stops_all_and_one_says_so(small: Any) -> Non
     assert second[0] == "QuietError"
 
 
+def test_a_refusal_of_the_main_process_is_said_once(small: Any) -> None:
+    config = small("run", "adamw")
+    config.out.mkdir()
+    (config.out / "metrics.jsonl").write_text('{"step": 1}\n')
+    (config.out / "run.json").write_text('{"config": {}, "inputs": {}, "trine": "0"}')
+    first, second = in_processes(2, pretrain.run, config)
+    assert first[0] == "TrineError" and "holds a run with another config" in first[1]
+    assert second[0] == "QuietError"
+
+
 def test_rows_that_do_not_divide_are_refused_with_the_numbers() -> None:
     with pytest.raises(TrineError, match="batch_rows=8 does not divide among 3 processes"):
         World(rank=0, size=3).share(8, "batch_rows")

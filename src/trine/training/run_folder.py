@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,9 @@ def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALON
     path = Path(config["out"])
     if world.size == 1:
         one_process_only(f"{path}: this stage")
-    if not world.is_main:
-        with world.main_first(f"open {path}"):
-            yield SilentRunFolder(path)
-        return
-    with _locked_run(path, config, inputs) as run:
-        with world.main_first(f"open {path}"):
-            pass
+    with ExitStack() as stack:
+        with world.main_first(f"run folder {path}"):
+            run = stack.enter_context(_locked_run(path, config, inputs)) if world.is_main else SilentRunFolder(path)
         yield run
 
 
