@@ -8,13 +8,14 @@ import torch
 from bench.batching import packed_rows, packed_steps, padded_rows, padded_steps
 from bench.encoding_runs import encoding_work
 from bench.flops import flops_per_token, product_shapes
-from bench.our_step import LossSum, optimizers_of, training_step
+from bench.our_step import optimizers_of, training_step
 from bench.training_runs import training_work
 
 from trine.data.rows import window_batch
 from trine.model.config import ModelConfig, gpt2_config, qwen3_config
 from trine.model.transformer import Transformer, initialize
 from trine.records import TokenSpan
+from trine.stages.language_modelling import LanguageModelLoss, loss_sum
 
 GPT2 = gpt2_config(vocab_size=96, context=64, layers=2, width=32, heads=2)
 QWEN3 = qwen3_config(vocab_size=96, context=64, layers=2, width=64, heads=4)
@@ -72,12 +73,12 @@ def test_grouping_by_length_needs_fewer_steps_and_packing_fewer_still() -> None:
 
 
 def test_packed_and_padded_rows_have_the_same_targets_and_the_same_loss() -> None:
-    lengths, loss_sum = [9, 5, 12, 3], LossSum(model_of(GPT2))
+    lengths, module = [9, 5, 12, 3], LanguageModelLoss(model_of(GPT2))
     examples = spans(lengths)
     packed = packed_rows(examples, [[0, 1], [2, 3]], 16)
     padded = padded_rows(examples, [[0], [1], [2], [3]])
     assert packed.count == padded.count == sum(length - 1 for length in lengths)
-    assert float(loss_sum(packed).detach()) == pytest.approx(float(loss_sum(padded).detach()), rel=1e-6)
+    assert float(loss_sum(module, packed).detach()) == pytest.approx(float(loss_sum(module, padded).detach()), rel=1e-6)
 
 
 def test_our_step_does_not_depend_on_micro_batches() -> None:
@@ -86,7 +87,7 @@ def test_our_step_does_not_depend_on_micro_batches() -> None:
     for size in (4, 1):
         model = model_of(GPT2)
         batches = [window_batch(part) for part in windows.split(size)]
-        training_step(LossSum(model), optimizers_of(model), batches)
+        training_step(LanguageModelLoss(model), optimizers_of(model), batches)
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.allclose(*weights, atol=2e-6)
 

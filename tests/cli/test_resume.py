@@ -59,13 +59,13 @@ def stop(process: subprocess.Popen[str], run: Path, after: int, number: signal.S
 
 @pytest.fixture
 def pretrain(corpus_folder: Path, tokenizer_run: Path) -> Callable[[Path], list[str]]:
-    """The command that pretrains into a folder, 500 steps with a checkpoint every 20."""
+    """The command that pretrains into a folder, with a checkpoint every 20 steps."""
 
-    def arguments(out: Path) -> list[str]:
+    def arguments(out: Path, count: int = 500) -> list[str]:
         return [
             "pretrain", "--out", str(out), "--corpus.folders", str(corpus_folder), "--corpus.held_out_share", "0.25",
             "--tokenizer", str(tokenizer_run), "--model.layers", "2", "--model.width", "32", "--model.heads", "2",
-            "--model.context", "64", "--tokens", str(500 * 2 * 32), "--row_tokens", "32", "--batch_rows", "2",
+            "--model.context", "64", "--tokens", str(count * 2 * 32), "--row_tokens", "32", "--batch_rows", "2",
             "--micro_batch_rows", "2", "--loop.save_every", "20", "--loop.evaluate_every", "100", *HARDWARE,
         ]  # fmt: skip
 
@@ -117,29 +117,44 @@ def stop_one(processes: list[subprocess.Popen[str]], run: Path, after: int, numb
 
 
 def test_two_processes_of_which_one_is_stopped_leave_together_and_go_on_as_one(
-    tmp_path: Path, pretrain: Callable[[Path], list[str]]
+    tmp_path: Path, pretrain: Callable[..., list[str]]
 ) -> None:
     """A signal to one saves and stops both; a killed one takes the other along, which loses at most one interval."""
     run, straight = tmp_path / "run", tmp_path / "straight"
-    (code, words), (other_code, other_words) = stop_one(ranks(tmp_path, pretrain(run)), run, 30, signal.SIGTERM)
+    command = pretrain(run, 150)
+    (code, words), (other_code, other_words) = stop_one(ranks(tmp_path, command), run, 30, signal.SIGTERM)
     assert code == other_code == 143
     assert "stopped by SIGTERM; the same command continues" in words and "stopped" not in other_words
     stopped_at = steps(run)[-1]
-    assert [path.name for path in (run / "checkpoints").iterdir()][-1:] and stopped_at >= 30
+    assert (run / "checkpoints" / f"step-{stopped_at:08d}").is_dir()
 
-    (code, words), (other_code, _) = stop_one(ranks(tmp_path, pretrain(run)), run, stopped_at + 45, signal.SIGKILL)
+    (code, words), (other_code, _) = stop_one(ranks(tmp_path, command), run, stopped_at + 45, signal.SIGKILL)
     assert (code, other_code) == (2, -signal.SIGKILL)
-    assert f"continuing after step {stopped_at} of 500" in words and "Traceback" not in words
+    assert f"continuing after step {stopped_at} of 150" in words and "Traceback" not in words
     killed_at = steps(run)[-1]
 
-    process = start(tmp_path, pretrain(run))
+    process = start(tmp_path, command)
     _, words = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 0
     continued = int(words.split("continuing after step ")[1].split()[0])
     assert killed_at - 20 <= continued <= killed_at
-    finish(tmp_path, pretrain(straight))
-    assert steps(run) == steps(straight) == list(range(1, 501))
+    finish(tmp_path, pretrain(straight, 150))
+    assert steps(run) == steps(straight) == list(range(1, 151))
     assert losses(run) == pytest.approx(losses(straight), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_torchrun_passes_the_signal_on_and_starts_it_again(tmp_path: Path, pretrain: Callable[..., list[str]]) -> None:
+    """Its agent serves the processes' store, and leaves with a code of its own."""
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trine"]
+    for after in (30, 80):
+        process = subprocess.Popen([*launcher, *pretrain(run, 150)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        _, words = stop(process, run, after, signal.SIGTERM)
+        assert words.count("stopped by SIGTERM; the same command continues") == 1
+        assert (run / "checkpoints" / f"step-{steps(run)[-1]:08d}").is_dir()
+    subprocess.run([*launcher, *pretrain(run, 150), "--parallel", "fsdp"], cwd=tmp_path, check=True, timeout=240)
+    assert steps(run) == list(range(1, 151)) and (run / "done.json").exists()
 
 
 REWARD = """

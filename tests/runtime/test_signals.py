@@ -26,6 +26,24 @@ def test_the_second_signal_stops_at_once() -> None:
         request._on_signal(signal.SIGINT, None)
 
 
+def test_what_another_process_told_is_no_first_signal() -> None:
+    """It asks for the same, and a signal that arrives after it is this process's first."""
+    request = StopRequest()
+    request.tell(signal.SIGTERM)
+    request._on_signal(signal.SIGTERM, None)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        request.check()
+    with pytest.raises(Interrupted, match="SIGINT"):
+        request._on_signal(signal.SIGINT, None)
+
+
+def test_a_signal_of_ones_own_stays_when_another_process_tells_one() -> None:
+    request = StopRequest()
+    request._on_signal(signal.SIGINT, None)
+    request.tell(signal.SIGTERM)
+    assert request.received == signal.SIGINT
+
+
 def test_installing_catches_real_signals() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     request = StopRequest()

@@ -11,7 +11,8 @@ import torch
 
 from tests.conftest import PLAIN_CPU, pretrain_config
 from tests.several_processes import in_processes
-from trine.config.base import CorpusConfig, LoopConfig, OptimizerConfig
+from trine.config.base import LoopConfig, OptimizerConfig
+from trine.config.corpus import CorpusConfig
 from trine.config.text import PretrainConfig
 from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
@@ -147,6 +148,16 @@ def test_a_bad_batch_of_one_process_is_skipped_by_all(small: Any) -> None:
 def test_a_bad_batch_of_one_process_stops_all_and_one_says_so(small: Any) -> None:
     first, second = in_processes(2, break_the_last_process, small("run", "adamw"), "nan")
     assert first[0] == "TrineError" and "the gradient of step 5 is not finite" in first[1]
+    assert second[0] == "QuietError"
+
+
+def test_a_refusal_of_the_main_process_is_said_once(small: Any) -> None:
+    config = small("run", "adamw")
+    config.out.mkdir()
+    (config.out / "metrics.jsonl").write_text('{"step": 1}\n')
+    (config.out / "run.json").write_text('{"config": {}, "inputs": {}, "trine": "0"}')
+    first, second = in_processes(2, pretrain.run, config)
+    assert first[0] == "TrineError" and "holds a run with another config" in first[1]
     assert second[0] == "QuietError"
 
 

@@ -14,6 +14,7 @@ from trine.runtime import files
 from trine.runtime.errors import TrineError
 from trine.training.checkpoints import (
     ONLY_FILE,
+    _read_parts,
     list_checkpoints,
     load_checkpoint,
     optimizer_tensors,
@@ -74,6 +75,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         name: tensor.tolist() for name, tensor in tensors_of(7).items()
     }
     assert loaded[1] == {"step": 7, "objective": {"beta": 0.7}}
+
+
+def test_what_one_process_writes_is_what_pytorchs_planner_reads(tmp_path: Path) -> None:
+    """The form of `HuggingFaceStorageWriter`, so that any number of processes can go on."""
+    save(tmp_path, 7)
+    read = _read_parts(tmp_path / "step-00000007", {})
+    assert read.keys() == tensors_of(7).keys()
+    assert all(torch.equal(tensor, tensors_of(7)[name]) for name, tensor in read.items())
 
 
 def test_without_checkpoints_there_is_nothing_to_load(tmp_path: Path) -> None:

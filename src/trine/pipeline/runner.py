@@ -13,6 +13,7 @@ from trine.pipeline.recipes import Recipe, load_recipe
 from trine.runtime.allocator import give_back_memory
 from trine.runtime.device import choose_hardware
 from trine.runtime.files import write_json
+from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
@@ -21,6 +22,7 @@ from trine.runtime.speed import time_factor
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
+    one_process_only("a recipe")
     recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""

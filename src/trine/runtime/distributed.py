@@ -5,6 +5,7 @@ here is a no-op. gloo connects processes on CPUs, NCCL those on GPUs. No process
 connection ends the others with `QuietError`, and what is waited for at length is asked for, not blocked on.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -24,12 +25,15 @@ from trine.runtime.signals import Interrupted, stop_request
 # How long a process may be behind the others within a step.
 STEP_TIMEOUT = timedelta(minutes=10)
 SECONDS_BETWEEN_QUESTIONS = 0.05
+DONE, FAILED = "done", "failed"
 
 
 class KeyValueStore(Protocol):
     """What processes leave notes in for each other."""
 
     def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
 
     def check(self, keys: list[str]) -> bool: ...
 
@@ -77,7 +81,9 @@ class World:
     def share(self, total: int, name: str) -> tuple[int, int]:
         """(first, count) of this process's part of `total`; `TrineError` when it does not divide evenly."""
         if total % self.size:
-            raise TrineError(f"{name}={total} does not divide among {self.size} processes; choose a multiple of it")
+            raise (TrineError if self.is_main else QuietError)(
+                f"{name}={total} does not divide among {self.size} processes; choose a multiple of {self.size}"
+            )
         count = total // self.size
         return self.rank * count, count
 
@@ -91,17 +97,26 @@ class World:
 
         `name` is unique in the run.
         """
-        if not self.is_main:
-            self._wait_for(name)
-        yield
-        if self.is_main and self.store is not None:
-            self.store.set(name, "done")
+        if self.store is None:
+            yield
+        elif self.is_main:
+            outcome = FAILED
+            try:
+                yield
+                outcome = DONE
+            finally:
+                self.store.set(name, outcome)
+        else:
+            self._wait_for(self.store, name)
+            yield
 
-    def _wait_for(self, name: str) -> None:
-        assert self.store is not None
-        while not self.store.check([name]):
+    def _wait_for(self, store: KeyValueStore, name: str) -> None:
+        while not store.check([name]):
             stop_request.check()
             time.sleep(SECONDS_BETWEEN_QUESTIONS)
+        if store.get(name) != DONE.encode():
+            stop_request.check()
+            raise QuietError(f"process {self.rank} waited for one that failed: {name}")
 
 
 ALONE = World()
@@ -129,6 +144,7 @@ def open_world(device: torch.device) -> Iterator[World]:
     world = World(place.rank, place.size, place.local_rank, device, PrefixStore("trine", store))
     try:
         yield world
+        gc.collect()  # a wrapped module is a cycle that holds on to the process group
         world.barrier()
     except RuntimeError as error:
         raise _what_happened(error) from error

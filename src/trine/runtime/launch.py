@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from trine.runtime.errors import QuietError, TrineError
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -12,6 +14,14 @@ class Launch:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+
+
+def one_process_only(what: str) -> None:
+    """Raise a `TrineError` when there are several."""
+    place = launch()
+    if place.size > 1:
+        message = f"{what} runs in one process and there are {place.size}; start it without torchrun"
+        raise (TrineError if place.rank == 0 else QuietError)(message)
 
 
 def launch() -> Launch:

@@ -17,15 +17,21 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._told = False
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and not self._told:
             raise Interrupted(number)
-        self.received = number
+        self.received, self._told = number, False
+
+    def tell(self, number: int) -> None:
+        """A signal that reached another process of the run; the same one may still be on its way to this one."""
+        if self.received is None:
+            self.received, self._told = number, True
 
     def check(self) -> None:
         """Raise `Interrupted` when a signal has come; call where nothing is left half-done."""

@@ -143,7 +143,8 @@ class Loop:
                 stopping = self._stopping()
                 if self.objective.may_save(step) and (stopping or self._due(step, self.config.save_every)):
                     self._save(step)
-                    stop_request.check()
+                    if stopping:
+                        stop_request.check()
         results = self._evaluate(final=True)
         if results:
             self.run.log({"step": step, **results})
@@ -208,10 +209,14 @@ class Loop:
         return {"seconds": seconds, "tokens_per_second": speed, **share}
 
     def _stopping(self) -> bool:
-        """Whether a signal has come to any process; then all have it and stop after the same step."""
-        received = self.world.largest({"signal": float(stop_request.received or 0)})["signal"]
-        stop_request.received = int(received) or None
-        return stop_request.received is not None
+        """Whether a signal had come to any process when all looked; then all have it and stop after the same step.
+
+        One that comes later is seen after the next step: it must be neither forgotten nor acted on alone.
+        """
+        agreed = int(self.world.largest({"signal": float(stop_request.received or 0)})["signal"])
+        if agreed:
+            stop_request.tell(agreed)
+        return bool(agreed)
 
     def _evaluate(self, *, final: bool) -> dict[str, Any]:
         self.model.eval()

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 
 from trine import __version__
 from trine.runtime.distributed import ALONE, World
-from trine.runtime.errors import QuietError, TrineError
+from trine.runtime.errors import TrineError
 from trine.runtime.files import (
     disk_errors,
     read_json,
@@ -29,7 +29,7 @@ from trine.runtime.files import (
     write_jsonl,
     write_text,
 )
-from trine.runtime.launch import launch
+from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 from trine.training.tracking import Tracking
 
@@ -132,22 +132,12 @@ def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALON
     processes and `world` does not know of them.
     """
     path = Path(config["out"])
-    _check_processes(path, world)
-    if not world.is_main:
-        with world.main_first(f"open {path}"):
-            yield SilentRunFolder(path)
-        return
-    with _locked_run(path, config, inputs) as run:
-        with world.main_first(f"open {path}"):
-            pass
+    if world.size == 1:
+        one_process_only(f"{path}: this stage")
+    with ExitStack() as stack:
+        with world.main_first(f"run folder {path}"):
+            run = stack.enter_context(_locked_run(path, config, inputs)) if world.is_main else SilentRunFolder(path)
         yield run
-
-
-def _check_processes(path: Path, world: World) -> None:
-    if launch().size != world.size:
-        raise (TrineError if launch().rank == 0 else QuietError)(
-            f"{path}: this stage runs in one process and there are {launch().size}; start it without torchrun"
-        )
 
 
 @contextmanager
