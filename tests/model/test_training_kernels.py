@@ -122,7 +122,9 @@ def test_turn_heads(dtype: torch.dtype, normed: bool, turned: bool, threads: int
 def starts_of(*rows: list[int]) -> Tensor:
     """Documents of these lengths in each row."""
     ends = [torch.tensor(lengths).cumsum(0) for lengths in rows]
-    return torch.stack([(end - torch.tensor(row)).repeat_interleave(torch.tensor(row)) for end, row in zip(ends, rows)])
+    return torch.stack(
+        [(end - torch.tensor(row)).repeat_interleave(torch.tensor(row)) for end, row in zip(ends, rows, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
