@@ -23,8 +23,7 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:  # type: ignore[override]
         weight_cast = weight.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden)
-        wanted = ctx.needs_input_grad[1]  # not where the table is frozen, as under LoRA
-        weight_gradient = torch.zeros(weight.shape if wanted else 0, dtype=torch.float32, device=weight.device)
+        weight_gradient: Tensor | None = None
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -32,9 +31,10 @@ class _CrossEntropySum(torch.autograd.Function):
                 F.linear(hidden[rows], weight_cast), targets[rows], row_weights[rows]
             )
             total += losses.sum(dtype=total.dtype)
-            hidden_gradient[rows] = gradient @ weight_cast
-            if wanted:
-                weight_gradient += gradient.mT @ hidden[rows]
+            torch.mm(gradient, weight_cast, out=hidden_gradient[rows])
+            if ctx.needs_input_grad[1]:  # not where the table is frozen, as under LoRA
+                part = gradient.mT @ hidden[rows]
+                weight_gradient = part.float() if weight_gradient is None else weight_gradient.add_(part)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.weight_dtype = weight.dtype
         return total
@@ -45,9 +45,7 @@ class _CrossEntropySum(torch.autograd.Function):
         scale = gradients[0]
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
-            (weight_gradient * scale.to(weight_gradient.dtype)).to(ctx.weight_dtype)
-            if ctx.needs_input_grad[1]
-            else None,
+            None if weight_gradient is None else (weight_gradient * scale.to(torch.float32)).to(ctx.weight_dtype),
             None,
             None,
         )

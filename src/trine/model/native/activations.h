@@ -8,8 +8,9 @@ template <class T> void gelu_forward(const T* x, T* out, int64_t count, int64_t 
     });
 }
 
-// With s = 1 / (1 + e^-2u): gelu = x s, its slope s + 2 x s (1 - s) u'.
+// With s = 1 / (1 + e^-2u): gelu = x s, its slope s + 2 x s (1 - s) u'. Beyond 30 it is 0 or 1, and squares stay finite.
 inline floats gelu_slope(floats x) {
+    x = at_most(30.0f, -at_most(30.0f, -x));
     floats square = x * x;
     floats u = 0.7978845608f * x * (1.0f + 0.044715f * square);
     floats s = reciprocal(1.0f + exponential(-2.0f * u));

@@ -20,6 +20,17 @@ inline halves rounded(const float* from) {
     return value;
 }
 
+// 32 neighbours as 16 words. (Joined in memory, two halves would have to wait for each other.)
+inline words rounded_pairs(const float* from) {
+#if defined(__AVX512BF16__)
+    __m512bh both = _mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
+    return load_as<words>(&both);
+#else
+    halves parts[2] = {rounded(from), rounded(from + LANES)};
+    return load_as<words>(parts);
+#endif
+}
+
 // Panels over the columns of from [rows][columns], pairs along its rows; what is missing is 0.
 template <class T> void pack_rows(const T* from, int64_t rows, int64_t columns, uint32_t* to, int64_t threads) {
     int64_t pairs = (rows + 1) / 2;
@@ -40,11 +51,7 @@ inline void pack_columns(const float* from, int64_t rows, int64_t columns, uint3
         for (int64_t row = first * LANES; row < last * LANES; row += LANES)
             for (int64_t i = 0; i < columns; i += 2 * LANES) {
                 words block[LANES] = {};
-                for (int k = 0; k < LANES && row + k < rows; k++) {
-                    halves parts[2] = {rounded(from + (row + k) * columns + i),
-                                       rounded(from + (row + k) * columns + i + LANES)};
-                    std::memcpy(&block[k], parts, sizeof(words));
-                }
+                for (int k = 0; k < LANES && row + k < rows; k++) block[k] = rounded_pairs(from + (row + k) * columns + i);
                 transpose_16(block);
                 uint32_t* target = to + (row / PANEL * columns / 2 + i / 2) * PANEL + row % PANEL;
                 for (int k = 0; k < LANES; k++) std::memcpy(target + k * PANEL, &block[k], sizeof(words));
