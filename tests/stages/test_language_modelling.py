@@ -25,6 +25,7 @@ def test_the_module_sums_what_logits_say() -> None:
     assert rows.count == 3 * 16
 
 
+@torch.no_grad()
 def test_rows_without_weight_add_nothing() -> None:
     module, rows = LanguageModelLoss(tiny_model()), Rows.of_windows(random_ids(2, 9))
     assert shared_loss_sum(module, [rows.without_weight()], ALONE) == (0.0, 0.0)
