@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tests.tiny import random_ids, tiny_config, tiny_model
+from trine.data.rows import window_batch
 from trine.runtime.distributed import ALONE
 from trine.stages.language_modelling import (
     LanguageModelLoss,
-    Rows,
+    loss_sum,
     shared_loss_sum,
     training_flops_per_token,
     whole_model,
@@ -16,18 +17,18 @@ from trine.stages.language_modelling import (
 
 def test_the_module_sums_what_logits_say() -> None:
     model, windows = tiny_model("gpt2"), random_ids(3, 17)
-    rows = Rows.of_windows(windows)
+    rows = window_batch(windows)
     logits = model(windows[:, :-1]) @ model.output_weight.T
     expected = torch.nn.functional.cross_entropy(
         logits.detach().flatten(0, 1), windows[:, 1:].flatten(), reduction="sum"
     )
-    assert float(rows.loss_sum(LanguageModelLoss(model)).detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss_sum(LanguageModelLoss(model), rows).detach()) == pytest.approx(float(expected), rel=1e-5)
     assert rows.count == 3 * 16
 
 
 @torch.no_grad()
 def test_rows_without_weight_add_nothing() -> None:
-    module, rows = LanguageModelLoss(tiny_model()), Rows.of_windows(random_ids(2, 9))
+    module, rows = LanguageModelLoss(tiny_model()), window_batch(random_ids(2, 9))
     assert shared_loss_sum(module, [rows.without_weight()], ALONE) == (0.0, 0.0)
     once, thrice = (shared_loss_sum(module, [rows] * count, ALONE) for count in (1, 3))
     assert thrice == (pytest.approx(3 * once[0]), 3 * once[1])
