@@ -14,11 +14,11 @@ from tests.several_processes import in_processes
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.corpus import CorpusConfig
 from trine.config.text import PretrainConfig
+from trine.data.rows import Batch
 from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages import pretrain
-from trine.stages.language_modelling import Rows
 from trine.stages.opening import open_hardware
 from trine.training.checkpoints import list_checkpoints
 
@@ -74,7 +74,7 @@ def stop_in_the_last_process(configs: Sequence[PretrainConfig], step: int) -> li
 
     batches = pretrain.PretrainObjective.batches
 
-    def signalled(self: pretrain.PretrainObjective, at: int) -> Sequence[Rows]:
+    def signalled(self: pretrain.PretrainObjective, at: int) -> Sequence[Batch]:
         if at + 1 == step and os.environ["RANK"] == "1":
             stop_request.received = 15
         return batches(self, at)
@@ -117,7 +117,7 @@ def break_the_last_process(config: PretrainConfig, how: str) -> Any:
 
     batches = pretrain.PretrainObjective.batches
 
-    def broken(self: pretrain.PretrainObjective, step: int) -> Sequence[Rows]:
+    def broken(self: pretrain.PretrainObjective, step: int) -> Sequence[Batch]:
         found = batches(self, step)
         if step == 4 and os.environ["RANK"] == "1":
             if how == "error":
