@@ -13,6 +13,9 @@ constexpr int64_t PANEL = 64, ROW_CHUNK = 128, PAIR_CHUNK = 1024;
 
 inline int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
+// From one panel to the next: a line more than it takes, or panels of a power of 2 would share few lines of the cache.
+inline int64_t panel_stride(int64_t pairs) { return pairs * PANEL + LANES; }
+
 inline halves rounded(const bf16* from) { return load_as<halves>(from); }
 inline halves rounded(const float* from) {
     halves value;
@@ -40,7 +43,7 @@ template <class T> void pack_rows(const T* from, int64_t rows, int64_t columns, 
                 const T* at = from + 2 * pair * columns + i;
                 words value{};
                 if (i < columns) value = interleaved(rounded(at), 2 * pair + 1 < rows ? rounded(at + columns) : halves{});
-                std::memcpy(to + (i / PANEL * pairs + pair) * PANEL + i % PANEL, &value, sizeof(value));
+                std::memcpy(to + i / PANEL * panel_stride(pairs) + pair * PANEL + i % PANEL, &value, sizeof(value));
             }
     });
 }
@@ -53,7 +56,7 @@ inline void pack_columns(const float* from, int64_t rows, int64_t columns, uint3
                 words block[LANES] = {};
                 for (int k = 0; k < LANES && row + k < rows; k++) block[k] = rounded_pairs(from + (row + k) * columns + i);
                 transpose_16(block);
-                uint32_t* target = to + (row / PANEL * columns / 2 + i / 2) * PANEL + row % PANEL;
+                uint32_t* target = to + row / PANEL * panel_stride(columns / 2) + i / 2 * PANEL + row % PANEL;
                 for (int k = 0; k < LANES; k++) std::memcpy(target + k * PANEL, &block[k], sizeof(words));
             }
     });
@@ -105,7 +108,7 @@ void multiply_panels(const Left& left, int64_t rows, const uint32_t* panels, int
         for (int64_t first = 0; first < pairs; first += step) {
             Left part{left.at + first * left.pair_stride, left.row_stride, left.pair_stride};
             for (int64_t row = chunk * ROW_CHUNK; row < end; row += TILE_ROWS)
-                panel_tile(part, panels + (panel * pairs + first) * PANEL, std::min(step, pairs - first), row, end,
+                panel_tile(part, panels + panel * panel_stride(pairs) + first * PANEL, std::min(step, pairs - first), row, end,
                            panel * PANEL, columns, first ? nullptr : bias, out, first > 0);
         }
     }
@@ -118,7 +121,7 @@ struct LinearSizes {
 // out [rows][outputs] = x weight^T + bias
 inline void linear_forward(const LinearSizes& size, const bf16* x, const float* weight, const float* bias, bf16* out,
                            int64_t threads) {
-    Scratch<uint32_t> panels(panels_of(size.outputs) * PANEL * size.inputs / 2);
+    Scratch<uint32_t> panels(panels_of(size.outputs) * panel_stride(size.inputs / 2));
     pack_columns(weight, size.outputs, size.inputs, panels, threads);
     multiply_panels({(const uint32_t*)x, size.inputs / 2, 1}, size.rows, panels, size.inputs / 2, size.outputs, bias, out,
                     threads);
@@ -127,7 +130,7 @@ inline void linear_forward(const LinearSizes& size, const bf16* x, const float* 
 // x_gradient [rows][inputs] = gradient weight
 inline void linear_input_backward(const LinearSizes& size, const bf16* gradient, const float* weight, bf16* x_gradient,
                                   int64_t threads) {
-    Scratch<uint32_t> panels(panels_of(size.inputs) * PANEL * size.outputs / 2);
+    Scratch<uint32_t> panels(panels_of(size.inputs) * panel_stride(size.outputs / 2));
     pack_rows(weight, size.outputs, size.inputs, panels, threads);
     multiply_panels({(const uint32_t*)gradient, size.outputs / 2, 1}, size.rows, panels, size.outputs / 2, size.inputs,
                     nullptr, x_gradient, threads);
@@ -137,10 +140,10 @@ inline void linear_input_backward(const LinearSizes& size, const bf16* gradient,
 inline void linear_weight_backward(const LinearSizes& size, const bf16* gradient, const bf16* x, float* weight_gradient,
                                    int64_t threads) {
     int64_t pairs = (size.rows + 1) / 2;
-    Scratch<uint32_t> left(panels_of(size.outputs) * PANEL * pairs), right(panels_of(size.inputs) * PANEL * pairs);
+    Scratch<uint32_t> left(panels_of(size.outputs) * panel_stride(pairs)), right(panels_of(size.inputs) * panel_stride(pairs));
     pack_rows(gradient, size.rows, size.outputs, left, threads);
     pack_rows(x, size.rows, size.inputs, right, threads);
     for (int64_t panel = 0; panel < panels_of(size.outputs); panel++)
-        multiply_panels({left + panel * PANEL * pairs, 1, PANEL}, std::min(PANEL, size.outputs - panel * PANEL), right,
+        multiply_panels({left + panel * panel_stride(pairs), 1, PANEL}, std::min(PANEL, size.outputs - panel * PANEL), right,
                         pairs, size.inputs, nullptr, weight_gradient + panel * PANEL * size.inputs, threads);
 }
