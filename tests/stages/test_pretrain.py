@@ -72,3 +72,28 @@ def test_a_finished_run_is_left_alone(pretrain_run: Path, corpus: CorpusConfig, 
     before = (pretrain_run / "model" / "model.safetensors").stat().st_mtime_ns
     run(pretrain_config(pretrain_run, corpus, tokenizer_run))
     assert (pretrain_run / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_recomputed_blocks_change_memory_and_not_a_bit(
+    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path
+) -> None:
+    kept, again = (
+        run(
+            pretrain_config(
+                tmp_path / str(recompute), corpus, tokenizer_run, tokens=5 * 4 * 64, recompute_blocks=recompute
+            )
+        )
+        for recompute in (False, True)
+    )
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (kept, again)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path) -> None:
+    losses = []
+    for switch in ("off", "on"):
+        config = pretrain_config(tmp_path / switch, corpus, tokenizer_run, tokens=5 * 4 * 64, compile=switch)
+        rows = read_jsonl(run(config) / "metrics.jsonl")
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -80,6 +80,11 @@ class PretrainConfig(StageConfig):
     """rows that go through the model at once; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
     """held-out tokens read by each evaluation during training; the last one reads all"""
+    recompute_blocks: bool = False
+    """gradient checkpointing: keep what enters each block and make the rest again in the backward pass; less memory,
+    about a third more time, the same results"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """let torch.compile fuse the forward and backward pass; auto: on a GPU"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp a part of it in each; auto is ddp"""
     sample_prompts: tuple[str, ...] = ("import numpy as", "def ")

@@ -6,6 +6,7 @@ Shapes: B rows, T time.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trine.algorithms.log_probs import cross_entropy_sum
@@ -20,18 +21,22 @@ from trine.training.parallel import is_sharded, whole_weights
 
 
 class LanguageModelLoss(nn.Module):
-    """The whole loss in one forward pass, which is what DDP and FSDP can wrap."""
+    """The whole loss in one forward pass, which is what DDP and FSDP can wrap.
 
-    def __init__(self, model: Transformer) -> None:
+    `compiled`: the model's part of it goes through torch.compile; the loss stays as it is, a chunk of logits at a time.
+    """
+
+    def __init__(self, model: Transformer, *, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._compiled = torch.compile(model.forward) if compiled else None
 
     def forward(self, ids: Tensor, targets: Tensor, weights: Tensor, **inputs: Any) -> Tensor:
         """Sum of weights * -log p(targets), in nats, a float64 scalar; `ids`, `targets`, `weights` [B, T].
 
         `inputs` are what else `Transformer.forward` takes.
         """
-        hidden = self.model(ids, **inputs).flatten(0, 1)
+        hidden = (self._compiled or self.model)(ids, **inputs).flatten(0, 1)
         return cross_entropy_sum(hidden, self.model.output_weight, targets.flatten(), weights.flatten())
 
 

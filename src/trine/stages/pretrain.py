@@ -104,7 +104,10 @@ def _train(
     model = Transformer(shape, hardware.compute_dtype)
     initialize(model, derive_seed(config.seed, "initialize"))
     model.to(hardware.device)
-    parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, config.parallel)
+    model.recompute_blocks = config.recompute_blocks
+    compiled = config.compile == "on" or (config.compile == "auto" and hardware.device.type == "cuda")
+    module = LanguageModelLoss(model, compiled=compiled)
+    parallel = parallelise(module, list(model.blocks), world, config.parallel)
     steps = step_count(config, sampler.order.rows_per_epoch)
     assert steps is not None
     tokens = steps * config.batch_rows * config.row_tokens
