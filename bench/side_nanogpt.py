@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.process_memory import resident_bytes
+from bench.process_memory import ready_bytes
 from bench.protocol import options, serve
 from bench.training_runs import training_work
 
@@ -43,11 +43,13 @@ def load_nanogpt() -> tuple[Any, int]:
 
 
 with contextlib.redirect_stdout(sys.stderr):  # it prints its size
-    IMPORTS = resident_bytes()
+    IMPORTS = ready_bytes(compiled=OPTIONS["compiled"])
     MODEL, VOCABULARY = load_nanogpt()
     OPTIMIZER = MODEL.configure_optimizers(0.1, 1e-4, (0.9, 0.95), "cpu")
 if OPTIONS["fused"]:
-    OPTIMIZER = torch.optim.AdamW(OPTIMIZER.param_groups, fused=True)
+    # Groups of an optimizer that exists say fused=None, and keep saying it.
+    GROUPS = [{key: group[key] for key in ("params", "weight_decay")} for group in OPTIMIZER.param_groups]
+    OPTIMIZER = torch.optim.AdamW(GROUPS, lr=1e-4, betas=(0.9, 0.95), fused=True)
 FORWARD: Any = torch.compile(MODEL) if OPTIONS["compiled"] else MODEL
 
 

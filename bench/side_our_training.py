@@ -6,7 +6,7 @@ from torch import Tensor
 
 import trine
 from bench.our_step import optimizers_of, training_step
-from bench.process_memory import resident_bytes
+from bench.process_memory import ready_bytes
 from bench.protocol import options, serve
 from bench.training_runs import training_work
 from trine.data.rows import window_batch
@@ -17,8 +17,8 @@ from trine.stages.language_modelling import LanguageModelLoss
 
 OPTIONS = options()
 keep_freed_memory()
-HARDWARE = choose_hardware(threads=OPTIONS["threads"])
-IMPORTS = resident_bytes()
+HARDWARE = choose_hardware("cpu", threads=OPTIONS["threads"])
+IMPORTS = ready_bytes()
 MODEL = load_model(Path(OPTIONS["folder"]), HARDWARE.compute_dtype, HARDWARE.device).train()
 LOSS, OPTIMIZERS = LanguageModelLoss(MODEL), optimizers_of(MODEL)
 

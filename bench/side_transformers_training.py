@@ -12,12 +12,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from bench.process_memory import resident_bytes
+from bench.process_memory import ready_bytes
 from bench.protocol import options, serve
 from bench.training_runs import training_work
 
 OPTIONS = options()
-IMPORTS = resident_bytes()
+IMPORTS = ready_bytes(compiled=OPTIONS["compiled"])
 NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 MODEL: Any = GPT2LMHeadModel.from_pretrained(OPTIONS["folder"], dtype=torch.float32, **NO_DROPOUT).train()
 if OPTIONS.get("checkpointing"):

@@ -28,7 +28,7 @@ class SideError(Exception):
 
 def clean_environment() -> dict[str, str]:
     """Nothing that sets threads, allocators or Python apart from what it is by default."""
-    return {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ}
+    return {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ} | {"TRINE_DEVICE": "cpu"}
 
 
 class Worker:

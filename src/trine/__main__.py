@@ -2,14 +2,24 @@
 
 import os
 import sys
+import traceback
 
 from trine.cli.main import main
 from trine.runtime.launch import launch
 
-code = main()
-if launch().size > 1:
-    # gloo's threads may still want the interpreter while it is being taken down, which would abort a finished process.
+
+def _leave_at_once() -> None:
+    """`main` where gloo's threads may still want the interpreter while it is taken down, which would abort or hang."""
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-sys.exit(code)
+
+
+if launch().size > 1:
+    _leave_at_once()
+sys.exit(main())

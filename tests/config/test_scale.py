@@ -124,6 +124,14 @@ def test_a_recipes_own_figures_are_taken_along_by_the_rules() -> None:
     assert config.optimizer.weight_decay == 0.1
 
 
+def test_what_a_recipe_counts_in_steps_shrinks_with_the_steps() -> None:
+    """Depth 6: an eighth of the tokens in batches half the size are a quarter of the steps."""
+    counted = {"loop": {"evaluate_every": 5000, "save_every": 5000}}
+    counted |= {"optimizer": RECIPE["optimizer"] | {"warmup_steps": 1000}}  # type: ignore[operator]
+    config = plan(**moved(RECIPE | counted, 6))
+    assert (config.optimizer.warmup_steps, config.loop.evaluate_every, config.loop.save_every) == (250, 1250, 1250)
+
+
 def test_a_small_recipe_keeps_whole_rows() -> None:
     config = plan(**moved(RECIPE | {"batch_rows": 1, "tokens": 1000}, 4))
     assert (config.batch_rows, config.micro_batch_rows) == (1, 1)

@@ -26,6 +26,13 @@ def test_a_second_process_is_told_folder_and_process(tmp_path: Path) -> None:
         pass  # the lock of a killed process is gone
 
 
+def test_one_that_waits_has_the_lock_when_the_other_is_done(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD.replace("60", "0.3"), str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with folder_lock(tmp_path, wait=True):
+        assert holder.wait() == 0
+
+
 def test_the_lock_is_free_again_after_use_and_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), folder_lock(tmp_path):
         raise ValueError("inside")

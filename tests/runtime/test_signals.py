@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from trine.runtime.signals import Interrupted, StopRequest
+from trine.runtime.signals import SAME_SIGNAL_SECONDS, Interrupted, StopRequest
 
 
 def test_nothing_happens_without_a_signal() -> None:
@@ -24,6 +24,16 @@ def test_the_second_signal_stops_at_once() -> None:
     request._on_signal(signal.SIGTERM, None)
     with pytest.raises(Interrupted, match="SIGINT"):
         request._on_signal(signal.SIGINT, None)
+
+
+def test_a_termination_forwarded_at_once_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch system tells the whole group, and torchrun tells it on; seconds later it is an order again."""
+    request = StopRequest()
+    request._on_signal(signal.SIGTERM, None)
+    request._on_signal(signal.SIGTERM, None)
+    monkeypatch.setattr(request, "_since", request._since - SAME_SIGNAL_SECONDS)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        request._on_signal(signal.SIGTERM, None)
 
 
 def test_what_another_process_told_is_no_first_signal() -> None:

@@ -1,6 +1,7 @@
 """Pretraining learns, measures in bits per byte, and writes a model others can open."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,34 @@ def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
     assert losses[-1] < losses[0] - 2
 
 
-def test_bits_per_byte_are_those_of_a_plain_forward_pass(pretrain_run: Path, corpus: CorpusConfig) -> None:
-    """Every held-out token but each window's first, read by hand in windows of 64."""
-    model, tokenizer = open_model(pretrain_run, open_hardware(PLAIN_CPU))
+@pytest.mark.parametrize("cutting", ["packed", "stream"])
+def test_bits_per_byte_are_those_of_a_plain_forward_pass(
+    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path, cutting: str
+) -> None:
+    """Every held-out token but each window's first, and each document's where training kept documents apart."""
+    folder = run(pretrain_config(tmp_path / "run", corpus, tokenizer_run, tokens=20 * 4 * 64, cutting=cutting))
+    model, tokenizer = open_model(folder, open_hardware(PLAIN_CPU))
     documents = list(open_corpus(corpus).documents("held_out"))
     ids = [token for document in documents for token in [*tokenizer.encode(document.text), tokenizer.end_of_text]]
     size = sum(len(document.text.encode()) for document in documents)
-    nats = 0.0
+    nats, read = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(ids) - 1, 64):
-            window = torch.tensor(ids[start : start + 65])
-            logits = model(window[None, :-1])[0] @ model.output_weight.T
-            nats -= float(logits.log_softmax(-1).gather(1, window[1:, None]).double().sum())
-    expected = nats / math.log(2) / (size * (len(ids) - 1) / len(ids))
-    results = read_json(pretrain_run / "done.json")
+            window = ids[start : start + 65]
+            for piece in _pieces(window, tokenizer.end_of_text) if cutting == "packed" else [window]:
+                inputs, targets = torch.tensor(piece[:-1]), torch.tensor(piece[1:])
+                logits = model(inputs[None])[0] @ model.output_weight.T
+                nats -= float(logits.log_softmax(-1).gather(1, targets[:, None]).double().sum())
+                read += len(targets)
+    expected = nats / math.log(2) / (size * read / len(ids))
+    results = read_json(folder / "done.json")
     assert results["bits_per_byte/folders"] == pytest.approx(expected, rel=1e-4)
+
+
+def _pieces(window: list[int], end_of_text: int) -> list[list[int]]:
+    """What of each document lies in a window, where that is more than one token."""
+    cuts = [0, *(place + 1 for place, token in enumerate(window) if token == end_of_text), len(window)]
+    return [window[first:end] for first, end in pairwise(cuts) if end - first > 1]
 
 
 def test_results_stand_beside_baselines(pretrain_run: Path) -> None:

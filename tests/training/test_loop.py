@@ -48,7 +48,7 @@ def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any
     config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
     model = tiny_model("qwen3")
     objective = PretrainObjective(
-        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100
+        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100, 0
     )
     return model, trained(objective, model, model.config, folder)
 
@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
     objective = PretrainObjective(
-        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100
+        Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100, 0
     )
     before = model.embedding.weight.clone()
     with pytest.raises(TrineError, match="pretrain: the gradient of step 1 is not finite"):
@@ -265,6 +265,18 @@ def test_a_bad_step_stops_the_run_and_its_batch_is_named(tmp_path: Path) -> None
     assert (record["step"], record["batch"], record["goes_on"]) == (5, {"seed": 4}, False)
     assert record["figures"]["square"] == "nan"
     assert model.weight.isfinite().all() and step_rows(run)[-1]["step"] == 4
+
+
+def test_a_run_that_stopped_at_a_bad_step_goes_on_there_without_it(tmp_path: Path) -> None:
+    """Though no checkpoint was due: the same weights as those of a run that skipped from the beginning."""
+    stopped, _, _ = spoiled_loop(tmp_path / "run", LoopConfig(save_every=0))
+    with pytest.raises(TrineError, match="the gradient of step 5 is not finite"):
+        stopped.train()
+    again, model, run = spoiled_loop(tmp_path / "run", LoopConfig(save_every=0, on_bad_step="skip"))
+    again.train()
+    straight, expected, straight_run = spoiled_loop(tmp_path / "straight", LoopConfig(save_every=0, on_bad_step="skip"))
+    straight.train()
+    assert torch.equal(model.weight, expected.weight) and step_rows(run) == step_rows(straight_run)
 
 
 def test_a_skipped_step_is_counted_and_leaves_weights_and_moments(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class _CrossEntropySum(torch.autograd.Function):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0]
         return (
-            hidden_gradient * scale.to(hidden_gradient.dtype),
+            hidden_gradient * scale,  # a number: it is not rounded to the gradient's dtype before
             None if weight_gradient is None else (weight_gradient * scale.to(torch.float32)).to(ctx.weight_dtype),
             None,
             None,

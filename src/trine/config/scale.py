@@ -38,6 +38,8 @@ MICRO_BATCH_TOKENS = 8192
 
 # What `moved` takes along: a recipe's own figures, right at the recipe's own depth.
 SCALED = ("tokens", "batch_rows", "optimizer.learning_rate", "optimizer.learning_rate_rest")
+# Counted in steps, and so scaled as the number of steps is.
+COUNTED_IN_STEPS = ("optimizer.warmup_steps", "loop.evaluate_every", "loop.save_every")
 
 
 def block_parameters(layers: int, width: int) -> int:
@@ -63,7 +65,7 @@ def moved(values: dict[str, Any], depth: int) -> dict[str, Any]:
     """A recipe's pretraining values, written for their own `depth`, taken to another.
 
     Figures of `SCALED` that the recipe names are multiplied by what the rules give at one depth over the other, and
-    so are its `epochs`, by the ratio of the horizons. A shape that the recipe names stays.
+    so are its `epochs`, by the ratio of the horizons, and what it counts in steps. A shape that the recipe names stays.
     """
     own, fixed = _copied(values), _copied(values)
     for name in SCALED:
@@ -77,6 +79,11 @@ def moved(values: dict[str, Any], depth: int) -> dict[str, Any]:
     epochs = _given(own, "epochs")
     if epochs is not None:
         own["epochs"] = epochs * after["tokens"] / before["tokens"]
+    fewer = _steps(after) / _steps(before)
+    for name in COUNTED_IN_STEPS:
+        steps = _given(own, name)
+        if steps is not None:
+            _set(own, name, max(1, round(steps * fewer)))
     micro, rows = _given(own, "micro_batch_rows"), _given(own, "batch_rows")
     if micro is not None and rows is not None:
         own["micro_batch_rows"] = int(min(micro, rows))
@@ -112,6 +119,10 @@ def _plan(values: dict[str, Any], depth: int) -> dict[str, int | float]:
     batch_rows = value("batch_rows", max(1, round(_batch_tokens(tokens) / row_tokens)))
     value("micro_batch_rows", min(batch_rows, max(1, MICRO_BATCH_TOKENS // row_tokens)))
     return plan | _learning_rates(values, width, batch_rows * row_tokens)
+
+
+def _steps(plan: dict[str, int | float]) -> float:
+    return plan["tokens"] / (plan["batch_rows"] * plan["row_tokens"])
 
 
 def _learning_rates(values: dict[str, Any], width: int, batch_tokens: int) -> dict[str, float]:

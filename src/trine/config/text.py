@@ -25,6 +25,8 @@ class TokenizerConfig(StageConfig):
     corpus: CorpusConfig = CorpusConfig()
     vocab_size: PositiveInt = 32768
     """entries, the 256 bytes and 4 reserved tokens included"""
+    largest_bytes: PositiveInt = 2_000_000_000
+    """how much of the corpus, from its beginning, to learn from: more changes little and takes memory"""
 
 
 class ModelShape(Config):
@@ -79,7 +81,7 @@ class PretrainConfig(StageConfig):
     micro_batch_rows: PositiveInt = 32
     """rows that go through the model at once; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
-    """held-out tokens read by each evaluation during training; the last one reads all"""
+    """tokens of each held-out part read by each evaluation during training; the last one reads all"""
     recompute_blocks: bool = False
     """gradient checkpointing: keep what enters each block and make the rest again in the backward pass; less memory,
     about a third more time, the same results"""

@@ -95,6 +95,8 @@ class RunConfig(Config):
     """scale the recipe's budget to about this many minutes on two CPU cores; unset runs it as written"""
     depth: PositiveInt | None = None
     """the dial: pretrain at this many blocks, the recipe's own batch, learning rates and horizon scaled to match"""
+    push_to_hub: str | None = None
+    """owner/name on the Hugging Face hub to upload the recipe's last model to (log in with `hf auth login`)"""
     seed: NonNegativeInt = 0
     """changes everything random, and nothing else"""
     overwrite: bool = False

@@ -8,6 +8,7 @@ from trine.records import Document
 
 SHORTEST_TELLING_LINE = 12
 COMPRESSED_BYTES = 16_000_000
+SEARCHED_BYTES = 500_000_000
 
 
 def xz_bits_per_byte(documents: Iterable[Document], most_bytes: int = COMPRESSED_BYTES) -> float:
@@ -27,13 +28,24 @@ def xz_bits_per_byte(documents: Iterable[Document], most_bytes: int = COMPRESSED
 def verbatim_line_share(held_out: Iterable[Document], train: Iterable[Document]) -> float:
     """Share of held-out lines of at least 12 characters, indentation aside, that stand verbatim in `train`.
 
-    Held-out lines stay in memory, each once; `train` is read through and never held.
+    Of the first 16 MB of `held_out`, whose lines stay in memory, and the first 500 MB of `train`, which is read once.
     """
-    telling = Counter(line for line in _lines(held_out) if len(line) >= SHORTEST_TELLING_LINE)
+    first = _up_to(held_out, COMPRESSED_BYTES)
+    telling = Counter(line for line in _lines(first) if len(line) >= SHORTEST_TELLING_LINE)
     unseen = dict(telling)
-    for line in _lines(train):
+    for line in _lines(_up_to(train, SEARCHED_BYTES)):
         unseen.pop(line, None)
     return 1 - sum(unseen.values()) / telling.total() if telling else 0.0
+
+
+def _up_to(documents: Iterable[Document], characters: int) -> Iterator[Document]:
+    """The first documents, up to the one that reaches `characters`."""
+    read = 0
+    for document in documents:
+        yield document
+        read += len(document.text)
+        if read >= characters:
+            return
 
 
 def _lines(documents: Iterable[Document]) -> Iterator[str]:

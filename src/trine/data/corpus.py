@@ -69,7 +69,8 @@ class Corpus:
         paths = [path for source in self.sources for unit in source.units for path in unit.files]
         size = sum(path.stat().st_size for path in paths) / 1e6
         sources = f"{len(self.sources)} source{'s' * (len(self.sources) != 1)}"
-        return f"{sources}, {len(paths)} files, {size:.1f} MB; fingerprint {self.fingerprint[:16]}"
+        files = f", {len(paths)} files, {size:.1f} MB" if paths else ""  # a data set of the hub is not weighed before
+        return f"{sources}{files}; fingerprint {self.fingerprint[:16]}"
 
     def part_of(self, document: Document) -> str:
         """`train`, or the name a report gives the held-out part: standard_library, packages, folders, data_sets."""

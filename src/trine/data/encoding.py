@@ -226,7 +226,7 @@ def _work(pipe: Connection, encoding: Encoding) -> None:
             return
         try:
             answer: EncodedBatch | str = encode_batch(encoding, encode, source, documents)
-        except Exception:
+        except BaseException:  # an encoder written in Rust panics past Exception
             answer = traceback.format_exc()
         try:
             pipe.send(answer)

@@ -151,7 +151,7 @@ def _whole_document(
     damage.seen += 1
     data = stream.read(LARGEST_TEXT + 1)
     if len(data) > LARGEST_TEXT:
-        damage.report(f"{path}:1", f"longer than {LARGEST_TEXT} bytes")
+        damage.report(f"{path}:1", f"longer than {LARGEST_TEXT} bytes; split it, or give its texts as records (.jsonl)")
         return
     text = decoded(data, path, damage)
     if text is not None:

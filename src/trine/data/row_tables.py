@@ -54,8 +54,9 @@ def open_row_table(shard: Shard, cutting: Cutting, row_length: int) -> RowTable:
     folder = shard.folder / f"rows-{cutting}-{row_length}"
     if not (folder / "table.json").exists():
         cut = window_rows if cutting == "windows" else packed_rows
-        with folder_lock(shard.folder):  # other runs may read the same shard
-            write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
+        with folder_lock(shard.folder, wait=True):  # another run may be making the same table
+            if not (folder / "table.json").exists():
+                write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
     described = read_json(folder / "table.json")
     return RowTable(
         row_length, mapped(folder / "pieces.bin", PIECE), mapped(folder / "rows.bin", np.dtype("<i8")),

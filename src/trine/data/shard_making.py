@@ -68,9 +68,7 @@ def make_shards(folder: Path, corpus: Corpus, target: Target, workers: int, chun
             _encode(building, corpus, target, workers, chunk)
             _finish(building, folder, corpus, target, workers)
     shutil.rmtree(aside, ignore_errors=True)
-    shards = Shards(folder)
-    shards.weights = tuple(source.weight for source in corpus.sources)  # no part of what is encoded
-    return shards
+    return Shards(folder, tuple(source.weight for source in corpus.sources))  # weights are no part of what is encoded
 
 
 def _encode(building: "Building", corpus: Corpus, target: Target, workers: int, chunk: int) -> None:
@@ -147,7 +145,7 @@ class Building:
 
     def _resume(self, record: dict[str, Any]) -> None:
         self.place, self.seconds = Place.from_json(record["place"]), record["seconds"]
-        self.counts = _counts_from(record["counts"])
+        self.counts = FilterCounts.from_json(record["counts"])
         self.lengths = record["lengths"]
         for part in self.folder.iterdir():
             if part.is_dir() and part.name not in self.lengths:
@@ -224,7 +222,9 @@ def _finish(building: Building, folder: Path, corpus: Corpus, target: Target, wo
     parts = sorted(building.lengths, key=lambda name: (name == TRAIN, name))
     kept = _without_duplicates(building, parts, corpus, target)
     if TRAIN not in parts or not kept[TRAIN].any():
-        raise nothing_to_train_on(corpus, FilterCounts() if parts else building.counts)
+        only_held_out = bool(parts) and TRAIN not in parts
+        raise nothing_to_train_on(corpus, FilterCounts() if only_held_out else building.counts)
+    parts = [part for part in parts if kept[part].any()]
 
     def fill(aside: Path) -> None:
         described = {
@@ -328,11 +328,3 @@ def _description(
 
 def _fingerprint_in(path: Path) -> str | None:
     return str(read_json(path)["fingerprint"]) if path.exists() else None
-
-
-def _counts_from(table: dict[str, dict[str, dict[str, int]]]) -> FilterCounts:
-    """The counts that `FilterCounts.as_json` wrote."""
-    outcomes = {
-        source: {name: Amount(**row) for name, row in rows.items() if name != "seen"} for source, rows in table.items()
-    }
-    return FilterCounts(outcomes)

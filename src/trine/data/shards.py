@@ -76,7 +76,8 @@ class Shard:
 class Shards:
     """The shards of a corpus: `train`, and `held_out` by part. Raises `TrineError` when `folder` holds none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: tuple[float, ...] = ()) -> None:
+        """`weights`: how often an epoch goes through each source; by default as when the shards were made."""
         if not (folder / DESCRIPTION).exists():
             raise TrineError(f"{folder} holds no finished shards ({DESCRIPTION} is missing); run `trine shards` first")
         self.folder = folder
@@ -87,17 +88,11 @@ class Shards:
         }
         self.train = parts.pop(TRAIN)
         self.held_out = parts
-        self.weights: tuple[float, ...] = tuple(source["weight"] for source in self.description["sources"])
-        """how often an epoch goes through each source"""
+        self.weights = weights or tuple(float(source["weight"]) for source in self.description["sources"])
 
     @property
     def fingerprint(self) -> str:
         return str(self.description["fingerprint"])
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the corpus's sources."""
-        return tuple(source["name"] for source in self.description["sources"])
 
     @property
     def bytes_per_token(self) -> float:

@@ -77,16 +77,21 @@ def open_source(config: SourceConfig, held_out_share: float) -> Source:
 
 
 def _selected(read: Read, share: float, held_out_share: float, damage: Damage) -> Iterator[Document]:
-    """A share thins the documents to train on; held-out groups are taken whole."""
+    """A share thins the documents to train on; held-out groups are taken whole.
+
+    Where a document is a group of its own, its share is drawn by another hash than the split, which would else hold out
+    the very documents that a small share takes.
+    """
     for document in read(damage):
-        taken = is_held_out(document.name, share) or is_held_out(document.group, held_out_share)
+        thinned = document.name if document.name != document.group else f"share of {document.name}"
+        taken = is_held_out(thinned, share) or is_held_out(document.group, held_out_share)
         if taken and document.text.strip():
             yield document
 
 
 def folder_units(source: SourceConfig) -> Iterator[Unit]:
     """The files below a folder, or the one file, that Trine reads or that `source.files` asks for, by name."""
-    folder = Path(source.folder or "")
+    folder = Path(source.folder or "").expanduser()
     if not folder.exists():
         raise TrineError(f"corpus {folder} does not exist")
     paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())

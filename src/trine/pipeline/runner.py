@@ -12,17 +12,23 @@ from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, load_recipe
 from trine.runtime.allocator import give_back_memory
 from trine.runtime.device import choose_hardware
+from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
 from trine.runtime.speed import time_factor
+from trine.stages.publishing import check_publishing, push_model
+
+MAKE_MODELS = ("pretrain", "finetune", "ppo")
 
 
 def run(config: RunConfig) -> Path:
     """Run the recipe; returns the report's path."""
     one_process_only("a recipe")
+    if config.push_to_hub is not None:
+        check_publishing(config.push_to_hub)
     recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
@@ -33,8 +39,18 @@ def run(config: RunConfig) -> Path:
 
         path, text = write_report(config.out)
     print(text)
+    if config.push_to_hub is not None:
+        push_model(_last_model(recipe), config.push_to_hub)
     say(f"\nreport: {path}\nrun folders: {', '.join(step.name for step in recipe.steps)} in {config.out}")
     return path
+
+
+def _last_model(recipe: Recipe) -> Path:
+    """The run folder of the last stage that makes a language model."""
+    makers = [step.config.out for step in recipe.steps if step.stage in MAKE_MODELS]
+    if not makers:
+        raise TrineError(f"{recipe.title}: no stage of it makes a model to push ({', '.join(MAKE_MODELS)})")
+    return makers[-1]
 
 
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:

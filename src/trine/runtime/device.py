@@ -78,6 +78,11 @@ def _choose_device(name: str) -> torch.device:
 
 def _own_gpu() -> torch.device:
     """Each process of several on a machine has a GPU of its own."""
+    if launch().local_rank >= torch.cuda.device_count():
+        raise TrineError(
+            f"{launch().local_size} processes and {torch.cuda.device_count()} GPUs here: each process needs a GPU of "
+            "its own; start as many with --nproc-per-node, or set device to cpu"
+        )
     return torch.device("cuda", launch().local_rank) if launch().size > 1 else torch.device("cuda")
 
 

@@ -10,8 +10,11 @@ from trine.runtime.files import disk_errors
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder`/.lock; the system lets go of it when the process ends, however it ends."""
+def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder`/.lock; the system lets go of it when the process ends, however it ends.
+
+    Who else holds it is waited for with `wait`, and otherwise named in a `TrineError`.
+    """
     import fcntl
 
     with disk_errors(folder):
@@ -19,7 +22,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file = open(folder / ".lock", "a+")  # noqa: SIM115  (closed below)
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise TrineError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, seed_torch
+from trine.runtime.signals import stop_request
 from trine.stages.completions import complete
 from trine.stages.language_modelling import LanguageModelLoss, measured_effort, whole_model
 from trine.stages.opening import open_hardware
@@ -59,18 +59,20 @@ def run_in(world: World, config: PretrainConfig, hardware: Hardware) -> Path:
     with open_run(config.model_dump(mode="json"), inputs, world) as folder:
         if not folder.finished:
             _make(config, hardware, world, get_shards, tokenizer, folder)
-    if config.push_to_hub is not None and world.is_main:
-        push_model(folder.path, config.push_to_hub, private=config.push_private)
+    if config.push_to_hub is not None:
+        with world.main_first(f"push of {folder.path}"):
+            if world.is_main:
+                push_model(folder.path, config.push_to_hub, private=config.push_private)
     return folder.path
 
 
 def _make(
-    config: PretrainConfig, hardware: Hardware, world: World, get_shards: Callable[[Path], Shards],
+    config: PretrainConfig, hardware: Hardware, world: World, get_shards: "GetShards",
     tokenizer: Tokenizer, folder: RunFolder,
 ) -> None:  # fmt: skip
     """Fill the run folder."""
     with world.main_first(f"shards of {folder.path}"):
-        shards = get_shards(folder.path / "shards")
+        shards = get_shards(folder.path / "shards", world)
     with world.main_first(f"rows of {folder.path}"):
         sampler = open_sampler(
             shards.train, config.cutting, config.row_tokens, derive_seed(config.seed, "windows"), shards.weights,
@@ -83,15 +85,24 @@ def _make(
             folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary} | shards.contents)
 
 
-def _text(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[dict[str, str], Callable[[Path], Shards]]:
-    """What the run depends on besides its config, and how to get the shards, given a folder to make them in."""
+GetShards = Callable[[Path, World], Shards]
+"""The shards, given a folder to make them in, which only the main process does: the others open what it made."""
+
+
+def _text(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[dict[str, str], GetShards]:
+    """What the run depends on besides its config, and how to get the shards."""
     inputs = {"tokenizer": fingerprint(config.tokenizer)}
     made = config.shards
     if made is not None:
-        return inputs | {"shards": fingerprint(made)}, lambda folder: open_shards(made, tokenizer)
+        return inputs | {"shards": fingerprint(made)}, lambda folder, world: open_shards(made, tokenizer)
     corpus = open_corpus(config.corpus)
-    make = partial(encode_corpus, corpus=corpus, tokenizer=tokenizer, hardware=config.hardware)
-    return inputs | {"corpus": corpus.fingerprint}, make
+
+    def get(folder: Path, world: World) -> Shards:
+        if world.is_main:
+            return encode_corpus(folder, corpus, tokenizer, config.hardware)
+        return Shards(folder, tuple(source.weight for source in corpus.sources))
+
+    return inputs | {"corpus": corpus.fingerprint}, get
 
 
 def _train(
@@ -114,7 +125,8 @@ def _train(
     say(f"pretrain: {shape.parameter_count / 1e6:.1f}M parameters, {tokens / 1e6:.2f}M tokens in {steps} steps")
     optimizers = make_optimizers(model.named_parameters(), config.optimizer, shape, hardware.compute_dtype, world)
     effort = measured_effort(shape, config.row_tokens, hardware, world)
-    with closing(PretrainObjective(parallel, sampler, shards.held_out, config, steps)) as objective:
+    place = parallel, sampler, shards.held_out
+    with closing(PretrainObjective(*place, config, steps, tokenizer.end_of_text)) as objective:
         objective.on_evaluation = lambda: _write_samples(model, tokenizer, config, world, folder)
         loop = Loop(
             objective, model, optimizers, steps, (config.loop, config.optimizer), folder,
@@ -161,5 +173,6 @@ def _documents(shard: Shard, tokenizer: Tokenizer) -> Iterator[Document]:
     """The documents of a shard, decoded one at a time."""
     table = tokenizer.token_bytes
     for number, ids in enumerate(shard.document_ids()):
+        stop_request.check()
         text = b"".join(map(table.__getitem__, ids.tolist())).decode("utf-8", "replace")
         yield Document(text, str(number), shard.folder.name, group=str(number))

@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from trine.config.text import PretrainConfig
 from trine.data.loading import Prefetcher
@@ -39,12 +39,18 @@ class PretrainObjective(StepObjective):
     name = "pretrain"
 
     def __init__(
-        self, parallel: Parallel, sampler: RowSampler, held_out: dict[str, Shard], config: PretrainConfig, steps: int
+        self,
+        parallel: Parallel,
+        sampler: RowSampler,
+        held_out: dict[str, Shard],
+        config: PretrainConfig,
+        steps: int,
+        end_of_text: int,
     ) -> None:
         """`parallel.module` is a `LanguageModelLoss`, wrapped for several processes or not."""
         assert parallel.module is not None
         self.module, self.world = parallel.module, parallel.world
-        self.sampler, self.held_out, self.config = sampler, held_out, config
+        self.sampler, self.held_out, self.config, self.end_of_text = sampler, held_out, config, end_of_text
         self.first, self.rows = self.world.share(config.batch_rows, "batch_rows")
         self.on_evaluation: Callable[[], None] = lambda: None
         self.trained_tokens = 0.0
@@ -70,7 +76,8 @@ class PretrainObjective(StepObjective):
 
     def identity(self, step: int) -> dict[str, Any]:
         first = step * self.config.batch_rows
-        return {"first_row": first, "rows": self.config.batch_rows, "epoch": int(self.sampler.order.epochs(first))}
+        rows = self.sampler.order.indices(first, self.config.batch_rows).tolist()
+        return {"first_place": first, "rows": rows, "epoch": int(self.sampler.order.epochs(first))}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         if final:
@@ -82,11 +89,12 @@ class PretrainObjective(StepObjective):
     def _bits_per_byte(self, shard: Shard, budget: int | None) -> float:
         """Bits the model spends on the text behind the first `budget` tokens, per UTF-8 byte of it.
 
-        Bytes are counted as the shard's share of tokens read. Each window starts with nothing before it.
+        Bytes are counted as the shard's share of tokens read. Each window starts with nothing before it; so does each
+        document, unless training let documents run into each other.
         """
-        ids = np.asarray(shard.ids[:budget]).astype(np.int64)
-        batches = [window_batch(windows).to(self.world.device) for windows in _windows(ids, self.config.row_tokens)]
-        nats, read = shared_loss_sum(self.module, batches, self.world)
+        apart = None if self.config.cutting == "stream" else self.end_of_text
+        windows = HeldOutWindows(shard.ids[:budget], self.config.row_tokens, apart, self.world.device)
+        nats, read = shared_loss_sum(self.module, windows, self.world)
         return nats / math.log(2) / (shard.bytes * read / len(shard.ids))
 
     def observations(self) -> dict[str, float]:
@@ -107,10 +115,41 @@ class PretrainObjective(StepObjective):
         self._loader.close()
 
 
-def _windows(ids: NDArray[np.int64], length: int) -> list[Tensor]:
-    """All of `ids` as windows of T + 1 in batches, the shorter rest as a row of its own."""
-    whole = (len(ids) - 1) // length
-    windows = [torch.from_numpy(ids[start : start + length + 1]) for start in range(0, whole * length, length)]
-    batches = [torch.stack(windows[start : start + EVALUATION_ROWS]) for start in range(0, whole, EVALUATION_ROWS)]
-    rest = torch.from_numpy(ids[whole * length :]).unsqueeze(0)
-    return batches + ([rest] if rest.shape[1] > 1 else [])
+class HeldOutWindows(Sequence[Batch]):
+    """All of `ids` as windows of T + 1 tokens, some at a time, each batch made when it is asked for.
+
+    With `end_of_text`, attention and positions restart behind each such token, and what follows it is no target.
+    """
+
+    def __init__(
+        self, ids: NDArray[np.integer[Any]], length: int, end_of_text: int | None, device: torch.device
+    ) -> None:
+        self.ids, self.length, self.end_of_text, self.device = ids, length, end_of_text, device
+        whole = (len(ids) - 1) // length
+        self.firsts = [
+            (start * length, min(EVALUATION_ROWS, whole - start)) for start in range(0, whole, EVALUATION_ROWS)
+        ]
+        if (len(ids) - 1) % length:
+            self.firsts.append((whole * length, 0))  # the shorter rest, as a row of its own
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        first, rows = self.firsts[index]
+        if rows:
+            windows = self.ids[first + np.arange(rows)[:, None] * self.length + np.arange(self.length + 1)]
+        else:
+            windows = self.ids[None, first:]
+        batch = window_batch(torch.from_numpy(windows.astype(np.int64)))
+        return (batch if self.end_of_text is None else documents_apart(batch, self.end_of_text)).to(self.device)
+
+
+def documents_apart(batch: Batch, end_of_text: int) -> Batch:
+    """`batch` with `positions` and `starts` that begin anew behind every end of text, which predicts nothing."""
+    places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+    ends = batch.ids == end_of_text
+    behind = torch.where(ends, places + 1, 0).cummax(1).values  # where what follows this token begins
+    starts = torch.cat((torch.zeros_like(behind[:, :1]), behind[:, :-1]), 1)
+    weights = batch.weights.masked_fill(ends, 0.0)
+    return replace(batch, weights=weights, count=float(weights.sum()), positions=places - starts, starts=starts)

@@ -1,14 +1,18 @@
 """Step 0: learn a vocabulary from the corpus."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from trine.config.corpus import CorpusConfig
 from trine.config.text import TokenizerConfig
 from trine.data.corpus import Corpus, open_corpus
 from trine.data.filters import FilterCounts
 from trine.data.readers import Damage
+from trine.records import Document
 from trine.runtime.progress import say
+from trine.runtime.signals import stop_request
 from trine.tokenizer.bpe import train_tokenizer
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import open_run
@@ -26,8 +30,8 @@ def run(config: TokenizerConfig) -> Path:
         started = time.perf_counter()
         counts = FilterCounts()
         damage: dict[str, Damage] = {}
-        texts = (document.text for document in corpus.documents("train", counts, damage))
-        tokenizer = train_tokenizer(texts, config.vocab_size)
+        read = open_corpus(_without_near_duplicates(config.corpus)).documents("train", counts, damage)
+        tokenizer = train_tokenizer(_texts(read, config.largest_bytes), config.vocab_size)
         tokenizer.save(folder.path)
         folder.finish(
             {
@@ -41,6 +45,23 @@ def run(config: TokenizerConfig) -> Path:
             }
         )
     return folder.path
+
+
+def _without_near_duplicates(corpus: CorpusConfig) -> CorpusConfig:
+    """A vocabulary is much the same with them, and finding them takes more time and memory than learning it."""
+    return corpus.model_copy(update={"filters": corpus.filters.model_copy(update={"near_duplicates": False})})
+
+
+def _texts(documents: Iterable[Document], largest_bytes: int) -> Iterator[str]:
+    """The documents' texts up to so many bytes. A stop request ends it: nothing of a vocabulary is kept half-made."""
+    size = 0
+    for document in documents:
+        stop_request.check()
+        yield document.text
+        size += len(document.text.encode("utf-8", "replace"))
+        if size >= largest_bytes:
+            say(f"tokenizer: learned from the corpus's first {size / 1e6:.0f} MB (largest_bytes)")
+            return
 
 
 def bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:

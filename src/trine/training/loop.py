@@ -141,7 +141,7 @@ class Loop:
                 if self._due(step, self.config.evaluate_every):
                     self.run.log({"step": step, **self._evaluate(final=False)})
                 stopping = self._stopping()
-                if self.objective.may_save(step) and (stopping or self._due(step, self.config.save_every)):
+                if self.objective.may_save(step) and (stopping or self._save_due(step)):
                     self._save(step)
                     if stopping:
                         stop_request.check()
@@ -186,13 +186,18 @@ class Loop:
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
         """Write down which batch it was; then go on without the step, or raise `TrineError`."""
         self.model.zero_grad()
+        before = self.guard.state()
         goes_on = self.guard.may_skip(step)
         place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on}, figures,
                                         self.objective.identity(step))  # fmt: skip
         if not goes_on:
+            if step and self.objective.may_save(step):
+                self.guard.restore(before)
+                self._save(step)
             raise (TrineError if self.world.is_main else QuietError)(
-                f"{self.objective.name}: {problem}; the weights are as they were before it. {place} names the batch: "
-                "look at it, lower optimizer.learning_rate, or leave such steps out with loop.on_bad_step=skip"
+                f"{self.objective.name}: {problem}; the checkpoint is as it was before it. {place} names the batch: "
+                "look at it and go on without such steps (loop.on_bad_step=skip), or begin anew with a lower "
+                "optimizer.learning_rate"
             )
         say(f"{self.objective.name}: {problem}: skipped; {place} names the batch", style="yellow")
         return self._skipped()
@@ -225,6 +230,10 @@ class Loop:
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step % every == 0 and step < self.steps
+
+    def _save_due(self, step: int) -> bool:
+        """At the last step too: what follows may be long."""
+        return self._due(step, self.config.save_every) or (self.config.save_every > 0 and step == self.steps)
 
     def _save(self, step: int) -> None:
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}

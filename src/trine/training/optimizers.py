@@ -88,7 +88,10 @@ class Muon(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """Nesterov momentum of a whole matrix."""
         assert parameter.grad is not None
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum"]
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
         return whole(parameter.grad.lerp(momentum, group["momentum"]))
 
