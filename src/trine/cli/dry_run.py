@@ -14,9 +14,9 @@ from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
 from trine.runtime.speed import product_flops
 
-# About the share of the matrix-product rate that a whole training step reaches on a CPU (docs/LOG.md: 222 ms for
-# 2,048 tokens of 5.7M parameters is 0.37 of 850 GFLOP/s).
-TRAINING_EFFICIENCY = 0.4
+# About the share of the matrix-product rate that a whole training step reaches on a CPU (docs/LOG.md: 0.70 to 0.74 in
+# the run of `pretrain-laptop`, Muon's part included).
+TRAINING_EFFICIENCY = 0.7
 # What Python and PyTorch take before a model is there.
 IMPORTS_GIB = 0.5
 

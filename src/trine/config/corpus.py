@@ -127,7 +127,7 @@ class CorpusConfig(Config):
     distributions: dict[str, Share] = Field(default={})
     """installed distributions, each with the share of its files to take: {numpy: 1.0, torch: 0.1}"""
     sources: tuple[SourceConfig, ...] = ()
-    """more sources, each a mapping with one of folder, dataset, distribution, standard_library and, where it needs them,
+    """more sources, each a mapping with one of folder, dataset, distribution, standard_library and, where it needs it,
     name, files, excluded, text_field, license_field, name_field, group_field, share, weight, configuration, split,
     revision, streaming: [{dataset: codeparrot/codeparrot-clean, text_field: content, weight: 2}]"""
     filters: FilterConfig = FilterConfig()
