@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import QuietHandler, listening
 
 COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 
@@ -72,32 +72,15 @@ def _part(status: int, headers: dict[str, str], body: bytes, wanted: str) -> tup
 def serving(hub: DataSetStandIn) -> Iterator[DataSetStandIn]:
     """Serve `hub` on a free port while the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
             wanted = json.loads(sent)["paths"] if sent.startswith("{") else parse_qs(sent).get("paths", [])
-            status, headers, body = _part(*hub.answer(path, wanted), self.headers.get("Range", ""))
-            self.send_response(status)
-            for key, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            self.reply(*_part(*hub.answer(path, wanted), self.headers.get("Range", "")))
 
         do_HEAD = do_POST = do_GET  # noqa: N815
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Keep the tests' output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with listening(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

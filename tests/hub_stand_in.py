@@ -12,11 +12,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import QuietHandler, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Answer = tuple[int, dict[str, str], bytes]
@@ -135,15 +135,13 @@ def _described(name: str, folder: Path, parts: list[str]) -> object:
 def serving(hub: HubStandIn) -> Iterator[HubStandIn]:
     """Serve `hub` on a free port while the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.reply(*hub.answer(self._path()))
 
-        def do_GET(self) -> None:
-            self._reply(hub.answer(self._path()))
-
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self._reply(hub.take(self.command, self._path(), self.headers.get("Authorization"), body))
+            self.reply(*hub.take(self.command, self._path(), self.headers.get("Authorization"), body))
 
         do_HEAD = do_GET  # noqa: N815
         do_PUT = do_POST  # noqa: N815
@@ -153,23 +151,5 @@ def serving(hub: HubStandIn) -> Iterator[HubStandIn]:
             hub.requests.append(f"{self.command} {path}")
             return path
 
-        def _reply(self, answer: Answer) -> None:
-            status, headers, body = answer
-            self.send_response(status)
-            for key, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Keep the tests' output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with listening(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

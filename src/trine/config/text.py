@@ -89,7 +89,7 @@ class PretrainConfig(StageConfig):
     """let torch.compile fuse the forward and backward pass; auto: on a GPU"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp a part of it in each; auto is ddp"""
-    sample_prompts: tuple[str, ...] = ("import numpy as", "def ")
+    sample_prompts: tuple[str, ...] = ("import numpy as", "def __init__(self")
     """beginnings that the model goes on with at every evaluation, each token the likeliest one (samples.jsonl)"""
     sample_tokens: NonNegativeInt = 32
     """token budget of such a sample; 0 writes none"""
