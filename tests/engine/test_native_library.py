@@ -9,6 +9,7 @@ from tests.tiny import tiny_model
 from trine.engine.engine import Engine
 from trine.engine.native.library import native_library
 from trine.engine.sampling import Sampling
+from trine.model.training_kernels import training_library
 
 COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then cat "{folder}/version"; exit 0; fi
@@ -30,11 +31,13 @@ def built(needs_native: None) -> Path:
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Nothing is loaded, nothing is kept."""
     native_library.cache_clear()
+    training_library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TRINE_NATIVE", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     yield
     native_library.cache_clear()
+    training_library.cache_clear()
 
 
 def use_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> None:

@@ -1,5 +1,7 @@
 """The operations in C++ against the plain formulas in fp64: values and gradients, bf16 and fp32, one thread and two."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,8 +22,10 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 
 @pytest.fixture(autouse=True)
 def library() -> None:
-    if native.training_library() is None:
-        pytest.skip("no C++ compiler")
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if os.environ.get("TRINE_NATIVE") == "0" or not compiler:
+        pytest.skip("no C++ compiler, or TRINE_NATIVE=0")
+    assert native.training_library() is not None, "the C++ of the training step does not compile"
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -252,3 +256,17 @@ def test_a_model_compiles_and_computes_the_same(calls: list[str]) -> None:
     assert calls == []
     for mine, reference in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, reference, atol=2e-4, rtol=1e-3)
+
+
+def test_a_target_outside_the_vocabulary_is_an_error_and_touches_no_memory() -> None:
+    for target in (-1, 48):
+        with pytest.raises(IndexError, match="outside the vocabulary of 48"):
+            native.cross_entropy_(torch.zeros(2, 48), torch.tensor([0, target]), torch.ones(2))
+
+
+def test_nothing_but_the_loss_is_made_where_no_gradient_is_asked() -> None:
+    hidden, weight = random_tensor(5, 32).bfloat16(), random_tensor(48, 32, seed=1).requires_grad_()
+    targets, weights = torch.arange(5), torch.tensor([1.0, 0.5, 0.0, 1.0, 1.0])
+    with torch.no_grad():
+        alone = cross_entropy_sum(hidden, weight, targets, weights)
+    torch.testing.assert_close(alone, cross_entropy_sum(hidden, weight, targets, weights).detach(), rtol=1e-5, atol=0)

@@ -35,6 +35,8 @@ class _CrossEntropySum(torch.autograd.Function):
             if ctx.needs_input_grad[1]:  # not where the table is frozen, as under LoRA
                 part = gradient.mT @ hidden[rows]
                 weight_gradient = part.float() if weight_gradient is None else weight_gradient.add_(part)
+        if weight_gradient is None and ctx.needs_input_grad[1]:  # no rows
+            weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.weight_dtype = weight.dtype
         return total
@@ -72,8 +74,11 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
     """Sum over rows of row_weight * -log softmax(hidden weight^T)[target], in nats; a float64 scalar.
 
     `hidden` [N, D], `weight` [V, D], `targets` [N] int64, `row_weights` [N] fp32 (0 leaves a row out).
-    Equal in value and gradient to building the logits; a test holds it to that.
+    Equal in value and gradient to building the logits; a test holds it to that. Under torch.no_grad only the loss is made.
     """
+    if not torch.is_grad_enabled():
+        losses = -target_log_probs(hidden, weight, targets) * row_weights
+        return losses.sum(dtype=_sum_dtype(hidden))
     return _CrossEntropySum.apply(hidden, weight, targets, row_weights)
 
 

@@ -141,13 +141,18 @@ def turn_heads(
     return torch.cat((turned, value), 2)
 
 
+def attends_natively(like: Tensor, head_dim: int) -> bool:
+    """Whether `causal_attention` of such tensors is the C++ one, which needs no [B, T, T] bias."""
+    return like.dtype == torch.bfloat16 and native.usable(like, head_dim, multiple=2 * native.LANES)
+
+
 def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
     """Attention of `qkv` [B, T, H + 2 K, d] over itself, [B, T, H d]: position t sees the positions starts[t] .. t.
 
     `starts` [B, T] int64, all 0 by default; `heads` is H.
     """
     B, T, count, head_dim = qkv.shape  # noqa: N806
-    if qkv.dtype == torch.bfloat16 and native.usable(qkv, head_dim, multiple=2 * native.LANES):
+    if attends_natively(qkv, head_dim):
         return native.causal_attention(qkv, starts, heads)
     query, key, value = qkv.transpose(1, 2).split((heads, (count - heads) // 2, (count - heads) // 2), 1)
     bias = None if starts is None else starts_bias(starts, qkv.dtype)

@@ -211,10 +211,11 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:  # type: ignore[override]
         qkv = qkv.contiguous()
-        starts = None if starts is None else starts.contiguous()
         B, T, count, head_dim = qkv.shape  # noqa: N806
-        sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim])
-        out, log_sums = qkv.new_empty(B, T, heads * head_dim), torch.empty(B, heads, T)
+        starts = None if starts is None else starts.to(torch.int64).expand(B, T).contiguous()
+        sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
+        out = qkv.new_empty(B, T, heads * head_dim)
+        log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")
         _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
         ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
         return out
@@ -272,6 +273,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
     """Losses [N] fp64, scale * -log softmax(logits)[target]; `logits` [N, V] become their gradient, in place."""
-    losses = torch.empty(len(logits), dtype=torch.float64)
+    if targets.dtype != torch.int64 or not logits.is_contiguous():
+        raise ValueError(f"cross-entropy needs int64 targets and contiguous logits, found {targets.dtype}")
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+        raise IndexError(
+            f"a target lies outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
+        )
+    losses = torch.empty(len(logits), dtype=torch.float64, device="cpu")
     _call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)
     return losses

@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trine.model.config import ModelConfig
-from trine.model.kernels import add_norm, attention, causal_attention, gelu, linear, rotary_table, swiglu, turn_heads
+from trine.model.kernels import (
+    add_norm,
+    attends_natively,
+    attention,
+    causal_attention,
+    gelu,
+    linear,
+    rotary_table,
+    starts_bias,
+    swiglu,
+    turn_heads,
+)
 from trine.model.rope import rotary_frequencies
 
 
@@ -180,6 +191,8 @@ class Transformer(nn.Module):
             frequencies = rotary_frequencies(self.config, ids.device)
             rotary = rotary_table(frequencies, positions, self.compute_dtype)
         x, delta = x.to(self.compute_dtype), None
+        if starts is not None and not attends_natively(x, self.config.head_dim):
+            bias, starts = starts_bias(starts, self.compute_dtype), None  # once, not in every block
         sight = Sight(rotary, bias, starts, cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute_blocks and torch.is_grad_enabled():

@@ -12,6 +12,7 @@ from trine.data.rows import RowSampler, open_sampler
 from trine.data.shards import Shard, Shards
 from trine.model.config import ModelConfig, gpt2_config, qwen3_config
 from trine.model.folder import save_model
+from trine.model.training_kernels import training_library
 from trine.model.transformer import Transformer, initialize
 from trine.records import Document
 from trine.runtime.device import Hardware
@@ -118,6 +119,9 @@ def _train(
     model.recompute_blocks = config.recompute_blocks
     compiled = config.compile == "on" or (config.compile == "auto" and hardware.device.type == "cuda")
     module = LanguageModelLoss(model, compiled=compiled)
+    if hardware.device.type == "cpu":
+        with world.main_first(f"native operations of {folder.path}"):  # one process compiles, the others find it made
+            training_library()
     parallel = parallelise(module, list(model.blocks), world, config.parallel)
     steps = step_count(config, sampler.order.rows_per_epoch)
     assert steps is not None

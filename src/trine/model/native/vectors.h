@@ -130,7 +130,8 @@ inline floats exponential(floats x) {
     for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
         series = fused(series, r, spread(coefficient));
     floats result = (floats)((ints)series + ((ints)shifted << 23));
-    return x < -87.0f ? floats{} : result;
+    floats kept = x == x ? result : x;
+    return x < -87.0f ? floats{} : kept;
 }
 
 // x / (1 + e^-x)
