@@ -74,7 +74,8 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
     """Sum over rows of row_weight * -log softmax(hidden weight^T)[target], in nats; a float64 scalar.
 
     `hidden` [N, D], `weight` [V, D], `targets` [N] int64, `row_weights` [N] fp32 (0 leaves a row out).
-    Equal in value and gradient to building the logits; a test holds it to that. Under torch.no_grad only the loss is made.
+    Equal in value and gradient to building the logits; a test holds it to that. Under torch.no_grad only the loss is
+    made.
     """
     if not torch.is_grad_enabled():
         losses = -target_log_probs(hidden, weight, targets) * row_weights
