@@ -18,7 +18,9 @@ from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
 PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
-LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
+# Nats, between sides that train the same weights on the same ids. nanoGPT in bf16 gives its loss in bf16, whose numbers lie
+# 0.0625 apart at ln 50304.
+LARGEST_LOSS_DIFFERENCE = 0.07
 Sample = dict[str, Any]
 
 
