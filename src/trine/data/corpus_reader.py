@@ -13,7 +13,6 @@ from typing import Any
 from trine.data.corpus import Corpus, no_text
 from trine.data.readers import Damage
 from trine.records import Document
-from trine.runtime.signals import stop_request
 
 BATCH_CHARACTERS = 500_000
 BATCH_DOCUMENTS = 1024
@@ -77,9 +76,7 @@ class _SourceReader:
             damage = Damage()
             skipped = self._start.record if unit == self._start.unit else 0
             for record, document in enumerate(self._source.units[unit].read(damage)):
-                if record < skipped:
-                    stop_request.check()
-                else:
+                if record >= skipped:
                     self.found += 1
                     self._pending.append(document)
                     self._size += len(document.text)

@@ -168,6 +168,6 @@ def _what_happened(error: RuntimeError) -> Exception:
         return error
     if stop_request.received is not None:
         return Interrupted(stop_request.received)
-    if launch().rank == 0:
-        return TrineError(f"another process of this run ended or fell behind, and this one with it: {error}")
+    if launch().rank == 0 and "imed out" in str(error):  # nobody else has anything to say
+        return TrineError(f"another process of this run did not answer for {STEP_TIMEOUT}: {error}")
     return QuietError(f"another process of this run ended: {error}")

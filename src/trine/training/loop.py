@@ -127,6 +127,7 @@ class Loop:
         self.parallel, self.effort = parallel or Parallel(), effort
         self.world = self.parallel.world
         self.guard = StepGuard(self.config, spikes=watch_spikes)
+        self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
 
     def train(self) -> dict[str, Any]:
         """Run to the end, from the last checkpoint if there is one; returns the final evaluation."""
@@ -153,6 +154,7 @@ class Loop:
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step over all its micro-batches, unless the guard finds something wrong with it."""
         self.model.train()
+        self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
         totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
         sums, weights = self._backward(batches, totals)
@@ -193,7 +195,7 @@ class Loop:
         if not goes_on:
             if step and self.objective.may_save(step):
                 self.guard.restore(before)
-                self._save(step)
+                self._save(step, *self._before_step)
             raise (TrineError if self.world.is_main else QuietError)(
                 f"{self.objective.name}: {problem}; the checkpoint is as it was before it. {place} names the batch: "
                 "look at it and go on without such steps (loop.on_bad_step=skip), or begin anew with a lower "
@@ -235,12 +237,13 @@ class Loop:
         """At the last step too: what follows may be long."""
         return self._due(step, self.config.save_every) or (self.config.save_every > 0 and step == self.steps)
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, objective: dict[str, Any] | None = None, random_state: Tensor | None = None) -> None:
+        """Write a checkpoint: of now, or with the objective's state and PyTorch's generator as they were before."""
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
-        tensors["torch_random_state"] = torch.get_rng_state()
-        state = {"objective": self.objective.state(), "guard": self.guard.state()}
+        tensors["torch_random_state"] = torch.get_rng_state() if random_state is None else random_state
+        state = {"objective": objective or self.objective.state(), "guard": self.guard.state()}
         save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints, self.world)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
