@@ -19,8 +19,8 @@ from bench.records import Case, Contender
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
 PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
 # Nats, between sides that train the same weights on the same ids. nanoGPT in bf16 gives its loss in bf16, whose numbers
-# lie 0.0625 apart at ln 50304.
-LARGEST_LOSS_DIFFERENCE = 0.07
+# lie 0.0625 apart there: two of them.
+LARGEST_LOSS_DIFFERENCE = 0.125
 Sample = dict[str, Any]
 
 
