@@ -17,8 +17,11 @@ Step = Callable[[Tensor], float]
 """One optimizer step over windows [R, T + 1]; returns the mean loss."""
 
 
-def training_work(step: Step, vocab_size: int) -> Callable[..., Reply]:
-    """The work `train` of a side: `steps` steps over fresh batches of `rows` x `tokens`."""
+def training_work(step: Step, vocab_size: int, loss_step: float = 0.0) -> Callable[..., Reply]:
+    """The work `train` of a side: `steps` steps over fresh batches of `rows` x `tokens`.
+
+    `loss_step`: how far apart the numbers lie in which the side gives its loss, where that is coarse.
+    """
     numbers = count()
     first: list[float] = []
 
@@ -32,6 +35,7 @@ def training_work(step: Step, vocab_size: int) -> Callable[..., Reply]:
         losses = [step(batch) for batch in batches]
         seconds = time.perf_counter() - started
         first[:] = first or losses[:1]
-        return {"seconds": seconds, "tokens": steps * rows * tokens, "first_loss": first[0], "peak_bytes": peak_bytes()}
+        figures = {"first_loss": first[0], "loss_step": loss_step, "peak_bytes": peak_bytes()}
+        return {"seconds": seconds, "tokens": steps * rows * tokens, **figures}
 
     return train

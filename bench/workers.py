@@ -18,9 +18,7 @@ from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
 PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
-# Nats, between sides that train the same weights on the same ids. nanoGPT in bf16 gives its loss in bf16, whose numbers
-# lie 0.0625 apart there: two of them.
-LARGEST_LOSS_DIFFERENCE = 0.125
+LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
 
 
@@ -132,6 +130,7 @@ def run_case(case: Case, workers: Workers, repetitions: int, sides: set[str]) ->
 def _check_equal_work(case: Case, samples: list[Sample]) -> None:
     """As many tokens, the very same ids where a side encodes, and the same first loss where it trains."""
     losses = [sample["first_loss"] for sample in samples if "first_loss" in sample]
-    same_losses = not losses or max(losses) - min(losses) <= LARGEST_LOSS_DIFFERENCE
+    rounding = max((sample.get("loss_step", 0.0) for sample in samples), default=0.0)  # of a side whose loss is in bf16
+    same_losses = not losses or max(losses) - min(losses) <= LARGEST_LOSS_DIFFERENCE + rounding
     if not same_losses or len({(sample["tokens"], sample.get("digest")) for sample in samples}) > 1:
         raise SideError(f"{case.group} {case.name}: unequal work: {samples}")
