@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import loader, memory, ranks, startup
 from bench.cases import GROUPS, SIDES
+from bench.control_cases import control
 from bench.models import SHAPES, write_model
 from bench.protocol import available_cores
 from bench.records import Case
@@ -25,7 +26,7 @@ REPETITIONS = 5
 OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3}
 """Of groups that need more or fewer."""
 LOADER_VOCABULARY = 8192
-SHAPELESS = ("startup", "encoding", "loader")
+SHAPELESS = ("startup", "encoding", "loader", "control")
 EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks"]
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     arguments = _parse()
     try:
         for group in (group for group in SHAPELESS if group in arguments.groups):
-            {"startup": _startup, "encoding": _encoding, "loader": _loader}[group](arguments)
+            {"startup": _startup, "encoding": _encoding, "loader": _loader, "control": _control}[group](arguments)
         for shape in arguments.shape:
             _shape(shape, arguments)
     except SideError as error:
@@ -76,6 +77,14 @@ def _encoding(arguments: argparse.Namespace) -> None:
         _in_turns("encoding", "encoding", encoding(), workers, arguments)
 
 
+def _control(arguments: argparse.Namespace) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="trine-bench-") as folder,
+        Workers(Path(folder), arguments.threads) as workers,
+    ):
+        _in_turns("control", "control", control(), workers, arguments)
+
+
 def _loader(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="trine-bench-") as folder:
         write_tokenizer(Path(folder), LOADER_VOCABULARY)
@@ -116,7 +125,7 @@ def _in_turns(group: str, name: str, cases: list[Case], workers: Workers, argume
         results.append(run_case(case, workers, repetitions, set(arguments.only)))
         rows += rows_of(case, results[-1])
     if rows:
-        unit = {"tokens": "tokens/s", "megabytes": "MB/s"}[cases[0].counts]
+        unit = {"tokens": "tokens/s", "megabytes": "MB/s", "steps": "steps/s"}[cases[0].counts]
         record = {"unit": unit, "repetitions": repetitions, "sides": workers.hellos, "results": results}
         _finish(name, arguments, rows, record)
 

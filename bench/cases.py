@@ -1,6 +1,6 @@
 """The speed table as data: which sides there are, what each case asks of them, and the ratio that is aimed at."""
 
-from bench import training_cases
+from bench import control_cases, training_cases
 from bench.records import TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
 _TRANSFORMERS, _LLAMA = "bench.side_transformers", "bench.side_llama"
@@ -15,6 +15,7 @@ SIDES = {
     "llama.cpp bf16": Side(_LLAMA, {"gguf": "bf16"}),
     "llama.cpp q8_0": Side(_LLAMA, {"gguf": "q8_0"}),
     **training_cases.SIDES,
+    **control_cases.SIDES,
 }
 
 LLAMA_TARGETS = {"small": {1: 1.05, 16: 1.05, 64: 1.05}, "mini": {1: 0.7, 16: 0.9, 64: 1.0}}

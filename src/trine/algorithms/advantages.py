@@ -1,6 +1,7 @@
 """Generalized advantage estimation (Schulman et al. 2016) and where the reward of a response goes.
 
-Shapes: B responses (or environments), T steps; `mask` says which steps the policy acted at.
+Shapes: B responses (or, in a control task, the parts of episodes that a rollout saw), T steps; `mask` says which steps
+the policy acted at.
 """
 
 import torch
@@ -22,17 +23,26 @@ def generalized_advantages(
     `next` is the next step *under the mask*, so that padding leaks nothing and tool output inside a response is
     skipped over. After the last step comes `final_values` [B]: 0 for an ended or cut response, V(s_T) to bootstrap.
     """
-    next_value = torch.zeros_like(values[:, 0]) if final_values is None else final_values
-    next_advantage = torch.zeros_like(next_value)
-    advantages = torch.zeros_like(values)
-    for t in range(values.shape[1] - 1, -1, -1):
-        acted = mask[:, t]
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * next_advantage
-        next_value = torch.where(acted, values[:, t], next_value)
-        next_advantage = torch.where(acted, advantage, next_advantage)
-        advantages[:, t] = torch.where(acted, advantage, 0.0)
+    final = torch.zeros_like(values[:, 0]) if final_values is None else final_values
+    deltas = torch.where(mask, rewards + gamma * _following(values, mask, final) - values, 0.0)
+    # A masked step hands the advantage behind it on as it is.
+    decays = torch.where(mask, gamma * lam, 1.0).to(values.dtype)
+    advantage = torch.zeros_like(final)
+    steps = []
+    for delta, decay in zip(reversed(deltas.T.contiguous()), reversed(decays.T.contiguous()), strict=True):
+        advantage = torch.addcmul(delta, decay, advantage)
+        steps.append(advantage)
+    advantages = torch.where(mask, torch.stack(steps[::-1], 1), 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def _following(values: Tensor, mask: Tensor, final: Tensor) -> Tensor:
+    """For every step, the value of the next step under the mask, [B, T]; `final` where there is none."""
+    count = values.shape[1]
+    places = torch.arange(count, device=values.device)
+    nearest = torch.where(mask, places, count).flip(1).cummin(1).values.flip(1)  # under the mask, from here on
+    behind = torch.cat((nearest[:, 1:], nearest.new_full((len(nearest), 1), count)), 1)
+    return torch.cat((values, final.unsqueeze(1)), 1).gather(1, behind)
 
 
 def last_step(mask: Tensor) -> Tensor:

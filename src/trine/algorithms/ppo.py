@@ -26,18 +26,20 @@ def clipped_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip: float,
+    clip: float | None,
     dual_clip: float | None = None,
 ) -> PolicyLoss:
     """Sum of max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) with rho = exp(new - old) (eq. 7).
 
-    `dual_clip` c > 1 bounds the loss at -c A where A < 0 (Ye et al. 2020, eq. 5). `approximate_kl` is the k3
-    estimate of KL(old || new), `clipped` counts the steps where the clip is the one that acts.
+    Without a `clip` it is the policy gradient: where rho is 1, as in the first update from a rollout, the gradient of
+    -A rho is that of -A log pi (Williams 1992). `dual_clip` c > 1 bounds the loss at -c A where A < 0 (Ye et al.
+    2020, eq. 5). `approximate_kl` is the k3 estimate of KL(old || new), `clipped` counts the steps where the clip is
+    the one that acts.
     """
     log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    bounded = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    bounded = unclipped if clip is None else -advantages * ratio.clamp(1 - clip, 1 + clip)
     losses = torch.maximum(unclipped, bounded)
     if dual_clip is not None:
         losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from trine.config.control import PlayConfig
 from trine.config.registry import STAGES
 from trine.config.use import (
     ChatConfig,
@@ -106,6 +107,12 @@ def push(config: PushConfig) -> None:
     sys.stdout.write(push_model(config.model, config.repository, private=config.private) + "\n")
 
 
+def play(config: PlayConfig) -> None:
+    from trine.cli.play import play as play_agent
+
+    play_agent(config)
+
+
 _COMMANDS: dict[str, Callable[[Any], None]] = {
     "quickstart": quickstart,
     "run": run_recipe,
@@ -115,4 +122,5 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "import": import_model,
     "export": export_model,
     "push": push,
+    "control play": play,
 }

@@ -36,6 +36,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         sys.stdout.write(f"trine {__version__}\n")
         return 0
+    if " ".join(arguments[:2]) in COMMANDS:
+        return _run(" ".join(arguments[:2]), arguments[2:])
     command = arguments[0]
     if command not in STAGES and command not in COMMANDS:
         from trine.config.loading import nearest

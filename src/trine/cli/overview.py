@@ -7,6 +7,6 @@ def print_overview(stages: dict[str, tuple[str, str, str]], commands: dict[str, 
     """`trine --help`."""
     lines = ["trine: train, align and serve a language model of your own", "", "usage: trine COMMAND [options]", ""]
     for title, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
-        lines += [f"{title}:", *(f"  {name:<12}{help_text}" for name, (_, _, help_text) in table.items()), ""]
+        lines += [f"{title}:", *(f"  {name:<14}{help_text}" for name, (_, _, help_text) in table.items()), ""]
     lines.append("trine COMMAND --help lists a command's options.")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -168,8 +168,8 @@ class PpoConfig(StageConfig):
     """discount"""
     lam: Share = 0.95
     """GAE's lambda"""
-    clip: PositiveFloat = 0.2
-    """how far the probability ratio may move"""
+    clip: PositiveFloat | None = 0.2
+    """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
     dual_clip: PositiveFloat | None = None
     """bound on the loss where the advantage is negative; null is plain PPO"""
     value_clip: PositiveFloat | None = 0.2

@@ -4,9 +4,9 @@ These modules import nothing heavy, so that `--help` answers at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -19,6 +19,16 @@ class Config(BaseModel):
     """Immutable; a key that is not a field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, values: Any) -> Any:
+        """A part given in part keeps, for the rest, what its owner sets, as `--help` says; not the part's own defaults."""
+        if not isinstance(values, dict):
+            return values
+        owners = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Config)}
+        parts = {name: values[name] for name in owners if isinstance(values.get(name), dict)}
+        return values | {name: owners[name].model_dump(exclude_unset=True) | part for name, part in parts.items()}
 
 
 class HardwareConfig(Config):

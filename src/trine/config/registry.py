@@ -17,6 +17,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "reward": ("trine.config.align", "RewardConfig", "train a reward model on comparisons"),
     "ppo": ("trine.config.align", "PpoConfig", "improve a policy against a reward by PPO"),
     "evaluate": ("trine.config.align", "EvaluateConfig", "compare a policy before and after PPO"),
+    "control": ("trine.config.control", "ControlConfig", "train an agent in a Gymnasium environment, by the same PPO"),
 }
 
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "import": ("trine.config.use", "ImportConfig", "bring a model in from a folder, a GGUF file or the hub"),
     "push": ("trine.config.use", "PushConfig", "upload a model to the Hugging Face hub"),
     "export": ("trine.config.use", "ExportConfig", "write a model for transformers or llama.cpp"),
+    "control play": ("trine.config.control", "PlayConfig", "watch an agent that `trine control` trained"),
 }
 
 

@@ -46,6 +46,16 @@ class Line:
     style: Literal["solid", "faint", "dashed"] = "solid"
 
 
+@dataclass(frozen=True)
+class Band:
+    """What lies between two curves, such as the deviation around a mean."""
+
+    x: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    colour: Colour = "accent"
+
+
 def loss_lines(steps: Sequence[float], values: Sequence[float], colour: Colour = "accent") -> list[Line]:
     """Every step, faint, and a running mean over a thirtieth of the run."""
     window = max(1, len(values) // 30)
@@ -59,10 +69,13 @@ def loss_lines(steps: Sequence[float], values: Sequence[float], colour: Colour =
 
 
 def line_plot(
-    lines: Sequence[Line], x_label: str, y_label: str, says: str, *, counted: bool = False, compact: bool = False
-) -> Markup:
+    lines: Sequence[Line], x_label: str, y_label: str, says: str, *,
+    counted: bool = False, compact: bool = False, bands: Sequence[Band] = (),
+) -> Markup:  # fmt: skip
     """Curves over a common axis, whole numbers where `counted`; `says` describes them to those who cannot see."""
     figure, axes = _canvas(x_label, y_label, COMPACT if compact else SIZE)
+    for band in bands:
+        axes.fill_between(band.x, band.low, band.high, color=COLOURS[band.colour], alpha=0.18, linewidth=0)
     for line in lines:
         _draw(axes, line)
     if len({value for line in lines for value in line.y}) == 1:

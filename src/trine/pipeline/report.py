@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from trine.pipeline.control_sections import control_section
 from trine.pipeline.outcome import (
     completions_section,
     evaluation_section,
@@ -31,6 +32,7 @@ SECTIONS: tuple[tuple[str, Callable[[StageRun, RecipeRun], Section]], ...] = (
     ("finetune", finetune_section),
     ("reward", reward_section),
     ("ppo", ppo_section),
+    ("control", control_section),
     ("evaluate", evaluation_section),
     ("evaluate", samples_section),
     ("evaluate", completions_section),

@@ -24,6 +24,7 @@ class StageRun:
     results: dict[str, Any]
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    folder: Path = Path()
 
     def by_step(self, key: str) -> Series:
         """Steps and values of the rows that hold `key`."""
@@ -73,8 +74,11 @@ class RecipeRun:
 
 
 def read_recipe_run(out: Path) -> RecipeRun:
-    """Read `out`; stages that are missing or unfinished are left out."""
-    described = read_json(out / "recipe.json")
+    """Read `out`; stages that are missing or unfinished are left out.
+
+    Without a recipe, `out` may be a run folder of `trine control`, or hold several of them.
+    """
+    described = read_json(out / "recipe.json") if (out / "recipe.json").exists() else _control_runs(out)
     if not isinstance(described, dict) or not isinstance(described.get("stages"), list):
         raise TrineError(f"{out / 'recipe.json'} names no stages; `trine run` writes it")
     stages = [_read_stage(out / entry["name"], entry) for entry in described["stages"]]
@@ -84,6 +88,20 @@ def read_recipe_run(out: Path) -> RecipeRun:
         described.get("minutes"),
         [run for run in stages if run is not None],
     )
+
+
+def _control_runs(out: Path) -> dict[str, Any]:
+    """What a recipe of the control runs in `out` would say."""
+    folders = [out, *sorted(path for path in out.iterdir() if path.is_dir())] if out.is_dir() else []
+    runs = [path for path in folders if (path / "agent").is_dir() and (path / "done.json").exists()]
+    if not runs:
+        raise TrineError(
+            f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of `trine control`"
+        )
+    names = [path.relative_to(out).as_posix() for path in runs]
+    seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path in runs]
+    stages = [{"name": name, "stage": "control"} for name in names]
+    return {"title": f"Control tasks in {out.name}", "seed": min(seeds), "stages": stages}
 
 
 def _read_stage(folder: Path, entry: dict[str, Any]) -> StageRun | None:
@@ -99,6 +117,7 @@ def _read_stage(folder: Path, entry: dict[str, Any]) -> StageRun | None:
         results=read_json(folder / "done.json"),
         metrics=_rows(folder / "metrics.jsonl"),
         samples=_rows(folder / "samples.jsonl"),
+        folder=folder,
     )
 
 

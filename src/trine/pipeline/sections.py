@@ -42,6 +42,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Film:
+    """A moving picture, as the address that holds all of it, and the line below."""
+
+    address: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, the sentences below it, and what there is to see."""
 
@@ -50,6 +58,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    films: list[Film] = field(default_factory=list)
 
 
 def titled(title: str, run: StageRun, recipe: RecipeRun) -> str:
@@ -111,6 +120,7 @@ def made(run: StageRun) -> str:
         ),
         "ppo": lambda r: f"{whole(r.get('iterations'))} iterations",
         "evaluate": lambda r: f"{whole(r.get('prompts'))} answers before and after",
+        "control": lambda r: f"an agent from {whole(r.get('environment_steps'))} steps",
     }
     return say[run.stage](run.results) if run.stage in say else ""
 

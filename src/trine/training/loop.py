@@ -106,7 +106,7 @@ class Loop:
     """Trains `model` on `objective` for `steps` steps inside a run folder.
 
     `parallel` says which other processes take part. `watch_spikes`: a sudden jump of loss or gradient norm is a bad
-    step too, as what is not finite always is.
+    step too, as what is not finite always is. `log_every`: so many steps make one row of the log.
     """
 
     def __init__(
@@ -121,29 +121,32 @@ class Loop:
         parallel: Parallel | None = None,
         watch_spikes: bool = False,
         effort: Effort | None = None,
+        log_every: int = 1,
     ) -> None:
         self.objective, self.model, self.optimizers, self.steps, self.run = objective, model, optimizers, steps, run
         self.config, self.optimizer_config = settings
-        self.parallel, self.effort = parallel or Parallel(), effort
+        self.parallel, self.effort, self.log_every = parallel or Parallel(), effort, log_every
         self.world = self.parallel.world
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
+        self._unlogged: list[dict[str, float]] = []
 
     def train(self) -> dict[str, Any]:
         """Run to the end, from the last checkpoint if there is one; returns the final evaluation."""
-        step = self._resume()
+        step, saving = self._resume(), False
         with progress_bar(self.objective.name, self.steps, step) as bar:
             while step < self.steps:
                 started = time.perf_counter()
                 row = self._step(step)
                 step += 1
-                self.run.log({"step": step, **row, **self._speed(row, time.perf_counter() - started)})
+                self._log(step, {**row, **self._speed(row, time.perf_counter() - started)})
                 bar.advance(note=f"loss {row['loss']:.3f}" if "loss" in row else "skipped")
                 if self._due(step, self.config.evaluate_every):
                     self.run.log({"step": step, **self._evaluate(final=False)})
-                stopping = self._stopping()
-                if self.objective.may_save(step) and (stopping or self._save_due(step)):
+                stopping, saving = self._stopping(), saving or self._save_due(step)
+                if self.objective.may_save(step) and (stopping or saving):
                     self._save(step)
+                    saving = False
                     if stopping:
                         stop_request.check()
         results = self._evaluate(final=True)
@@ -154,7 +157,8 @@ class Loop:
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step over all its micro-batches, unless the guard finds something wrong with it."""
         self.model.train()
-        self._before_step = self.objective.state(), torch.get_rng_state()
+        if self.objective.may_save(step):
+            self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
         totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
         sums, weights = self._backward(batches, totals)
@@ -203,6 +207,17 @@ class Loop:
             )
         say(f"{self.objective.name}: {problem}: skipped; {place} names the batch", style="yellow")
         return self._skipped()
+
+    def _log(self, step: int, row: dict[str, float]) -> None:
+        """Write a row of every `log_every` steps: what they took together, of all else the mean over those that say it."""
+        self._unlogged.append(row)
+        if step % self.log_every and step < self.steps:
+            return
+        rows, self._unlogged = self._unlogged, []
+        names = dict.fromkeys(name for each in rows for name in each)
+        values = {name: [each[name] for each in rows if name in each] for name in names}
+        means = {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
+        self.run.log({"step": step, **means, "seconds": sum(values["seconds"])})
 
     def _skipped(self) -> dict[str, float]:
         return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}

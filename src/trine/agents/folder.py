@@ -1,0 +1,97 @@
+"""An agent on disk: `agent.json` says what it plays and how it is made, `model.safetensors` holds its weights."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trine.agents.distributions import Array, Categorical, Distribution, Normal
+from trine.agents.environments import Environments
+from trine.agents.network import Agent, Playing
+from trine.agents.normalization import Moments
+from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, write_folder, write_json
+
+
+@dataclass(frozen=True)
+class AgentDescription:
+    """What has to be known to build an agent before its weights are read."""
+
+    environment: str
+    environment_options: dict[str, Any]
+    observations: int
+    outputs: int
+    continuous: bool
+    critic: bool
+    hidden: tuple[int, ...]
+
+    @property
+    def distribution(self) -> Distribution:
+        return Normal(self.outputs // 2) if self.continuous else Categorical(self.outputs)
+
+
+class Player:
+    """An agent that only plays: observations in, actions out."""
+
+    def __init__(self, agent: Agent, moments: Moments | None, distribution: Distribution, *, deterministic: bool) -> None:
+        self.playing, self.moments, self.distribution = Playing(agent), moments, distribution
+        self.deterministic = deterministic
+
+    def act(self, observations: Array, noise: Array) -> Array:
+        """An action for each of N observations; `noise` [N, ...] decides where actions are drawn."""
+        inputs = observations if self.moments is None else self.moments.normalized(observations)
+        outputs = self.playing.policy(inputs)
+        return self.distribution.mode(outputs) if self.deterministic else self.distribution.sample(outputs, noise)
+
+
+def save_agent(folder: Path, description: AgentDescription, agent: Agent, moments: Moments | None) -> None:
+    """Write the agent's folder, whole or not at all."""
+
+    def fill(aside: Path) -> None:
+        normalization = None if moments is None else moments.state()
+        write_json(aside / "agent.json", {**asdict(description), "normalization": normalization})
+        save_file({name: tensor.cpu().contiguous() for name, tensor in agent.state_dict().items()}, aside / "model.safetensors")
+
+    write_folder(folder, fill)
+
+
+def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
+    """The agent that a run of `trine control` made. Raises `TrineError` where there is none."""
+    folder = run / "agent" if (run / "agent").is_dir() else run
+    if not (folder / "agent.json").exists():
+        raise TrineError(f"{run} holds no agent: give the run folder of a finished `trine control`")
+    values = read_json(folder / "agent.json")
+    try:
+        normalization = values.pop("normalization")
+        description = AgentDescription(**values | {"hidden": tuple(values["hidden"])})
+        agent = build(description)
+        agent.load_state_dict(load_file(folder / "model.safetensors"))
+    except (TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
+        raise TrineError(f"{folder} is not an agent's folder as trine writes it: {error}") from None
+    moments = None
+    if normalization is not None:
+        moments = Moments(description.observations)
+        moments.restore(normalization)
+    return description, agent, moments
+
+
+def build(description: AgentDescription) -> Agent:
+    """The networks, without their weights."""
+    return Agent(
+        description.observations, description.outputs, description.hidden,
+        continuous=description.continuous, critic=description.critic,
+    )  # fmt: skip
+
+
+def check_fits(description: AgentDescription, environments: Environments) -> None:
+    """Raise `TrineError` when an environment is no longer the one the agent was made for."""
+    found = (environments.observation_size, environments.actions.distribution.outputs)
+    if found != (description.observations, description.outputs):
+        raise TrineError(
+            f"{description.environment} now has observations of {found[0]} numbers and {found[1]} outputs for its actions; "
+            f"the agent was made for {description.observations} and {description.outputs}"
+        )
+

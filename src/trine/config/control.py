@@ -1,0 +1,147 @@
+"""Configs of control tasks: train an agent in an environment, and look at what it does."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from trine.config.base import (
+    Config,
+    HardwareConfig,
+    LoopConfig,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OptimizerConfig,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    StageConfig,
+)
+
+Algorithm = Literal["reinforce", "actor_critic", "ppo"]
+
+# What the steps that lead to PPO change of the defaults, which are PPO's. Each takes one update from a rollout and
+# throws it away, so it wants larger steps than PPO, and actor-critic shorter rollouts.
+ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "actor_critic": {
+        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None, "normalize_advantages": "none",
+        "optimizer": {"learning_rate": 1e-3},
+    },
+    "reinforce": {
+        "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None,
+        "normalize_advantages": "none", "lam": 1.0, "optimizer": {"learning_rate": 1e-2},
+    },
+}  # fmt: skip
+
+
+class ControlConfig(StageConfig):
+    """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
+
+    environment: str
+    """id of a registered environment, such as CartPole-v1; package.module:Name-v0 imports what registers it first"""
+    algorithm: Algorithm = "ppo"
+    """reinforce: whole episodes, no critic; actor_critic: advantages from a critic, one update a rollout; ppo: several
+    clipped updates a rollout. Defaults below are ppo's; config/control.py lists what the other two change"""
+    out: Path = Path("runs/control")
+    """run folder to write; unset: runs/control/ENVIRONMENT-ALGORITHM-SEED"""
+    environment_options: dict[str, Any] = {}
+    """keyword arguments of the environment, such as {continuous: true}"""
+    environments: PositiveInt = 8
+    """copies of the environment that are played side by side"""
+    total_steps: PositiveInt = 500_000
+    """environment steps to learn from, over all copies; whole rollouts that fit are played"""
+    rollout_steps: PositiveInt | None = 128
+    """steps of each copy before the weights are updated; null: twice the environment's time limit (reinforce's default)"""
+    gamma: Share = 0.99
+    """discount"""
+    lam: Share = 0.95
+    """GAE's lambda"""
+    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
+    """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal counts
+    it as ended, as older implementations do"""
+    epochs: PositiveInt = 4
+    """passes over each rollout"""
+    minibatches: PositiveInt = 4
+    """updates in each pass"""
+    clip: PositiveFloat | None = 0.2
+    """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
+    value_clip: PositiveFloat | None = None
+    """how far a value may move from the old one; null is plain squared error"""
+    value_weight: NonNegativeFloat = 0.5
+    """weight of the value loss; reinforce has none"""
+    entropy_weight: NonNegativeFloat = 0.0
+    """weight of the entropy bonus"""
+    normalize_advantages: Literal["rollout", "minibatch", "none"] = "rollout"
+    """to mean 0 and variance 1: over the rollout (biased variance, as on text), over each minibatch (unbiased), or not"""
+    normalize_observations: bool = False
+    """feed the networks observations of mean 0 and variance 1, by running moments"""
+    normalize_rewards: bool = False
+    """divide rewards by the running deviation of the discounted return"""
+    hidden: tuple[PositiveInt, ...] = (64, 64)
+    """widths of the hidden layers (tanh) of actor and critic, which share none"""
+    evaluation_episodes: PositiveInt = 100
+    """fresh episodes played after training: as often with sampled as with likeliest actions"""
+    film: bool = True
+    """draw an episode of the trained agent as film.gif, where the environment can be drawn"""
+    resume: Literal["exact", "new_episodes"] = "exact"
+    """after a stop: exact replays what was played since each copy's last reset, and refuses an environment that does not
+    reproduce; new_episodes resets all copies instead"""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        kind="adamw", learning_rate=1e-3, beta2=0.999, epsilon=1e-5, clip_norm=0.5, warmup_share=0.0, decay="linear"
+    )
+    loop: LoopConfig = LoopConfig(save_every=500)
+    hardware: HardwareConfig = HardwareConfig(device="cpu", precision="fp32", threads=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Put in what the algorithm changes of the defaults, and the run folder's name."""
+        if not isinstance(values, dict):
+            return values
+        algorithm = str(values.get("algorithm", "ppo"))
+        values = _over(ALGORITHM_DEFAULTS.get(algorithm, {}), values)
+        if values.get("out") is None and "environment" in values:
+            name = str(values["environment"]).replace("/", "-").replace(":", "-")
+            values["out"] = f"runs/control/{name}-{algorithm}-{values.get('seed', 0)}"
+        return values
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ControlConfig":
+        """What belongs to one algorithm is refused with another, not passed over."""
+        if self.algorithm != "ppo" and (self.epochs, self.minibatches, self.clip) != (1, 1, None):
+            raise ValueError(
+                f"{self.algorithm} takes one unclipped update from a rollout: epochs={self.epochs}, "
+                f"minibatches={self.minibatches}, clip={self.clip} belong to algorithm ppo"
+            )
+        if self.optimizer.kind != "adamw":
+            raise ValueError(f"optimizer.kind={self.optimizer.kind!r}: control tasks are trained by adamw")
+        return self
+
+
+def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, completed by `defaults`; nested mappings one by one."""
+    merged = {**defaults, **given}
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(given.get(key), dict):
+            merged[key] = {**value, **given[key]}
+    return merged
+
+
+class PlayConfig(Config):
+    """Watch a trained agent: play episodes, print their returns, write a film."""
+
+    run: Path
+    """run folder of `trine control`"""
+    episodes: PositiveInt = 5
+    """how many episodes"""
+    seed: NonNegativeInt = 1
+    """of the episodes: the same seed plays the same ones"""
+    deterministic: bool = True
+    """take the likeliest action; false samples as training does"""
+    show: Literal["film", "window", "none"] = "film"
+    """film: the first episode as a GIF; window: on the screen while it plays; none: returns only"""
+    film: Path | None = None
+    """GIF to write; unset: film.gif in the run folder"""
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    """of the film: 2 is twice as fast"""

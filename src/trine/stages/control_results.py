@@ -1,0 +1,53 @@
+"""What a trained agent is worth: returns of fresh episodes, with drawn and with likeliest actions; and a film."""
+
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from trine.agents.environments import Episode
+from trine.agents.episodes import play_episodes, write_film
+from trine.agents.folder import AgentDescription, Player, load_agent
+from trine.runtime.errors import TrineError
+from trine.runtime.progress import say
+
+FILM = "film.gif"
+
+
+def open_player(run: Path, *, deterministic: bool) -> tuple[AgentDescription, Player]:
+    """The agent of a run, ready to play."""
+    description, agent, moments = load_agent(run)
+    return description, Player(agent, moments, description.distribution, deterministic=deterministic)
+
+
+def evaluate_agent(run: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """Returns of `episodes` fresh episodes of each kind: mean, deviation, and all of them."""
+    results: dict[str, Any] = {}
+    for kind in ("sampled", "deterministic") if episodes else ():
+        description, player = open_player(run, deterministic=kind == "deterministic")
+        played = play_episodes(description, player, episodes, seed)
+        results[kind] = summary(played)
+        say(f"   {episodes} fresh episodes, {kind} actions: return {words(results[kind])}")
+    return results
+
+
+def summary(episodes: list[Episode]) -> dict[str, Any]:
+    """Mean and deviation of returns, mean length, and every return."""
+    totals = [episode.total for episode in episodes]
+    return {
+        "return_mean": fmean(totals),
+        "return_deviation": pstdev(totals),
+        "length_mean": fmean(episode.length for episode in episodes),
+        "returns": totals,
+    }
+
+
+def words(results: dict[str, Any]) -> str:
+    return f"{results['return_mean']:.1f} ± {results['return_deviation']:.1f}"
+
+
+def film_agent(run: Path, seed: int) -> None:
+    """Write a film into the run folder where the environment can be drawn; say why where it cannot."""
+    try:
+        write_film(run / FILM, *open_player(run, deterministic=True), seed)
+    except TrineError as error:
+        say(f"   no film: {error}", style="yellow")
