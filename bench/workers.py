@@ -128,7 +128,7 @@ def run_case(case: Case, workers: Workers, repetitions: int, sides: set[str]) ->
 
 
 def _check_equal_work(case: Case, samples: list[Sample]) -> None:
-    """As many tokens or environment steps, the very same ids where a side encodes, and the same first loss where it trains."""
+    """As many tokens or environment steps, the same ids where a side encodes, the same first loss where it trains."""
     losses = [sample["first_loss"] for sample in samples if "first_loss" in sample]
     rounding = max((sample.get("loss_step", 0.0) for sample in samples), default=0.0)  # of a side whose loss is in bf16
     same_losses = not losses or max(losses) - min(losses) <= LARGEST_LOSS_DIFFERENCE + rounding

@@ -97,6 +97,27 @@ def test_pretraining_stopped_three_ways_ends_in_the_same_bytes(
     assert steps(run) == steps(straight) == list(range(1, 501))
 
 
+def test_a_control_task_killed_between_checkpoints_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    """It plays again what was played since each copy's last reset, and then goes on."""
+
+    def command(out: Path) -> list[str]:
+        return [
+            "control", "CartPole-v1", "--out", str(out), "--total_steps", "20480", "--environments", "4",
+            "--loop.save_every", "64", "--evaluation_episodes", "4", "--film", "false",
+        ]  # fmt: skip
+
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    code, words = stop(start(tmp_path, command(run)), run, 100, signal.SIGTERM)
+    assert code == 143 and "stopped by SIGTERM; the same command continues" in words
+    code, _ = stop(start(tmp_path, command(run)), run, 300, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    finish(tmp_path, command(run))
+    finish(tmp_path, command(straight))
+    for name in ("agent/model.safetensors", "agent/agent.json", "done.json"):
+        assert (run / name).read_bytes() == (straight / name).read_bytes()
+    assert losses(run) == losses(straight)
+
+
 def ranks(folder: Path, arguments: list[str]) -> list[subprocess.Popen[str]]:
     """Two processes of one run, each a child whose exit code can be seen; torchrun would show only its own."""
     port = free_port()

@@ -78,6 +78,6 @@ class Normal:
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         means, log_deviations = outputs.chunk(2, 1)
+        spread = log_deviations.sum(1) + self.size * HALF_LOG_TWO_PI
         distances = (actions - means) * torch.exp(-log_deviations)
-        log_probs = -(0.5 * distances.square() + log_deviations + HALF_LOG_TWO_PI).sum(1)
-        return log_probs, (log_deviations + (0.5 + HALF_LOG_TWO_PI)).sum(1)
+        return distances.square().sum(1) * -0.5 - spread, spread + 0.5 * self.size

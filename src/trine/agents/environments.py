@@ -24,11 +24,13 @@ SEEDS = 2**31
 
 def make_environment(name: str, options: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """One copy. Raises `TrineError` for an unknown id, a missing extra, or options it does not take."""
-    drawn = {} if render_mode is None else {"render_mode": render_mode}
+    drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         return gymnasium.make(name, disable_env_checker=True, **drawn, **options)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise TrineError(f"{name}: {error}; trine's extras are: pip install 'trine[control]' or 'trine[box2d]'") from None
+        raise TrineError(
+            f"{name}: {error}; trine's extras are: pip install 'trine[control]' or 'trine[box2d]'"
+        ) from None
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
         raise TrineError(f"environment {name!r} with options {dict(options)} cannot be made: {error}") from None
 
@@ -132,10 +134,10 @@ class Environments:
                 self._play(copy, self.actions.restored(action))
             if (self.totals[copy], self.digests[copy]) != (was["total"], was["digest"]):
                 raise TrineError(
-                    f"{self.name} does not reproduce: with the same seed and the same {len(was['played'])} actions, copy "
-                    f"{copy} in its episode {was['episode']} showed other observations or rewards than before the stop, so "
-                    "that the run cannot be continued exactly. Go on with new episodes (--resume new_episodes), or start "
-                    "over (--overwrite true)"
+                    f"{self.name} does not reproduce: with the same seed and the same {len(was['played'])} actions, "
+                    f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
+                    "stop, so that the run cannot be continued exactly. Go on with new episodes (--resume "
+                    "new_episodes), or start over (--overwrite true)"
                 )
 
     def begin_anew(self, state: list[dict[str, Any]]) -> None:

@@ -93,7 +93,9 @@ def write_film(path: Path, description: AgentDescription, player: Player, seed: 
             pictures.append(_picture(frame, description.environment))
     buffer = io.BytesIO()
     milliseconds = max(20, round(1000 * every / (rate * speed)))
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True
+    )
     write_bytes(path, buffer.getvalue())
     return total
 

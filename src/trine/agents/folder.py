@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -36,7 +36,9 @@ class AgentDescription:
 class Player:
     """An agent that only plays: observations in, actions out."""
 
-    def __init__(self, agent: Agent, moments: Moments | None, distribution: Distribution, *, deterministic: bool) -> None:
+    def __init__(
+        self, agent: Agent, moments: Moments | None, distribution: Distribution, *, deterministic: bool
+    ) -> None:
         self.playing, self.moments, self.distribution = Playing(agent), moments, distribution
         self.deterministic = deterministic
 
@@ -53,7 +55,8 @@ def save_agent(folder: Path, description: AgentDescription, agent: Agent, moment
     def fill(aside: Path) -> None:
         normalization = None if moments is None else moments.state()
         write_json(aside / "agent.json", {**asdict(description), "normalization": normalization})
-        save_file({name: tensor.cpu().contiguous() for name, tensor in agent.state_dict().items()}, aside / "model.safetensors")
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in agent.named().items()}
+        save_file(weights, aside / "model.safetensors")
 
     write_folder(folder, fill)
 
@@ -68,7 +71,10 @@ def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
         normalization = values.pop("normalization")
         description = AgentDescription(**values | {"hidden": tuple(values["hidden"])})
         agent = build(description)
-        agent.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        with torch.no_grad():
+            for name, place in agent.named().items():
+                place.copy_(weights.pop(name))
     except (TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
         raise TrineError(f"{folder} is not an agent's folder as trine writes it: {error}") from None
     moments = None
@@ -91,7 +97,6 @@ def check_fits(description: AgentDescription, environments: Environments) -> Non
     found = (environments.observation_size, environments.actions.distribution.outputs)
     if found != (description.observations, description.outputs):
         raise TrineError(
-            f"{description.environment} now has observations of {found[0]} numbers and {found[1]} outputs for its actions; "
-            f"the agent was made for {description.observations} and {description.outputs}"
+            f"{description.environment} now has observations of {found[0]} numbers and {found[1]} outputs for its "
+            f"actions; the agent was made for {description.observations} and {description.outputs}"
         )
-

@@ -95,7 +95,7 @@ class Rows:
 
 def rows_of(ends: Array) -> Rows:
     """The parts of episodes in a rollout whose `ends` [T, N] say after which steps one was over."""
-    steps, copies = ends.shape
+    copies = ends.shape[1]
     last = ends.copy()
     last[-1] = True  # the rollout's own end
     of_copy, ending = np.nonzero(last.T)  # copy by copy, in order of time
@@ -139,8 +139,8 @@ def advantages_of(
 def surely_whole(rollout: Rollout, time_limit: int) -> Tensor:
     """Which steps [M] belong to an episode of which it was certain, when it began, that the rollout would see its end.
 
-    A return without a critic needs the whole rest of the episode. To take whichever episodes happened to end would prefer
-    short ones; an episode that began at least the time limit before the rollout's end ends within it however it goes.
+    A return without a critic needs the whole rest of the episode. To take whichever episodes happened to end would
+    prefer short ones; one that began at least the time limit before the rollout's end ends within it however it goes.
     """
     steps, copies = rollout.ends.shape
     begins = np.empty((steps, copies), np.int64)

@@ -1,4 +1,4 @@
-"""Which environments can be learned: flat Box observations, and Discrete or flat Box actions. Others are refused by name."""
+"""Which environments can be learned: flat Box observations, Discrete or flat Box actions; others are refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class DiscreteActions:
 
 @dataclass(frozen=True)
 class BoxActions:
-    """Vectors between `low` and `high` [K]: a draw outside is brought to the edge when it is played, not when learned."""
+    """Vectors between `low` and `high` [K]: a draw outside is brought to the edge when played, not when learned."""
 
     low: Array
     high: Array
@@ -54,7 +54,7 @@ class BoxActions:
 
     def for_environment(self, actions: Array) -> list[Any]:
         """What the environments are given, one each."""
-        return list(np.clip(actions, self.low, self.high).astype(self.low.dtype))
+        return list(np.minimum(np.maximum(actions, self.low), self.high).astype(self.low.dtype))
 
     def restored(self, action: Any) -> Any:
         """What an environment was given, from what JSON kept of it."""
@@ -69,7 +69,7 @@ def observation_size(environment: gymnasium.Env[Any, Any], name: str) -> int:
     space = environment.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise TrineError(
-            f"{name}: observations are {space}; only flat Box observations can be learned from: wrap the environment in "
+            f"{name}: observations are {space}; only flat Box observations can be learned from: wrap it in "
             "gymnasium.wrappers.FlattenObservation and register it under an id of its own"
         )
     return int(space.shape[0])
@@ -82,4 +82,6 @@ def actions_of(environment: gymnasium.Env[Any, Any], name: str) -> Actions:
         return DiscreteActions(int(space.n), int(space.start))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return BoxActions(space.low, space.high)
-    raise TrineError(f"{name}: actions are {space}; only Discrete and flat Box actions (of real numbers) can be learned")
+    raise TrineError(
+        f"{name}: actions are {space}; only Discrete and flat Box actions (of real numbers) can be learned"
+    )

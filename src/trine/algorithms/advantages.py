@@ -26,7 +26,7 @@ def generalized_advantages(
     final = torch.zeros_like(values[:, 0]) if final_values is None else final_values
     deltas = torch.where(mask, rewards + gamma * _following(values, mask, final) - values, 0.0)
     # A masked step hands the advantage behind it on as it is.
-    decays = torch.where(mask, gamma * lam, 1.0).to(values.dtype)
+    decays = torch.where(mask, values.new_tensor(gamma * lam), 1.0)
     advantage = torch.zeros_like(final)
     steps = []
     for delta, decay in zip(reversed(deltas.T.contiguous()), reversed(decays.T.contiguous()), strict=True):

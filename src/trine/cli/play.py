@@ -27,7 +27,4 @@ def play(config: PlayConfig) -> None:
 def _watch(config: PlayConfig, episode: int) -> float:
     """One episode on the screen; its return."""
     description, player = open_player(config.run, deterministic=config.deterministic)
-    total = 0.0
-    for _, total in frames(description, player, config.seed + episode, "human"):
-        pass
-    return total
+    return list(frames(description, player, config.seed + episode, "human"))[-1][1]

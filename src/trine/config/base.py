@@ -23,7 +23,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, values: Any) -> Any:
-        """A part given in part keeps, for the rest, what its owner sets, as `--help` says; not the part's own defaults."""
+        """A part given in part keeps, for the rest, what its owner sets, as `--help` says: not its own defaults."""
         if not isinstance(values, dict):
             return values
         owners = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Config)}

@@ -25,8 +25,8 @@ Algorithm = Literal["reinforce", "actor_critic", "ppo"]
 ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
     "ppo": {},
     "actor_critic": {
-        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None, "normalize_advantages": "none",
-        "optimizer": {"learning_rate": 1e-3},
+        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None,
+        "normalize_advantages": "none", "optimizer": {"learning_rate": 1e-3},
     },
     "reinforce": {
         "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None,
@@ -45,21 +45,21 @@ class ControlConfig(StageConfig):
     clipped updates a rollout. Defaults below are ppo's; config/control.py lists what the other two change"""
     out: Path = Path("runs/control")
     """run folder to write; unset: runs/control/ENVIRONMENT-ALGORITHM-SEED"""
-    environment_options: dict[str, Any] = {}
+    environment_options: dict[str, Any] = Field(default={})
     """keyword arguments of the environment, such as {continuous: true}"""
     environments: PositiveInt = 8
     """copies of the environment that are played side by side"""
     total_steps: PositiveInt = 500_000
     """environment steps to learn from, over all copies; whole rollouts that fit are played"""
     rollout_steps: PositiveInt | None = 128
-    """steps of each copy before the weights are updated; null: twice the environment's time limit (reinforce's default)"""
+    """steps of each copy between updates; null: twice the environment's time limit, which is reinforce's default"""
     gamma: Share = 0.99
     """discount"""
     lam: Share = 0.95
     """GAE's lambda"""
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
-    """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal counts
-    it as ended, as older implementations do"""
+    """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal
+    counts it as ended, as older implementations do"""
     epochs: PositiveInt = 4
     """passes over each rollout"""
     minibatches: PositiveInt = 4
@@ -73,20 +73,20 @@ class ControlConfig(StageConfig):
     entropy_weight: NonNegativeFloat = 0.0
     """weight of the entropy bonus"""
     normalize_advantages: Literal["rollout", "minibatch", "none"] = "rollout"
-    """to mean 0 and variance 1: over the rollout (biased variance, as on text), over each minibatch (unbiased), or not"""
+    """to mean 0 and variance 1: over the rollout (biased variance, as on text), each minibatch (unbiased), or not"""
     normalize_observations: bool = False
     """feed the networks observations of mean 0 and variance 1, by running moments"""
     normalize_rewards: bool = False
     """divide rewards by the running deviation of the discounted return"""
     hidden: tuple[PositiveInt, ...] = (64, 64)
     """widths of the hidden layers (tanh) of actor and critic, which share none"""
-    evaluation_episodes: PositiveInt = 100
-    """fresh episodes played after training: as often with sampled as with likeliest actions"""
+    evaluation_episodes: NonNegativeInt = 100
+    """fresh episodes played after training, 0 for none: as often with sampled as with likeliest actions"""
     film: bool = True
     """draw an episode of the trained agent as film.gif, where the environment can be drawn"""
     resume: Literal["exact", "new_episodes"] = "exact"
-    """after a stop: exact replays what was played since each copy's last reset, and refuses an environment that does not
-    reproduce; new_episodes resets all copies instead"""
+    """after a stop: exact replays what was played since each copy's last reset, and refuses an environment that does
+    not reproduce; new_episodes resets all copies instead"""
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="adamw", learning_rate=1e-3, beta2=0.999, epsilon=1e-5, clip_norm=0.5, warmup_share=0.0, decay="linear"
     )

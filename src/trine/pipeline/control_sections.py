@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -42,9 +43,9 @@ def control_section(run: StageRun, recipe: RecipeRun) -> Section:
         return Section(environment, "")
     groups = _groups(alike)
     words = (
-        "An episode's return is the sum of its rewards. The curves are episodes met in training, with actions drawn from the "
-        "policy: the mean over seeds, and one standard deviation to each side. The table is of fresh episodes after training, "
-        "with drawn and with likeliest actions; ± is the standard deviation over seeds, of their means."
+        "An episode's return is the sum of its rewards. The curves are episodes met in training, with actions drawn "
+        "from the policy: the mean over seeds, and one standard deviation to each side. The table is of fresh episodes "
+        "after training, with drawn and with likeliest actions; ± is the standard deviation over seeds, of their means."
     )
     return Section(environment, words, [_table(groups)], _plots(environment, groups), films=_films(groups))
 
@@ -103,13 +104,14 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
     curves = [_curve(group, "episode_return", lambda row: float(row["episodes"])) for group in groups]
     lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in zip(groups, curves, strict=True)]
     bands = [
-        Band(x, [m - d for m, d in zip(mean, deviation, strict=True)], [m + d for m, d in zip(mean, deviation, strict=True)],
-             group.colour)
+        Band(x, (np.array(mean) - deviation).tolist(), (np.array(mean) + deviation).tolist(), group.colour)
         for group, (x, mean, deviation) in zip(groups, curves, strict=True)
         if len(group.runs) > 1
-    ]  # fmt: skip
+    ]
     says = f"{environment}: return over environment steps"
-    plots = [Plot(line_plot(lines, "environment steps", "return of an episode", says, bands=bands), "Returns in training.")]
+    plots = [
+        Plot(line_plot(lines, "environment steps", "return of an episode", says, bands=bands), "Returns in training.")
+    ]
     for key, y_label, caption in CURVES:
         drawn = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
         lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in drawn if x]
@@ -142,7 +144,7 @@ def _binned(
     values = np.array([float(row[key]) for row in rows])
     weights = np.array([weight(row) for row in rows])
     means: list[float] = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (steps > low) & (steps <= high)
         held = means[-1] if means else float("nan")
         means.append(float(np.average(values[inside], weights=weights[inside])) if inside.any() else held)

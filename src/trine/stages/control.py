@@ -1,5 +1,5 @@
-"""Train an agent in a Gymnasium environment: REINFORCE (Williams 1992), actor-critic (Mnih et al. 2016) or PPO (Schulman
-et al. 2017), by the functions of `algorithms/` that write text too.
+"""Train an agent in a Gymnasium environment: REINFORCE (Williams 1992), actor-critic (Mnih et al. 2016) or PPO
+(Schulman et al. 2017), by the functions of `algorithms/` that write text too.
 
 An iteration: play a rollout in all copies, take values and log-probabilities from the networks that are about to learn
 (in the very minibatches of the first pass, so that the first ratio is exactly 1), estimate advantages; then epochs x
@@ -10,6 +10,7 @@ episode it surely sees to the end; actor-critic takes one update from a rollout;
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -99,7 +100,7 @@ class ControlObjective:
     def _slices(self, count: int) -> list[slice]:
         """`count` rows in minibatches that differ by one row at most."""
         edges = [count * part // self.config.minibatches for part in range(self.config.minibatches + 1)]
-        return [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        return [slice(*pair) for pair in pairwise(edges)]
 
     def counts(self, batch: Lesson) -> dict[str, float]:
         names = ("policy", "value", "entropy", "clip_fraction", "approximate_kl")
@@ -107,26 +108,22 @@ class ControlObjective:
 
     def terms(self, batch: Lesson) -> dict[str, Term]:
         config, count = self.config, float(len(batch))
-        log_probs, entropy = self._log_probs(batch)
-        mask = torch.ones_like(log_probs, dtype=torch.bool)
+        outputs, values = self.agent(batch.observations)
+        log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.actions)
         advantages = batch.advantages
         if config.normalize_advantages == "minibatch" and len(batch) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        policy = clipped_policy_loss(log_probs, batch.old_log_probs, advantages, mask, clip=config.clip)
+        policy = clipped_policy_loss(log_probs, batch.old_log_probs, advantages, clip=config.clip)
         terms = {
             "policy": Term(policy.loss, count, 1.0),
             "entropy": Term(entropy.sum(), count, -config.entropy_weight),
             "clip_fraction": Term(policy.clipped, count, 0.0),
             "approximate_kl": Term(policy.approximate_kl, count, 0.0),
         }
-        if self.agent.critic is not None:
-            values = self.agent.values(batch.observations)
-            value = clipped_value_loss(values, batch.old_values, batch.returns, mask, clip=config.value_clip)
+        if self.agent.has_critic:
+            value = clipped_value_loss(values, batch.old_values, batch.returns, clip=config.value_clip)
             terms["value"] = Term(value, count, config.value_weight)
         return terms
-
-    def _log_probs(self, batch: Lesson) -> tuple[Tensor, Tensor]:
-        return self.distribution.log_probs_and_entropy(self.agent.policy(batch.observations), batch.actions)
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         return {}
@@ -135,7 +132,7 @@ class ControlObjective:
         return step % self.steps_per_iteration == 0
 
     def state(self) -> dict[str, Any]:
-        """Of between two iterations: where the copies are, and the moments, what they have not taken in yet included."""
+        """Of between two iterations: where the copies are, and the moments with all that was seen."""
         self._take_in()
         return {
             "copies": self.environments.state(),
@@ -190,17 +187,18 @@ class ControlObjective:
         rows = observations.reshape(-1, self.environments.observation_size)
         return torch.from_numpy(rows if self.moments is None else self.moments.normalized(rows)).to(self.device)
 
+    def _values(self, observations: Any) -> Tensor:
+        values: Tensor = self.agent(self._inputs(observations))[1]
+        return values.cpu()
+
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, rewards: Tensor) -> Lesson:
-        """Steps, values, advantages and returns of a rollout, on the networks' device; log-probabilities are to come."""
+        """Steps, values, advantages and returns, on the networks' device; log-probabilities are to come."""
         config = self.config
-        inputs = self._inputs(rollout.observations)
-        values = self.agent.values(inputs).cpu()
-        after = tuple(
-            self.agent.values(self._inputs(each)).cpu() for each in (rollout.cut_observations, rollout.last_observations)
-        )
+        inputs, values = self._inputs(rollout.observations), self._values(rollout.observations)
+        after = (self._values(rollout.cut_observations), self._values(rollout.last_observations))
         advantages, returns = advantages_of(
-            rollout, rewards, values, (after[0], after[1]),
+            rollout, rewards, values, after,
             gamma=config.gamma, lam=config.lam, bootstrap=config.truncation == "bootstrap",
         )  # fmt: skip
         actions = torch.from_numpy(rollout.actions.reshape(len(rewards), *rollout.actions.shape[2:]))
@@ -216,7 +214,9 @@ class ControlObjective:
         order = self._order(iteration, 0, len(lesson))
         ordered = lesson.ordered(order)
         for rows in self._slices(len(lesson)):
-            lesson.old_log_probs[order[rows]] = self._log_probs(ordered.part(rows))[0]
+            part = ordered.part(rows)
+            outputs, _ = self.agent(part.observations)
+            lesson.old_log_probs[order[rows]] = self.distribution.log_probs_and_entropy(outputs, part.actions)[0]
         return lesson
 
     def _whitened(self, lesson: Lesson) -> Lesson:
@@ -236,7 +236,7 @@ class ControlObjective:
         if rollout.episodes:
             self.observed["episode_return"] = fmean(episode.total for episode in rollout.episodes)
             self.observed["episode_length"] = fmean(episode.length for episode in rollout.episodes)
-        if self.agent.critic is not None:
+        if self.agent.has_critic:
             everything = torch.ones_like(lesson.returns, dtype=torch.bool)
             self.observed["explained_variance"] = explained_variance(lesson.old_values, lesson.returns, everything)
 
@@ -273,8 +273,8 @@ def _train(
     objective = ControlObjective(agent, environments, config, steps, hardware.device)
     iterations = _iterations(config, steps)
     say(
-        f"control: {config.algorithm} on {config.environment}, {iterations} rollouts of {config.environments} x {steps} "
-        f"steps, {objective.steps_per_iteration} updates each"
+        f"control: {config.algorithm} on {config.environment}, {iterations} rollouts of {config.environments} x "
+        f"{steps} steps, {objective.steps_per_iteration} updates each"
     )
     Loop(
         objective, agent, [_optimizer(agent, config)], iterations * objective.steps_per_iteration,
@@ -312,14 +312,16 @@ def _rollout_steps(config: ControlConfig, time_limit: int | None) -> int:
         return 2 * time_limit
     if time_limit is None and (config.algorithm == "reinforce" or config.rollout_steps is None):
         raise TrineError(
-            f"{config.environment} has no time limit, and {config.algorithm} with rollout_steps={config.rollout_steps} needs "
-            "one to know that it sees whole episodes: register the environment with max_episode_steps, or use ppo"
+            f"{config.environment} has no time limit, and {config.algorithm} with "
+            f"rollout_steps={config.rollout_steps} needs one to know that it sees whole episodes: register the "
+            "environment with max_episode_steps, or use ppo"
         )
     assert config.rollout_steps is not None
     if config.algorithm == "reinforce" and config.rollout_steps < (time_limit or 0):
         raise TrineError(
-            f"rollout_steps={config.rollout_steps} is less than the {time_limit} steps an episode of {config.environment} may "
-            "take; reinforce learns from whole episodes: give at least that, or null for twice as many"
+            f"rollout_steps={config.rollout_steps} is less than the {time_limit} steps an episode of "
+            f"{config.environment} may take; reinforce learns from whole episodes: give at least that, or null for "
+            "twice as many"
         )
     return config.rollout_steps
 
@@ -328,8 +330,8 @@ def _iterations(config: ControlConfig, rollout_steps: int) -> int:
     size = rollout_steps * config.environments
     if config.total_steps < size:
         raise TrineError(
-            f"total_steps={config.total_steps} is less than one rollout of {config.environments} x {rollout_steps} steps; "
-            "raise it, or lower environments or rollout_steps"
+            f"total_steps={config.total_steps} is less than one rollout of {config.environments} x {rollout_steps} "
+            "steps; raise it, or lower environments or rollout_steps"
         )
     return config.total_steps // size
 

@@ -118,11 +118,10 @@ class PpoObjective:
             name: experience.flat(getattr(experience, name), batch).to(self.device)
             for name in ("old_log_probs", "old_values", "reference_log_probs", "advantages", "returns")
         }
-        mask = torch.ones_like(log_probs, dtype=torch.bool)
         policy = clipped_policy_loss(
-            log_probs, flat["old_log_probs"], flat["advantages"], mask, clip=config.clip, dual_clip=config.dual_clip
+            log_probs, flat["old_log_probs"], flat["advantages"], clip=config.clip, dual_clip=config.dual_clip
         )
-        value = clipped_value_loss(values, flat["old_values"], flat["returns"], mask, clip=config.value_clip)
+        value = clipped_value_loss(values, flat["old_values"], flat["returns"], clip=config.value_clip)
         count = float(len(log_probs))
         terms = {
             "policy": Term(policy.loss, count, self.policy_weight),

@@ -156,7 +156,8 @@ class Loop:
 
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step over all its micro-batches, unless the guard finds something wrong with it."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
@@ -209,7 +210,7 @@ class Loop:
         return self._skipped()
 
     def _log(self, step: int, row: dict[str, float]) -> None:
-        """Write a row of every `log_every` steps: what they took together, of all else the mean over those that say it."""
+        """Write a row of every `log_every` steps: the time they took together, and means of all else they say."""
         self._unlogged.append(row)
         if step % self.log_every and step < self.steps:
             return

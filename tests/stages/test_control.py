@@ -1,0 +1,239 @@
+"""Training in an environment: bit for bit again, exactly on after a stop, and what cannot be done is refused."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from tests.agents import toys  # noqa: F401  (registers them)
+from trine.agents.environments import Environments
+from trine.agents.folder import build, load_agent
+from trine.agents.network import initialize
+from trine.config.base import LoopConfig
+from trine.config.control import ControlConfig
+from trine.runtime.errors import TrineError
+from trine.runtime.signals import Interrupted, stop_request
+from trine.stages.control import ControlObjective, run
+from trine.training.loop import Loop
+
+SMALL: dict[str, Any] = {
+    "environment": "trine-test/Walk-v0", "environments": 3, "rollout_steps": 20, "total_steps": 600, "minibatches": 3,
+    "epochs": 2, "hidden": (8, 8), "evaluation_episodes": 5, "film": False,
+}  # fmt: skip
+ONE_UPDATE = {"epochs": 1, "minibatches": 1}
+
+
+def config(out: Path, **changes: Any) -> ControlConfig:
+    values = SMALL | ({**ONE_UPDATE} if changes.get("algorithm", "ppo") != "ppo" else {}) | changes
+    if changes.get("algorithm") == "reinforce":
+        values["rollout_steps"] = changes.get("rollout_steps")
+    return ControlConfig(out=out, **values)
+
+
+def weights(folder: Path) -> Tensor:
+    return load_agent(folder)[1].weights.detach()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Of the log, without what depends on the clock."""
+    written = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in written]
+
+
+def objective(out: Path, **changes: Any) -> ControlObjective:
+    settings = config(out, **changes)
+    environments = Environments(settings.environment, {}, settings.environments, 0)
+    from trine.stages.control import _describe
+
+    agent = build(_describe(settings, environments))
+    initialize(agent, 0)
+    return ControlObjective(agent, environments, settings, settings.rollout_steps or 24, torch.device("cpu"))
+
+
+NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "reinforce"},
+        {"algorithm": "actor_critic"},
+        {"value_clip": 0.2, "entropy_weight": 0.01},
+        {"environment": "trine-test/Glide-v0", **NORMALIZED},
+    ],
+)
+def test_a_seed_reproduces_a_run_and_a_stopped_run_goes_on_exactly(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(config(tmp_path / "straight", **changes))
+    assert torch.equal(weights(run(config(tmp_path / "again", **changes))), weights(straight))
+    assert not torch.equal(weights(run(config(tmp_path / "other", seed=1, **changes))), weights(straight))
+
+    stopped = config(tmp_path / "stopped", **changes)
+    for after in (3, 2):
+        _stop_after(after, monkeypatch)
+        with pytest.raises(Interrupted):
+            run(stopped)
+        monkeypatch.undo()
+        stop_request.received = None
+    run(stopped)
+    assert torch.equal(weights(tmp_path / "stopped"), weights(straight))
+    assert rows(tmp_path / "stopped") == rows(straight)
+    assert (tmp_path / "stopped" / "done.json").read_bytes() == (straight / "done.json").read_bytes()
+
+
+def _stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal arrives while the rollout of that many iterations later is played."""
+    collect, begun = ControlObjective._collect, []
+
+    def counting(self: ControlObjective, iteration: int) -> Any:
+        begun.append(iteration)
+        if len(begun) == iterations:
+            stop_request.received = signal.SIGTERM
+        return collect(self, iteration)
+
+    monkeypatch.setattr(ControlObjective, "_collect", counting)
+
+
+def test_an_environment_that_does_not_reproduce_goes_on_with_new_episodes_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"environment": "trine-test/Forgetful-v0"}
+    _stop_after(3, monkeypatch)
+    with pytest.raises(Interrupted):
+        run(config(tmp_path, **changes))
+    monkeypatch.undo()
+    stop_request.received = None
+    with pytest.raises(TrineError, match=r"trine-test/Forgetful-v0 does not reproduce.*--resume new_episodes"):
+        run(config(tmp_path, **changes))
+    run(config(tmp_path, resume="new_episodes", **changes))
+    assert (tmp_path / "done.json").exists()
+
+
+def test_the_first_ratio_of_an_iteration_is_exactly_1(tmp_path: Path) -> None:
+    for changes in ({}, {"environment": "trine-test/Glide-v0", **NORMALIZED}):
+        learner = objective(tmp_path, **changes)
+        for batch in [learner.batches(step)[0] for step in range(3)]:
+            terms = learner.terms(batch)
+            assert float(terms["approximate_kl"].sum) == 0.0
+            assert_close(terms["policy"].sum, -batch.advantages.sum())
+
+
+def test_every_step_is_learned_from_once_in_every_pass(tmp_path: Path) -> None:
+    learner = objective(tmp_path)
+    batches = [learner.batches(step)[0] for step in range(6)]
+    for half in (batches[:3], batches[3:]):
+        seen = torch.cat([batch.observations for batch in half])
+        assert len(seen) == 60 and len(seen.unique(dim=0)) == 60
+    assert not torch.equal(batches[0].observations, batches[3].observations)
+
+
+def test_advantages_are_whitened_over_the_rollout_or_the_minibatch_or_not(tmp_path: Path) -> None:
+    learned = objective(tmp_path)._collect(0).advantages
+    assert_close(learned.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert_close(learned.std(unbiased=False), torch.tensor(1.0), atol=1e-4, rtol=0)
+    plain = objective(tmp_path, normalize_advantages="none")._collect(0).advantages
+    assert_close((plain - plain.mean()) / plain.std(unbiased=False), learned, atol=1e-4, rtol=1e-4)
+    by_minibatch = objective(tmp_path, normalize_advantages="minibatch")
+    batch = by_minibatch.batches(0)[0]
+    expected = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    assert_close(by_minibatch.terms(batch)["policy"].sum, -expected.sum())
+
+
+def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -> None:
+    learner = objective(tmp_path, algorithm="reinforce", environment="trine-test/Cut-v0", rollout_steps=7, gamma=0.5)
+    lesson = learner._collect(0)
+    assert len(lesson) == 18  # 6 of the 7 steps of each copy: the seventh begins an episode that may not end in time
+    returns = {0.0: 2.75, 1.0: 3.5, 2.0: 3.0}
+    assert lesson.advantages.tolist() == [returns[float(seen)] for seen in lesson.observations]
+    assert "value" not in learner.terms(lesson) and not learner.agent.has_critic
+
+
+def test_the_gradient_of_reinforce_is_that_of_the_log_probability(tmp_path: Path) -> None:
+    learner = objective(tmp_path, algorithm="reinforce", rollout_steps=24)
+    lesson = learner._collect(0)
+    learner.terms(lesson)["policy"].sum.backward()
+    found, learner.agent.weights.grad = learner.agent.weights.grad, None
+    outputs, _ = learner.agent.plain(lesson.observations)
+    log_probs = torch.log_softmax(outputs, 1).gather(1, lesson.actions.unsqueeze(1)).squeeze(1)
+    (-(lesson.advantages * log_probs).sum()).backward()
+    assert found is not None and learner.agent.weights.grad is not None
+    assert_close(found, learner.agent.weights.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_a_truncated_episode_is_bootstrapped_unless_the_older_treatment_is_asked_for(tmp_path: Path) -> None:
+    """The only difference is the value of observation 3, where the critic says anything but 0."""
+    lessons = [
+        objective(tmp_path, environment="trine-test/Cut-v0", truncation=how, normalize_advantages="none")._collect(0)
+        for how in ("bootstrap", "terminal")
+    ]
+    ended = objective(tmp_path, environment="trine-test/Ends-v0", normalize_advantages="none")._collect(0)
+    assert torch.equal(lessons[1].returns, ended.returns)
+    assert not torch.allclose(lessons[0].returns, ended.returns)
+
+
+def test_learning_raises_the_return(tmp_path: Path) -> None:
+    """Walk gives most where the agent keeps near 0, which takes steps against its place."""
+    for algorithm in ("reinforce", "actor_critic", "ppo"):
+        changes = {"total_steps": 12_000, "environments": 8, "optimizer": {"learning_rate": 0.01}}
+        out = run(config(tmp_path / algorithm, algorithm=algorithm, **changes))
+        untrained = next(row["episode_return"] for row in rows(out) if "episode_return" in row)
+        trained = json.loads((out / "done.json").read_text())["sampled"]["return_mean"]
+        assert untrained < 0 < 2 < trained, algorithm
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"environment": "trine-test/Ends-v0", "algorithm": "reinforce"}, "has no time limit, and reinforce"),
+        ({"algorithm": "reinforce", "rollout_steps": 5}, "rollout_steps=5 is less than the 12 steps"),
+        ({"total_steps": 50}, "total_steps=50 is less than one rollout of 3 x 20 steps"),
+        ({"environment": "trine-test/Grid-v0"}, "only flat Box observations"),
+        ({"environment": "trine-test/Nowhere-v0"}, "cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(TrineError, match=words):
+        run(config(tmp_path, **changes))
+
+
+def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
+    with pytest.raises(ValueError, match="actor_critic takes one unclipped update from a rollout: epochs=3"):
+        ControlConfig(environment="CartPole-v1", algorithm="actor_critic", epochs=3)
+    with pytest.raises(ValueError, match=r"optimizer.kind='muon': control tasks are trained by adamw"):
+        ControlConfig(environment="CartPole-v1", optimizer={"kind": "muon"})
+
+
+def test_each_algorithm_completes_the_defaults_and_names_its_folder() -> None:
+    reinforce = ControlConfig(environment="ALE/Pong-v5", algorithm="reinforce", seed=3)
+    assert (reinforce.rollout_steps, reinforce.clip, reinforce.lam) == (None, None, 1.0)
+    assert str(reinforce.out) == "runs/control/ALE-Pong-v5-reinforce-3"
+    critic = ControlConfig(environment="CartPole-v1", algorithm="actor_critic", optimizer={"clip_norm": 2.0})
+    assert (critic.optimizer.clip_norm, critic.optimizer.learning_rate, critic.optimizer.kind) == (2.0, 1e-3, "adamw")
+
+
+def test_checkpoints_are_written_between_iterations_as_often_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 4 updates, where an iteration has 6: at the first chance after each."""
+    saved: list[int] = []
+    monkeypatch.setattr(Loop, "_save", lambda self, step, *more: saved.append(step))
+    run(config(tmp_path, total_steps=240, loop=LoopConfig(save_every=4)))
+    assert saved == [6, 12, 18, 24]
+
+
+def test_the_log_has_a_row_for_every_iteration(tmp_path: Path) -> None:
+    out = run(config(tmp_path))
+    logged = rows(out)
+    assert [row["environment_steps"] for row in logged] == [60.0 * (i + 1) for i in range(10)]
+    assert all(
+        {"policy", "value", "entropy", "episodes", "used_share", "explained_variance"} <= row.keys() for row in logged
+    )
+    results = json.loads((out / "done.json").read_text())
+    assert results["environment_steps"] == 600
+    assert len(results["sampled"]["returns"]) == len(results["deterministic"]["returns"]) == 5
