@@ -35,6 +35,17 @@ def test_every_config_has_a_docstring_of_its_own(name: str) -> None:
     assert command_config_class(name).__doc__ not in (None, Config.__doc__, StageConfig.__doc__)
 
 
+def test_a_part_given_in_part_keeps_what_its_owner_sets_for_the_rest() -> None:
+    """PPO is trained by AdamW: another learning rate does not bring back the optimizer's own default, Muon."""
+    from trine.config.align import PpoConfig
+
+    required = {"out": "a", "model": "m", "prompts": "p", "reward": "r"}
+    plain, changed = PpoConfig(**required), PpoConfig(**required, optimizer={"learning_rate": 1e-5})
+    assert changed.optimizer == plain.optimizer.model_copy(update={"learning_rate": 1e-5})
+    assert changed.optimizer.kind == "adamw"
+    assert PpoConfig(**required, loop={"keep_checkpoints": 5}).loop.save_every == plain.loop.save_every == 40
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_a_module_with_run(stage: str) -> None:
     assert issubclass(config_class(stage), StageConfig)

@@ -246,3 +246,50 @@ def test_tables_align() -> None:
 def test_numbers_that_are_none_are_a_dash() -> None:
     assert percent(float("nan")) == percent(None) == share_of(0.5, 0) == ABSENT
     assert share_of(0.5, 100) == "50.0% ± 5.0"
+
+
+def control_run(out: Path, name: str, environment: str, algorithm: str, seed: int, level: float, **more: Any) -> None:
+    config = {"environment": environment, "algorithm": algorithm, "seed": seed, "out": name, **more}
+    returns = {"return_mean": level, "return_deviation": 1.0, "length_mean": 3.0, "returns": [level] * 4}
+    done = {"stage": "control", "environment_steps": 400, "sampled": returns, "deterministic": returns}
+    metrics = [
+        {"step": n, "environment_steps": 100.0 * n, "episode_return": level * n / 4, "episodes": 2.0, "entropy": 0.5,
+         "seconds": 0.5}
+        for n in range(1, 5)
+    ]  # fmt: skip
+    finished(out, name, config, done, metrics)
+
+
+def test_runs_of_one_environment_stand_together_a_row_for_each_algorithm_over_its_seeds(tmp_path: Path) -> None:
+    for seed, level in ((0, 10.0), (1, 14.0)):
+        control_run(tmp_path, f"ppo-{seed}", "Pole-v1", "ppo", seed, level)
+        control_run(tmp_path, f"reinforce-{seed}", "Pole-v1", "reinforce", seed, level / 2)
+    control_run(tmp_path, "walk", "Walk-v1", "ppo", 0, 3.0)
+    names = ("ppo-0", "reinforce-0", "ppo-1", "reinforce-1", "walk")
+    described(tmp_path, *((name, "control") for name in names))
+    path, text = write_report(tmp_path)
+    pole = text[text.index("Pole-v1") : text.index("Walk-v1")].splitlines()
+    rows = [re.split(r"  +", line.strip()) for line in pole if line.startswith(("REINFORCE", "PPO"))]
+    assert rows == [
+        ["REINFORCE", "2", "400", "6.0 ± 1.0", "6.0 ± 1.0", "200"],
+        ["PPO", "2", "400", "12.0 ± 2.0", "12.0 ± 2.0", "200"],
+    ]
+    page = path.read_text()
+    assert page.count("<h2>Pole-v1</h2>") == page.count("<h2>Walk-v1</h2>") == 1
+    assert "thousand environment steps" in page and "Returns in training." in page
+
+
+def test_runs_of_one_algorithm_with_other_settings_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    for name, gamma in (("near-0", 0.9), ("near-1", 0.9), ("far-0", 0.99)):
+        control_run(tmp_path, name, "Pole-v1", "ppo", int(name[-1]), 5.0, gamma=gamma)
+    described(tmp_path, *((name, "control") for name in ("near-0", "near-1", "far-0")))
+    text = write_report(tmp_path)[1]
+    assert re.search(r"^near +2 ", text, re.MULTILINE) and re.search(r"^far +1 ", text, re.MULTILINE)
+
+
+def test_a_film_is_part_of_the_page(tmp_path: Path) -> None:
+    control_run(tmp_path, "ppo-0", "Pole-v1", "ppo", 0, 5.0)
+    (tmp_path / "ppo-0" / "film.gif").write_bytes(b"GIF89a")
+    described(tmp_path, ("ppo-0", "control"))
+    page = write_report(tmp_path)[0].read_text()
+    assert 'src="data:image/gif;base64,R0lGODlh"' in page and "img-src data:" in page

@@ -184,7 +184,7 @@ def test_learning_raises_the_return(tmp_path: Path) -> None:
         out = run(config(tmp_path / algorithm, algorithm=algorithm, **changes))
         untrained = next(row["episode_return"] for row in rows(out) if "episode_return" in row)
         trained = json.loads((out / "done.json").read_text())["sampled"]["return_mean"]
-        assert untrained < 0 < 2 < trained, algorithm
+        assert untrained < 0 and trained > 2, algorithm
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,29 @@ def test_a_row_tells_loss_terms_norm_rate_and_observations(tmp_path: Path) -> No
     assert set(row) == {"step", "loss", "square", "watched", "gradient_norm", "learning_rate", "seen", "seconds"}
 
 
+def test_a_row_may_stand_for_several_steps(tmp_path: Path) -> None:
+    """10 steps, 4 a row: means of 1-4, 5-8 and 9-10, and the seconds they took together."""
+    every, _, each_run = line_loop(tmp_path / "each", LoopConfig(save_every=0))
+    every.train()
+    some, _, some_run = line_loop(tmp_path / "some", LoopConfig(save_every=0))
+    some.log_every = 4
+    some.train()
+    each, rows = step_rows(each_run), step_rows(some_run)
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    for row, part in zip(rows, (each[:4], each[4:8], each[8:]), strict=True):
+        for name in ("loss", "gradient_norm", "seen"):
+            assert row[name] == pytest.approx(sum(other[name] for other in part) / len(part))
+
+
+def test_a_save_that_is_due_waits_for_a_step_after_which_the_objective_may_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(Loop, "_save", lambda self, step, *more: saved.append(step))
+    line_loop(tmp_path, LoopConfig(save_every=3), save_on=4)[0].train()
+    assert saved == [4, 8]
+
+
 def test_evaluation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:
     loop, _, run = line_loop(tmp_path, LoopConfig(save_every=0, evaluate_every=4))
     results = loop.train()

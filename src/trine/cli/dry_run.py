@@ -7,6 +7,7 @@ import yaml
 
 from trine.config.align import PpoConfig
 from trine.config.base import StageConfig
+from trine.config.control import ControlConfig
 from trine.config.scale import block_parameters
 from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.config.use import QuickstartConfig, RunConfig
@@ -61,6 +62,9 @@ def _size(config: StageConfig, vocabularies: dict[Path, int]) -> list[str]:
     if isinstance(config, PpoConfig):
         responses = config.iterations * config.batch_prompts
         return [f"# {responses:,} responses of up to {config.response_tokens} tokens, {config.epochs} epochs each"]
+    if isinstance(config, ControlConfig):
+        updates = f"{config.epochs} x {config.minibatches} updates from each rollout"
+        return [f"# {config.total_steps:,} steps of {config.environments} copies of {config.environment}, {updates}"]
     return []
 
 

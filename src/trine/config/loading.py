@@ -36,7 +36,8 @@ def _explain(cls: type[BaseModel], detail: Any) -> str:
         return f"unknown key {key!r}{nearest(path[-1], _fields_at(cls, path[:-1]))}"
     if detail["type"] == "missing":
         return f"{key!r} is required: {_description(cls, path)}"
-    return f"{key}={detail['input']!r}: {detail['msg']}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{key}={detail['input']!r}: {message}" if key else message
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:

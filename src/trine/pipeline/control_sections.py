@@ -15,7 +15,10 @@ from trine.pipeline.sections import Film, Plot, Section
 from trine.pipeline.tables import ABSENT, Table, number, whole
 
 BINS = 50
-COLOURS: tuple[Colour, ...] = ("after", "accent", "before", "person", "ink")
+COLOURS: tuple[Colour, ...] = ("before", "accent", "after", "person", "ink")
+"""The algorithms', in their order; of more groups than that, in turn."""
+THOUSAND = 1000
+STEPS = "thousand environment steps"
 ALGORITHMS = {"reinforce": "REINFORCE", "actor_critic": "actor-critic", "ppo": "PPO"}
 # Key of the metrics, vertical axis, what one sees.
 CURVES = (
@@ -53,18 +56,21 @@ def control_section(run: StageRun, recipe: RecipeRun) -> Section:
 def _groups(runs: Sequence[StageRun]) -> list[Group]:
     """By algorithm; where settings differ too, by the runs' names without the seed's number."""
     by_settings: dict[str, list[StageRun]] = {}
-    for run in runs:
+    order = [*ALGORITHMS]
+    for run in sorted(runs, key=lambda run: order.index(_algorithm(run))):
         settings = {key: value for key, value in run.config.items() if key not in ("out", "seed", "overwrite")}
         by_settings.setdefault(repr(sorted(settings.items())), []).append(run)
-    names = [str(each[0].config.get("algorithm")) for each in by_settings.values()]
-    labels = [
-        ALGORITHMS.get(name, name) if names.count(name) == 1 else each[0].name.rstrip("0123456789").rstrip("-")
-        for name, each in zip(names, by_settings.values(), strict=True)
-    ]
-    return [
-        Group(label, each, COLOURS[index % len(COLOURS)])
-        for index, (label, each) in enumerate(zip(labels, by_settings.values(), strict=True))
-    ]
+    names = [_algorithm(alike[0]) for alike in by_settings.values()]
+    groups = []
+    for index, (name, alike) in enumerate(zip(names, by_settings.values(), strict=True)):
+        alone = names.count(name) == 1
+        label = ALGORITHMS[name] if alone else alike[0].name.rstrip("0123456789").rstrip("-")
+        groups.append(Group(label, alike, COLOURS[order.index(name) if alone else index % len(COLOURS)]))
+    return groups
+
+
+def _algorithm(run: StageRun) -> str:
+    return str(run.config.get("algorithm", "ppo"))
 
 
 def _table(groups: Sequence[Group]) -> Table:
@@ -109,14 +115,13 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
         if len(group.runs) > 1
     ]
     says = f"{environment}: return over environment steps"
-    plots = [
-        Plot(line_plot(lines, "environment steps", "return of an episode", says, bands=bands), "Returns in training.")
-    ]
+    svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands)
+    plots = [Plot(svg, "Returns in training.", leading=True)]
     for key, y_label, caption in CURVES:
         drawn = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
         lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in drawn if x]
         if lines:
-            svg = line_plot(lines, "environment steps", y_label, f"{environment}: {key}", compact=True)
+            svg = line_plot(lines, STEPS, y_label, f"{environment}: {key}", compact=True)
             plots.append(Plot(svg, caption))
     return plots
 
@@ -132,7 +137,7 @@ def _curve(
     edges = np.linspace(0, end, min(BINS, *(len(rows) for rows in runs)) + 1)
     binned = np.array([_binned(rows, key, weight, edges) for rows in runs])
     known = np.isfinite(binned).all(0)
-    x = edges[1:][known].tolist()
+    x = (edges[1:][known] / THOUSAND).tolist()
     return x, binned.mean(0)[known].tolist(), binned.std(0)[known].tolist()
 
 

@@ -100,7 +100,8 @@ def _control_runs(out: Path) -> dict[str, Any]:
         )
     names = [path.relative_to(out).as_posix() for path in runs]
     seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path in runs]
-    stages = [{"name": name, "stage": "control"} for name in names]
+    seconds = [sum(float(row.get("seconds", 0.0)) for row in _rows(path / "metrics.jsonl")) for path in runs]
+    stages = [{"name": name, "stage": "control", "seconds": took} for name, took in zip(names, seconds, strict=True)]
     return {"title": f"Control tasks in {out.name}", "seed": min(seeds), "stages": stages}
 
 

@@ -17,10 +17,11 @@ COMMIT_LENGTH = 12
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing and the line below it."""
+    """A drawing and the line below it; a `leading` one stands above the others, larger."""
 
     svg: Markup
     caption: str
+    leading: bool = False
 
 
 @dataclass(frozen=True)

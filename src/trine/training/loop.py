@@ -106,7 +106,8 @@ class Loop:
     """Trains `model` on `objective` for `steps` steps inside a run folder.
 
     `parallel` says which other processes take part. `watch_spikes`: a sudden jump of loss or gradient norm is a bad
-    step too, as what is not finite always is. `log_every`: so many steps make one row of the log.
+    step too, as what is not finite always is. `log_every`: so many steps make one row of the
+    log, for an objective that is saved between rows only.
     """
 
     def __init__(
