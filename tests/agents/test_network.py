@@ -37,9 +37,11 @@ def test_the_first_policy_prefers_no_action() -> None:
     assert (torch.softmax(outputs, 1) - 1 / 6).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("hidden", [(16, 8), (16,), ()])
 @pytest.mark.parametrize("critic", [True, False])
-def test_numpys_networks_are_pytorchs_in_values_and_gradients(critic: bool) -> None:
-    made = agent(critic=critic)
+def test_numpys_networks_are_pytorchs_in_values_and_gradients(critic: bool, hidden: tuple[int, ...]) -> None:
+    made = Agent(4, 6, hidden, continuous=False, critic=critic)
+    initialize(made, 0)
     with torch.no_grad():
         made.weights.add_(0.1 * random_tensor(len(made.weights), seed=5))
     observations = random_tensor(40, 4, seed=3)

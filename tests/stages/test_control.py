@@ -205,6 +205,8 @@ def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any]
 def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
     with pytest.raises(ValueError, match="actor_critic takes one unclipped update from a rollout: epochs=3"):
         ControlConfig(environment="CartPole-v1", algorithm="actor_critic", epochs=3)
+    with pytest.raises(ValueError, match=r"reinforce has no critic to lean on, so lam=0.9"):
+        ControlConfig(environment="CartPole-v1", algorithm="reinforce", lam=0.9)
     with pytest.raises(ValueError, match=r"optimizer.kind='muon': control tasks are trained by adamw"):
         ControlConfig(environment="CartPole-v1", optimizer={"kind": "muon"})
 

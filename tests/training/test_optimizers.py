@@ -184,3 +184,15 @@ def test_two_optimizers_with_one_history_take_the_same_step() -> None:
         give_gradients(parameters, 2)
         one.step()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("largest", [0.5, 1e6])
+def test_the_gradient_of_a_lone_parameter_is_clipped_as_pytorch_clips(largest: float) -> None:
+    from trine.training.parallel import clip_gradients
+
+    parameters = [torch.nn.Parameter(torch.zeros(1000)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = random_tensor(1000, seed=1)
+    norm = clip_gradients(parameters[:1], largest)
+    assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(parameters[1:], largest)), rel=1e-6)
+    assert_close(parameters[0].grad, parameters[1].grad)

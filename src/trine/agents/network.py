@@ -12,7 +12,6 @@ Shapes: M steps, K numbers of an observation, A outputs.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trine.agents.distributions import Array
-from trine.agents.layers import backward, forward, split
+from trine.agents.layers import Layers, Shapes, backward, forward
 from trine.runtime.seeds import derive_seed
 
 
@@ -34,30 +33,25 @@ class Agent(nn.Module):
     ) -> None:
         super().__init__()
         means = outputs // 2 if continuous else outputs
-        self.shapes = {"actor": _shapes([observations, *hidden, means])}
-        if critic:
-            self.shapes["critic"] = _shapes([observations, *hidden, 1])
+        self.shapes = Shapes((observations, *hidden), (means, 1) if critic else (means,))
+        self.has_critic = critic
         self.deviations = means if continuous else 0
-        sizes = [math.prod(shape) for shapes in self.shapes.values() for shape in shapes]
-        self.weights = nn.Parameter(torch.zeros(sum(sizes) + self.deviations))
+        self.weights = nn.Parameter(torch.zeros(self.shapes.size + self.deviations))
         self._arrays: NumPyWeights | None = None
-
-    @property
-    def has_critic(self) -> bool:
-        return "critic" in self.shapes
+        self._address = 0
 
     def named(self) -> dict[str, Tensor]:
         """Every weight under a name of its own, as a view."""
-        parts = dict(zip(self.shapes, split(self.weights, list(self.shapes.values())), strict=True))
-        named = {
-            f"{network}.{index // 2}.{'weight' if index % 2 == 0 else 'bias'}": part
-            for network, each in parts.items()
-            for index, part in enumerate(each)
-        }
+        layers = self.shapes.split(self.weights)
+        named: dict[str, Tensor] = {}
+        for network, name in enumerate(("actor", "critic")[: len(layers.heads)]):
+            parts = [(weight[network], bias[network, 0]) for weight, bias in layers.hidden] + [layers.heads[network]]
+            for place, (weight, bias) in enumerate(parts):
+                named |= {f"{name}.{place}.weight": weight, f"{name}.{place}.bias": bias}
         return named | ({"log_deviations": self._log_deviations()} if self.deviations else {})
 
     def _log_deviations(self) -> Tensor:
-        return self.weights[len(self.weights) - self.deviations :]
+        return self.weights[self.shapes.size :]
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """The distributions' numbers [M, A] and the critic's values [M], 0 without one, at observations [M, K]."""
@@ -68,7 +62,13 @@ class Agent(nn.Module):
 
     def plain(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """The same in PyTorch."""
-        found = [_plain(layers, observations) for layers in split(self.weights, list(self.shapes.values()))]
+        layers = self.shapes.split(self.weights)
+        found = []
+        for network, head in enumerate(layers.heads):
+            x = observations
+            for weight, bias in layers.hidden:
+                x = torch.tanh(F.linear(x, weight[network], bias[network, 0]))
+            found.append(F.linear(x, *head))
         values = found[1].squeeze(1) if self.has_critic else observations.new_zeros(len(observations))
         if not self.deviations:
             return found[0], values
@@ -76,21 +76,22 @@ class Agent(nn.Module):
 
     def in_numpy(self) -> "NumPyWeights":
         """The weights as arrays: on a CPU the parameter's own memory, which changes under them."""
-        if self._arrays is None or self._arrays.address != self.weights.data_ptr():
-            arrays = NumPyWeights(self.weights.detach().cpu().numpy(), self)
-            if arrays.address != self.weights.data_ptr():  # a copy, soon out of date
+        address = self.weights.data_ptr()
+        if self._arrays is None or self._address != address:
+            vector = self.weights.detach().cpu().numpy()
+            arrays = NumPyWeights(vector, self.shapes)
+            if vector.ctypes.data != address:  # a copy, soon out of date
                 return arrays
-            self._arrays = arrays
+            self._arrays, self._address = arrays, address
         return self._arrays
 
 
 class NumPyWeights:
     """A vector of all weights (or of their gradient) with views of its parts."""
 
-    def __init__(self, vector: Array, agent: Agent) -> None:
-        self.address = vector.ctypes.data
-        self.networks = split(vector, list(agent.shapes.values()))
-        self.log_deviations = vector[len(vector) - agent.deviations :]
+    def __init__(self, vector: Array, shapes: Shapes) -> None:
+        self.layers = shapes.split(vector)
+        self.log_deviations = vector[shapes.size :]
 
     def distributions(self, outputs: Array) -> Array:
         """The actor's outputs, with the deviations where there are any."""
@@ -99,43 +100,29 @@ class NumPyWeights:
         return np.concatenate((outputs, np.broadcast_to(self.log_deviations, outputs.shape)), 1)
 
 
-def _shapes(widths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Weight, bias, weight, bias, ... of the layers between `widths`."""
-    return [shape for inputs, outputs in pairwise(widths) for shape in ((outputs, inputs), (outputs,))]
-
-
-def _plain(layers: Sequence[Tensor], x: Tensor) -> Tensor:
-    for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-        x = torch.tanh(F.linear(x, weight, bias))
-    return F.linear(x, layers[-2], layers[-1])
-
-
 class _InNumPy(torch.autograd.Function):
     """Both networks and their gradients; one node of PyTorch's graph instead of forty."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, observations: Tensor, agent: Agent) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         ctx.agent, ctx.weights = agent, agent.in_numpy()
-        ctx.activations = [forward(layers, observations.numpy()) for layers in ctx.weights.networks]
-        outputs = torch.from_numpy(ctx.weights.distributions(ctx.activations[0][-1]))
-        if not agent.has_critic:
-            return outputs, outputs.new_zeros(len(outputs))
-        return outputs, torch.from_numpy(ctx.activations[1][-1]).squeeze(1)
+        ctx.activations, found = forward(ctx.weights.layers, observations.numpy())
+        outputs = torch.from_numpy(ctx.weights.distributions(found[0]))
+        values = torch.from_numpy(found[1]).squeeze(1) if agent.has_critic else outputs.new_zeros(len(outputs))
+        return outputs, values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, output_gradient: Tensor, value_gradient: Tensor) -> tuple[Tensor, None, None]:
         agent: Agent = ctx.agent
         gradient = np.empty(len(agent.weights), np.float32)
-        places = NumPyWeights(gradient, agent)
+        places = NumPyWeights(gradient, agent.shapes)
         outer = output_gradient.numpy()
         if agent.deviations:
             outer[:, agent.deviations :].sum(0, out=places.log_deviations)
             outer = outer[:, : agent.deviations]
-        given = (outer, value_gradient.unsqueeze(1).numpy())
-        parts = zip(given, ctx.weights.networks, ctx.activations, places.networks, strict=False)
-        for each, layers, activations, place in parts:
-            backward(layers, activations, each, place)
+        given = (outer, value_gradient.unsqueeze(1).numpy()) if agent.has_critic else (outer,)
+        backward(ctx.weights.layers, ctx.activations, given, places.layers)
         return torch.from_numpy(gradient), None, None
 
 
@@ -159,7 +146,9 @@ class Playing:
 
     def refresh(self) -> None:
         self.weights = self.agent.in_numpy()
+        layers = self.weights.layers
+        self.actor = Layers([(weight[:1], bias[:1]) for weight, bias in layers.hidden], layers.heads[:1])
 
     def policy(self, observations: Array) -> Array:
         """The distributions' numbers [N, A] at observations [N, K] float32."""
-        return self.weights.distributions(forward(self.weights.networks[0], observations)[-1])
+        return self.weights.distributions(forward(self.actor, observations)[1][0])

@@ -114,6 +114,10 @@ class ControlConfig(StageConfig):
                 f"{self.algorithm} takes one unclipped update from a rollout: epochs={self.epochs}, "
                 f"minibatches={self.minibatches}, clip={self.clip} belong to algorithm ppo"
             )
+        if self.algorithm == "reinforce" and self.lam != 1.0:
+            raise ValueError(
+                f"reinforce has no critic to lean on, so lam={self.lam} would only discount: leave it at 1"
+            )
         if self.optimizer.kind != "adamw":
             raise ValueError(f"optimizer.kind={self.optimizer.kind!r}: control tasks are trained by adamw")
         return self

@@ -28,7 +28,7 @@ from trine.training.checkpoints import (
 )
 from trine.training.guard import StepGuard
 from trine.training.optimizers import set_learning_rates
-from trine.training.parallel import Parallel, whole
+from trine.training.parallel import Parallel, clip_gradients
 from trine.training.run_folder import RunFolder
 
 Batch = TypeVar("Batch")
@@ -128,6 +128,7 @@ class Loop:
         self.config, self.optimizer_config = settings
         self.parallel, self.effort, self.log_every = parallel or Parallel(), effort, log_every
         self.world = self.parallel.world
+        self.parameters = list(model.parameters())
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
         self._unlogged: list[dict[str, float]] = []
@@ -164,7 +165,7 @@ class Loop:
         batches = self.objective.batches(step)
         totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
         sums, weights = self._backward(batches, totals)
-        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip_norm)))
+        norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
         means = {name: value / max(totals[name], 1.0) for name, value in sums.items()}
         loss = sum(weights[name] * mean for name, mean in means.items())
         problem = self.guard.problem(step, loss, norm)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from trine.runtime.distributed import ALONE, World
@@ -80,6 +81,21 @@ def is_sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; every process calls this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> float:
+    """Scale the gradients so that their norm over all parameters is at most `largest`; returns the norm before.
+
+    A model of one parameter, as a control agent is, is spared most of PyTorch's way: there it is a tenth of a step.
+    """
+    gradient = parameters[0].grad if len(parameters) == 1 else None
+    if gradient is None or is_sharded(gradient):
+        return float(whole(nn.utils.clip_grad_norm_(parameters, largest)))
+    norm = float(torch.linalg.vector_norm(gradient))
+    share = largest / (norm + 1e-6)
+    if share < 1:
+        gradient.mul_(share)
+    return norm
 
 
 def shard_like(tensor: Tensor, sharded: Any) -> Tensor:
