@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -285,6 +286,16 @@ def test_runs_of_one_algorithm_with_other_settings_are_told_apart_by_their_names
     described(tmp_path, *((name, "control") for name in ("near-0", "near-1", "far-0")))
     text = write_report(tmp_path)[1]
     assert re.search(r"^near +2 ", text, re.MULTILINE) and re.search(r"^far +1 ", text, re.MULTILINE)
+
+
+def test_plots_are_written_as_files_when_asked_for(tmp_path: Path) -> None:
+    control_run(tmp_path, "ppo-0", "Pole-v1", "ppo", 0, 5.0)
+    described(tmp_path, ("ppo-0", "control"))
+    write_report(tmp_path, plots=True)
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["pole-v1-1.svg", "pole-v1-2.svg"]
+    root = ElementTree.parse(tmp_path / "plots" / "pole-v1-1.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_a_film_is_part_of_the_page(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def run_recipe(config: RunConfig) -> None:
 def report(config: ReportConfig) -> None:
     from trine.pipeline.report import write_report
 
-    path, text = write_report(config.out)
+    path, text = write_report(config.out, plots=config.plots)
     sys.stdout.write(text + "\n")
     say(f"report: {path}")
 

@@ -133,4 +133,6 @@ class ReportConfig(Config):
     """Draw the report of a recipe's run folders: report.html, and the same as text."""
 
     out: Path
-    """folder that `trine run` or `trine quickstart` wrote"""
+    """folder that `trine run` or `trine quickstart` wrote, or runs of `trine control`"""
+    plots: bool = False
+    """write every plot as a file of its own too, plots/*.svg"""

@@ -159,6 +159,14 @@ def _legend(axes: Axes, count: int) -> None:
         axes.legend(frameon=False, fontsize=9, labelcolor=COLOURS["ink"])
 
 
+def standalone(svg: Markup) -> str:
+    """A plot as a file: with its namespaces, a font, and a ground to be seen on, light or dark."""
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opening, rest = str(svg).split(">", 1)
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f'{opening.replace("<svg", f"<svg {spaces}", 1)} font-family="sans-serif">{ground}{rest}'
+
+
 def _svg(figure: Figure, says: str) -> Markup:
     """The figure without prolog, metadata, sizes and ids of groups, its colours turned into variables."""
     file = io.StringIO()

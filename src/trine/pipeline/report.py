@@ -17,6 +17,7 @@ from trine.pipeline.outcome import (
     headline_section,
     samples_section,
 )
+from trine.pipeline.plots import standalone
 from trine.pipeline.pretraining_sections import pretrain_section, shards_section
 from trine.pipeline.run_reader import RecipeRun, StageRun, read_recipe_run
 from trine.pipeline.sections import Section, overview_section
@@ -39,13 +40,25 @@ SECTIONS: tuple[tuple[str, Callable[[StageRun, RecipeRun], Section]], ...] = (
 )
 
 
-def write_report(out: Path) -> tuple[Path, str]:
-    """Write `out`/report.html from what is finished in `out`; returns its path and the report as text."""
+def write_report(out: Path, *, plots: bool = False) -> tuple[Path, str]:
+    """Write `out`/report.html from what is finished in `out`; returns its path and the report as text.
+
+    With `plots`, every plot is written as `out`/plots/SECTION-NUMBER.svg too.
+    """
     recipe = read_recipe_run(Path(out))
     sections = _sections(recipe)
     path = Path(out) / "report.html"
     write_text(path, _writable(_page(recipe, sections)))
+    if plots:
+        _write_plots(Path(out) / "plots", sections)
     return path, _writable(_text(recipe, sections))
+
+
+def _write_plots(folder: Path, sections: list[Section]) -> None:
+    for section in sections:
+        name = "".join(letter if letter.isalnum() else "-" for letter in section.title.lower())
+        for number, plot in enumerate(section.plots, 1):
+            write_text(folder / f"{name}-{number}.svg", standalone(plot.svg))
 
 
 def _sections(recipe: RecipeRun) -> list[Section]:
