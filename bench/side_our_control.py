@@ -21,7 +21,8 @@ def learn(
         config = ControlConfig(
             environment=environment, environments=copies, rollout_steps=rollout_steps, epochs=epochs,
             minibatches=minibatches, total_steps=steps, seed=seed, out=Path(folder) / "run", evaluation_episodes=0,
-            film=False, hardware=HardwareConfig(device="cpu", precision="fp32", threads=THREADS),
+            film=False, normalize_advantages="minibatch",
+            hardware=HardwareConfig(device="cpu", precision="fp32", threads=THREADS),
         )  # fmt: skip
         started = time.perf_counter()
         run(config)

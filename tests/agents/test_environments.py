@@ -51,10 +51,11 @@ def test_what_one_copy_is_made_to_do_does_not_move_another() -> None:
         assert np.array_equal(one.observations[1], two.observations[1])
 
 
-@pytest.mark.parametrize("name", ["Walk-v0", "Glide-v0"])
+@pytest.mark.parametrize("name", ["Walk-v0", "Glide-v0", "Hoarding-v0", "Rescaling-v0"])
 def test_a_copy_goes_on_from_its_state_as_if_it_had_never_stopped(name: str) -> None:
     generator = np.random.default_rng(0)
-    actions = generator.integers(0, 2, (40, 3)) if name == "Walk-v0" else generator.normal(size=(40, 3, 2))
+    discrete = name in ("Walk-v0", "Hoarding-v0")
+    actions = generator.integers(0, 2, (40, 3)) if discrete else generator.normal(size=(40, 3, 2))
     straight = environments(name, 3)
     for turn in range(25):
         straight.step(actions[turn])
@@ -69,6 +70,14 @@ def test_a_copy_goes_on_from_its_state_as_if_it_had_never_stopped(name: str) -> 
         assert np.array_equal(straight.observations, resumed.observations)
     assert straight.take_finished() == resumed.take_finished()
     assert straight.state() == resumed.state()
+
+
+def test_without_fresh_copies_what_one_keeps_across_resets_is_seen_where_it_shows() -> None:
+    played, again = (Environments("trine-test/Hoarding-v0", {}, 1, 0, fresh=False) for _ in range(2))
+    while played.episodes[0] < 2 or played.lengths[0] < 6:
+        played.step(np.array([1]))
+    with pytest.raises(TrineError, match="trine-test/Hoarding-v0 does not reproduce"):
+        again.replay(played.state())
 
 
 def test_an_environment_that_does_not_reproduce_is_refused_by_name() -> None:

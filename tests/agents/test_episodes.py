@@ -94,7 +94,13 @@ def test_folders_that_hold_no_agent_are_refused(tmp_path: Path) -> None:
 
 def test_an_agent_is_not_let_into_another_environment() -> None:
     about = description(outputs=3)
-    with pytest.raises(TrineError, match=r"now has observations of 2 numbers and 2 outputs.*made for 2 and 3"):
+    with pytest.raises(TrineError, match=r"has 2 numbers in an observation and 2 outputs.*made for 2 .* 3 outputs"):
+        play_episodes(about, player(about), 1, seed=0)
+
+
+def test_an_agent_of_discrete_actions_is_not_let_where_they_are_real() -> None:
+    about = description("Glide-v0", outputs=4)
+    with pytest.raises(TrineError, match=r"4 outputs for real actions; the agent.*4 outputs for discrete actions"):
         play_episodes(about, player(about), 1, seed=0)
 
 

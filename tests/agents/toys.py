@@ -71,6 +71,30 @@ class Forgetful(Walk):
         return self._observation(), {}
 
 
+class Hoarding(Walk):
+    """Keeps the number of its resets, and lets it move the agent."""
+
+    resets = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, about = super().step(action)
+        self.place[0] += 1e-3 * self.resets if self.count > 2 else 0.0
+        self.count += 1
+        return observation, reward, terminated, truncated, about
+
+
+class Rescaling(Walk):
+    """Changes the action it is given."""
+
+    def step(self, action: Any) -> Any:
+        action *= 0.5
+        return super().step(action)
+
+
 class Grid(Count):
     """Observations that are no flat vector, actions that are two choices."""
 
@@ -89,6 +113,8 @@ for name, entry, limit, options in (
     ("Walk-v0", Walk, 12, {}),
     ("Glide-v0", Walk, 12, {"continuous": True}),
     ("Forgetful-v0", Forgetful, 12, {}),
+    ("Hoarding-v0", Hoarding, 12, {}),
+    ("Rescaling-v0", Rescaling, 12, {"continuous": True}),
     ("Grid-v0", Grid, 12, {}),
     ("TwoChoices-v0", Grid, 12, {"actions": True}),
 ):

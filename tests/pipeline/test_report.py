@@ -288,6 +288,18 @@ def test_runs_of_one_algorithm_with_other_settings_are_told_apart_by_their_names
     assert re.search(r"^near +2 ", text, re.MULTILINE) and re.search(r"^far +1 ", text, re.MULTILINE)
 
 
+def test_a_run_in_which_no_episode_ended_stands_beside_one_of_constant_returns(tmp_path: Path) -> None:
+    control_run(tmp_path, "ppo-0", "Pole-v1", "ppo", 0, 5.0)
+    control_run(tmp_path, "short", "Pole-v1", "actor_critic", 0, 5.0)
+    for name, change in (("ppo-0", {"episode_return": -200.0}), ("short", {})):
+        path = tmp_path / name / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = [{key: value for key, value in row.items() if key != "episode_return"} | change for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    described(tmp_path, ("ppo-0", "control"), ("short", "control"))
+    assert "Returns in training." in write_report(tmp_path)[0].read_text()
+
+
 def test_plots_are_written_as_files_when_asked_for(tmp_path: Path) -> None:
     control_run(tmp_path, "ppo-0", "Pole-v1", "ppo", 0, 5.0)
     described(tmp_path, ("ppo-0", "control"))

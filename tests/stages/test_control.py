@@ -2,15 +2,19 @@
 
 import json
 import signal
+from math import log
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.agents import toys  # noqa: F401  (registers them)
+from tests.agents import toys
+from tests.tiny import random_tensor
+from trine.agents import episodes as episodes_module
 from trine.agents.environments import Environments
 from trine.agents.folder import build, load_agent
 from trine.agents.network import initialize
@@ -18,7 +22,7 @@ from trine.config.base import LoopConfig
 from trine.config.control import ControlConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
-from trine.stages.control import ControlObjective, run
+from trine.stages.control import ControlObjective, describe, run
 from trine.training.loop import Loop
 
 SMALL: dict[str, Any] = {
@@ -48,11 +52,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def objective(out: Path, **changes: Any) -> ControlObjective:
     settings = config(out, **changes)
     environments = Environments(settings.environment, {}, settings.environments, 0)
-    from trine.stages.control import _describe
-
-    agent = build(_describe(settings, environments))
+    description = describe(settings, environments)
+    agent = build(description)
     initialize(agent, 0)
-    return ControlObjective(agent, environments, settings, settings.rollout_steps or 24, torch.device("cpu"))
+    return ControlObjective(agent, environments, description, settings, torch.device("cpu"))
 
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
@@ -116,12 +119,91 @@ def test_an_environment_that_does_not_reproduce_goes_on_with_new_episodes_only_w
 
 
 def test_the_first_ratio_of_an_iteration_is_exactly_1(tmp_path: Path) -> None:
+    """At a size where products of other rows together differ in their last bits, as one of the whole rollout would."""
+    wide = {"rollout_steps": 300, "total_steps": 900, "hidden": (64, 64)}
     for changes in ({}, {"environment": "trine-test/Glide-v0", **NORMALIZED}):
-        learner = objective(tmp_path, **changes)
+        learner = objective(tmp_path, **wide, **changes)
+        with torch.no_grad():
+            learner.agent.weights.add_(0.1 * random_tensor(len(learner.agent.weights), seed=1))
         for batch in [learner.batches(step)[0] for step in range(3)]:
             terms = learner.terms(batch)
+            outputs, _ = learner.agent(batch.observations)
+            log_probs, _ = learner.distribution.log_probs_and_entropy(outputs, batch.actions)
+            assert torch.equal(log_probs, batch.old_log_probs)
             assert float(terms["approximate_kl"].sum) == 0.0
-            assert_close(terms["policy"].sum, -batch.advantages.sum())
+            assert_close(terms["policy"].sum, -batch.advantages.sum(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_terms_have_the_weights_of_the_config(tmp_path: Path) -> None:
+    learner = objective(tmp_path, entropy_weight=0.25, value_weight=0.75)
+    batch = learner.batches(0)[0]
+    terms = learner.terms(batch)
+    weights_of = {name: term.weight for name, term in terms.items()}
+    assert weights_of == {"policy": 1.0, "entropy": -0.25, "clip_fraction": 0.0, "approximate_kl": 0.0, "value": 0.75}
+    assert float(terms["entropy"].sum.detach()) == pytest.approx(len(batch) * log(2), rel=1e-3)
+
+
+def test_a_value_may_be_held_near_the_old_one(tmp_path: Path) -> None:
+    plain, clipped = objective(tmp_path), objective(tmp_path, value_clip=0.01)
+    for learner in (plain, clipped):
+        batch = learner.batches(0)[0]
+        with torch.no_grad():
+            learner.agent.named()["critic.2.bias"].add_(1.0)
+    values = batch.old_values + 1.0
+    near = (batch.old_values + 0.01 - batch.returns).square()
+    squares = (values - batch.returns).square()
+    assert_close(plain.terms(batch)["value"].sum, 0.5 * squares.sum())
+    assert_close(clipped.terms(batch)["value"].sum, 0.5 * torch.maximum(squares, near).sum())
+
+
+def test_observations_are_normalized_by_all_rollouts_before(tmp_path: Path) -> None:
+    learner = objective(tmp_path, normalize_observations=True)
+    first = learner._collect(0).observations
+    assert learner.moments is not None and learner.moments.count == 0
+    assert not torch.allclose(first.mean(0), torch.zeros(2), atol=0.05)
+    learner._collect(1)
+    assert learner.moments.count == 60
+    again = torch.from_numpy(learner.moments.normalized(first.numpy()))
+    assert_close(again.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    learner.state()
+    assert learner.moments.count == 120
+
+
+def test_rewards_are_scaled_by_the_returns_so_far(tmp_path: Path) -> None:
+    raw, scaled = (objective(tmp_path, normalize_rewards=on, normalize_advantages="none") for on in (False, True))
+    plain, divided = raw._collect(0), scaled._collect(0)
+    assert scaled.reward_scale is not None
+    deviation = float(scaled.reward_scale.moments.variance[0]) ** 0.5
+    with torch.no_grad():  # the critic is the same, so what differs is rewards alone
+        difference = (plain.returns - plain.old_values) - deviation * (divided.returns - divided.old_values)
+    assert deviation != pytest.approx(1.0, abs=0.05) and float(difference.abs().mean()) < float(
+        plain.returns.abs().mean()
+    )
+
+
+def test_fresh_episodes_are_played_now_and_then_when_asked_for(tmp_path: Path) -> None:
+    out = run(config(tmp_path, loop=LoopConfig(evaluate_every=12, save_every=0)))
+    played = [row for row in rows(out) if "deterministic_return" in row]
+    assert [row["step"] for row in played] == [12, 24, 36, 48]
+
+
+def test_a_run_whose_episodes_do_not_end_is_finished_without_their_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 100)
+    out = run(config(tmp_path, environment="trine-test/Ends-v0", environment_options={"ends_after": None}))
+    assert set(json.loads((out / "done.json").read_text())) == {"stage", "environment_steps"}
+
+
+def test_a_run_whose_environment_cannot_be_drawn_is_finished_without_a_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(self: toys.Count) -> None:
+        raise gymnasium.error.DependencyNotInstalled("no pygame here")
+
+    monkeypatch.setattr(toys.Count, "render", render)
+    out = run(config(tmp_path, film=True))
+    assert (out / "done.json").exists() and not (out / "film.gif").exists()
 
 
 def test_every_step_is_learned_from_once_in_every_pass(tmp_path: Path) -> None:
@@ -192,6 +274,7 @@ def test_learning_raises_the_return(tmp_path: Path) -> None:
     [
         ({"environment": "trine-test/Ends-v0", "algorithm": "reinforce"}, "has no time limit, and reinforce"),
         ({"algorithm": "reinforce", "rollout_steps": 5}, "rollout_steps=5 is less than the 12 steps"),
+        ({"minibatches": 100}, "minibatches=100 is more than the 3 x 20 steps"),
         ({"total_steps": 50}, "total_steps=50 is less than one rollout of 3 x 20 steps"),
         ({"environment": "trine-test/Grid-v0"}, "only flat Box observations"),
         ({"environment": "trine-test/Nowhere-v0"}, "cannot be made"),
@@ -205,9 +288,13 @@ def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any]
 def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
     with pytest.raises(ValueError, match="actor_critic takes one unclipped update from a rollout: epochs=3"):
         ControlConfig(environment="CartPole-v1", algorithm="actor_critic", epochs=3)
-    with pytest.raises(ValueError, match=r"reinforce has no critic to lean on, so lam=0.9"):
+    with pytest.raises(ValueError, match=r"lam=0.9: reinforce has no critic to lean on"):
         ControlConfig(environment="CartPole-v1", algorithm="reinforce", lam=0.9)
-    with pytest.raises(ValueError, match=r"optimizer.kind='muon': control tasks are trained by adamw"):
+    with pytest.raises(ValueError, match=r"value_clip=0.2: reinforce has no critic"):
+        ControlConfig(environment="CartPole-v1", algorithm="reinforce", value_clip=0.2)
+    with pytest.raises(ValueError, match="control tasks are computed in fp32"):
+        ControlConfig(environment="CartPole-v1", hardware={"precision": "bf16"})
+    with pytest.raises(ValueError, match=r"optimizer.kind='muon'.*control tasks are trained by adamw"):
         ControlConfig(environment="CartPole-v1", optimizer={"kind": "muon"})
 
 

@@ -1,10 +1,13 @@
 """Copies of a Gymnasium environment, played side by side in one process; every reset is a function of counters.
 
-Autoreset is ours and of the same step: when a copy's episode ends, its last observation is kept for the rollout and the
-copy is reset at once, with a seed made of (seed, copy, episode). A copy can therefore be brought back after a stop by
-resetting it and playing again what was played since: `state` keeps those actions and a digest of what they led to.
+Autoreset is ours and of the same step: when a copy's episode ends, its last observation is kept for the rollout and
+the copy is reset at once, with a seed made of (seed, copy, episode). A copy can therefore be brought back after a stop
+by resetting it and playing again what was played since: `state` keeps those actions and a digest of what they led to.
+Some environments keep something across resets that no seed reaches (a physics engine's caches), so that an episode goes
+otherwise after others: with `fresh` a copy is made anew for every episode, and there is nothing it could keep.
 """
 
+import base64
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +57,10 @@ class Step:
 
 
 class Environments:
-    """`count` copies of environment `name`. Observations are float32."""
+    """`count` copies of environment `name`, a `fresh` one for every episode. Observations are float32."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], count: int, seed: int) -> None:
-        self.name, self.seed = name, seed
+    def __init__(self, name: str, options: Mapping[str, Any], count: int, seed: int, *, fresh: bool = True) -> None:
+        self.name, self.options, self.seed, self.fresh = name, options, seed, fresh
         self.copies = [make_environment(name, options) for _ in range(count)]
         self.actions: Actions = actions_of(self.copies[0], name)
         self.observation_size = observation_size(self.copies[0], name)
@@ -66,7 +69,9 @@ class Environments:
         self.observations = np.empty((count, self.observation_size), np.float32)
         self.episodes = [0] * count
         self.totals = [0.0] * count
-        self.played: list[list[Any]] = [[] for _ in range(count)]
+        self.lengths = [0] * count
+        self.played = [bytearray() for _ in range(count)]
+        self.unused = [True] * count
         self.digests = [0] * count
         self.finished: list[Episode] = []
         for copy in range(count):
@@ -81,25 +86,34 @@ class Environments:
             rewards.append(reward)
             if terminated or truncated:
                 ended.append((copy, terminated, self.observations[copy].copy()))
-                self.finished.append(Episode(copy, self.totals[copy], len(self.played[copy])))
+                self.finished.append(Episode(copy, self.totals[copy], self.lengths[copy]))
                 self._reset(copy, self.episodes[copy] + 1)
         return Step(rewards, ended)
 
     def _play(self, copy: int, action: Any) -> tuple[float, bool, bool]:
         """Reward, and whether the episode terminated or was truncated."""
+        self.played[copy] += self.actions.packed(action)  # before the step, which may change the array it is given
+        self.lengths[copy] += 1
         self.observations[copy], reward, terminated, truncated, _ = self.copies[copy].step(action)
         reward = float(reward)
         self.totals[copy] += reward
-        self.played[copy].append(action)
         self.digests[copy] = zlib.crc32(self.observations[copy], self.digests[copy])
         return reward, bool(terminated), bool(truncated)
 
     def _reset(self, copy: int, episode: int) -> None:
-        seed = derive_seed(self.seed, "episode", copy, episode) % SEEDS
-        self.observations[copy], _ = self.copies[copy].reset(seed=seed)
-        self.episodes[copy] = episode
-        self.totals[copy] = 0.0
-        self.played[copy] = []
+        if self.fresh and not self.unused[copy]:
+            self.copies[copy].close()
+            self.copies[copy] = make_environment(self.name, self.options)
+        self.unused[copy] = False
+        observation, _ = self.copies[copy].reset(seed=derive_seed(self.seed, "episode", copy, episode) % SEEDS)
+        if np.shape(observation) != (self.observation_size,):
+            raise TrineError(
+                f"{self.name}: an observation has shape {np.shape(observation)}, not ({self.observation_size},) as "
+                "its space says"
+            )
+        self.observations[copy] = observation
+        self.episodes[copy], self.totals[copy], self.lengths[copy] = episode, 0.0, 0
+        self.played[copy] = bytearray()
         self.digests[copy] = zlib.crc32(self.observations[copy])
 
     def take_finished(self) -> list[Episode]:
@@ -109,14 +123,17 @@ class Environments:
 
     def elapsed(self) -> Array:
         """Steps [N] since each copy's last reset."""
-        return np.array([len(actions) for actions in self.played])
+        return np.array(self.lengths)
 
     def state(self) -> list[dict[str, Any]]:
-        """Enough to bring every copy back to where it is, as JSON: which episode, what was played, what that led to."""
+        """Enough to bring every copy back to where it is, as JSON: which episode, what was played, what that led to.
+
+        Eight bytes or more for every step since the last reset: long only where no time limit ends episodes.
+        """
         return [
             {
                 "episode": self.episodes[copy],
-                "played": np.asarray(self.played[copy]).tolist(),
+                "played": base64.b64encode(self.played[copy]).decode(),
                 "total": self.totals[copy],
                 "digest": self.digests[copy],
             }
@@ -130,11 +147,11 @@ class Environments:
         """
         for copy, was in enumerate(state):
             self._reset(copy, int(was["episode"]))
-            for action in was["played"]:
-                self._play(copy, self.actions.restored(action))
+            for action in self.actions.unpacked(base64.b64decode(was["played"])):
+                self._play(copy, action)
             if (self.totals[copy], self.digests[copy]) != (was["total"], was["digest"]):
                 raise TrineError(
-                    f"{self.name} does not reproduce: with the same seed and the same {len(was['played'])} actions, "
+                    f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
                     "stop, so that the run cannot be continued exactly. Go on with new episodes (--resume "
                     "new_episodes), or start over (--overwrite true)"

@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from PIL import Image
 
@@ -22,7 +23,7 @@ LONGEST_EPISODE = 50_000
 """Steps: an environment that never ends an episode cannot be measured by episodes."""
 BLOCK = 256
 """Steps whose noise is drawn together."""
-FILM_WIDTH = 300
+FILM_WIDTH, FILM_COLOURS = 300, 32
 FILM_FRAMES_PER_SECOND = 20
 LONGEST_FILM = 300
 """Frames: a report holds the film."""
@@ -35,7 +36,16 @@ def play_episodes(description: AgentDescription, player: Player, count: int, see
     """
     copies = min(SIDE_BY_SIDE, count)
     environments = Environments(description.environment, description.environment_options, copies, seed)
-    check_fits(description, environments)
+    try:
+        check_fits(description, environments)
+        return _first_ones(description.environment, environments, player, count, seed)
+    finally:
+        environments.close()
+
+
+def _first_ones(name: str, environments: Environments, player: Player, count: int, seed: int) -> list[Episode]:
+    """The first episodes of every copy, as many of each as make `count`."""
+    copies = len(environments.copies)
     shares = [count // copies + (copy < count % copies) for copy in range(copies)]
     kept: list[list[Episode]] = [[] for _ in range(copies)]
     generator = generator_for(seed, "actions")
@@ -45,8 +55,7 @@ def play_episodes(description: AgentDescription, player: Player, count: int, see
             environments.step(player.act(environments.observations, noise))
         for episode in environments.take_finished():
             kept[episode.copy].append(episode)
-        _refuse_endless(description.environment, environments)
-    environments.close()
+        _refuse_endless(name, environments)
     return [episode for episodes, share in zip(kept, shares, strict=True) for episode in episodes[:share]]
 
 
@@ -54,25 +63,26 @@ def _refuse_endless(name: str, environments: Environments) -> None:
     if environments.elapsed().max() > LONGEST_EPISODE:
         raise TrineError(
             f"{name}: an episode did not end within {LONGEST_EPISODE:,} steps, so that returns of episodes cannot be "
-            "measured; register the environment with max_episode_steps, or set evaluation_episodes to 0"
+            "measured; register the environment with a smaller max_episode_steps"
         )
 
 
 def frames(description: AgentDescription, player: Player, seed: int, render_mode: str) -> Iterator[tuple[Any, float]]:
-    """One episode: the drawn frame (None on a window) and the return so far, before each action and at the end."""
+    """One episode: something that draws, and the return so far, before each action and at the end."""
     environment = make_environment(description.environment, description.environment_options, render_mode)
     actions = actions_of(environment, description.environment)
     generator = generator_for(seed, "actions")
-    observation, _ = environment.reset(seed=derive_seed(seed, "film") % SEEDS)
     total, ended, step = 0.0, False, 0
     try:
-        yield environment.render(), total
+        observation, _ = environment.reset(seed=derive_seed(seed, "film") % SEEDS)
+        yield environment.render, total
         while not ended and step < LONGEST_EPISODE:
+            stop_request.check()
             noise = player.distribution.noise(generator, 1, 1)[0]
             action = player.act(np.asarray(observation, np.float32)[None], noise)
             observation, reward, terminated, truncated, _ = environment.step(actions.for_environment(action)[0])
             total, ended, step = total + float(reward), terminated or truncated, step + 1
-            yield environment.render(), total
+            yield environment.render, total
     finally:
         environment.close()
 
@@ -87,10 +97,10 @@ def write_film(path: Path, description: AgentDescription, player: Player, seed: 
     every = max(1, round(rate * speed / FILM_FRAMES_PER_SECOND))
     pictures: list[Image.Image] = []
     total = 0.0
-    for index, (frame, so_far) in enumerate(frames(description, player, seed, "rgb_array")):
+    for index, (render, so_far) in enumerate(frames(description, player, seed, "rgb_array")):
         total = so_far
         if index % every == 0 and len(pictures) < LONGEST_FILM:
-            pictures.append(_picture(frame, description.environment))
+            pictures.append(_picture(render, description.environment))
     buffer = io.BytesIO()
     milliseconds = max(20, round(1000 * every / (rate * speed)))
     pictures[0].save(
@@ -109,9 +119,13 @@ def _frames_per_second(description: AgentDescription) -> float:
     return float(metadata.get("render_fps") or FILM_FRAMES_PER_SECOND)
 
 
-def _picture(frame: Any, name: str) -> Image.Image:
-    if not isinstance(frame, np.ndarray):
-        raise TrineError(f"{name} cannot be drawn: its frames are {type(frame).__name__}, not arrays")
-    picture = Image.fromarray(frame)
+def _picture(render: Callable[[], Any], name: str) -> Image.Image:
+    try:
+        picture = Image.fromarray(render())
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise TrineError(f"{name} cannot be drawn: {error}; pip install 'trine[control]' brings it") from None
+    except Exception as error:  # another's code: it may raise anything
+        raise TrineError(f"{name} cannot be drawn: {error}") from None
     height = max(1, round(picture.height * FILM_WIDTH / picture.width))
-    return picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS).quantize(32, dither=Image.Dither.NONE)
+    resized = picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS)
+    return resized.quantize(FILM_COLOURS, dither=Image.Dither.NONE)

@@ -94,9 +94,12 @@ def build(description: AgentDescription) -> Agent:
 
 def check_fits(description: AgentDescription, environments: Environments) -> None:
     """Raise `TrineError` when an environment is no longer the one the agent was made for."""
-    found = (environments.observation_size, environments.actions.distribution.outputs)
-    if found != (description.observations, description.outputs):
-        raise TrineError(
-            f"{description.environment} now has observations of {found[0]} numbers and {found[1]} outputs for its "
-            f"actions; the agent was made for {description.observations} and {description.outputs}"
+    actions = environments.actions
+    found = (environments.observation_size, actions.distribution.outputs, actions.continuous)
+    made_for = (description.observations, description.outputs, description.continuous)
+    if found != made_for:
+        now, then = (
+            f"{size} numbers in an observation and {outputs} outputs for {'real' if continuous else 'discrete'} actions"
+            for size, outputs, continuous in (found, made_for)
         )
+        raise TrineError(f"{description.environment} has {now}; the agent was made for {then}")

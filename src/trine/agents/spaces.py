@@ -31,9 +31,13 @@ class DiscreteActions:
         """What the environments are given, one each."""
         return (actions + self.start).tolist() if self.start else actions.tolist()
 
-    def restored(self, action: Any) -> Any:
-        """What an environment was given, from what JSON kept of it."""
-        return int(action)
+    def packed(self, action: int) -> bytes:
+        """What an environment is given, to be kept."""
+        return action.to_bytes(8, "little", signed=True)
+
+    def unpacked(self, kept: bytes) -> list[Any]:
+        """The actions that were kept, in order."""
+        return np.frombuffer(kept, "<i8").tolist()
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,13 @@ class BoxActions:
         """What the environments are given, one each."""
         return list(np.minimum(np.maximum(actions, self.low), self.high).astype(self.low.dtype))
 
-    def restored(self, action: Any) -> Any:
-        """What an environment was given, from what JSON kept of it."""
-        return np.array(action, self.low.dtype)
+    def packed(self, action: Array) -> bytes:
+        """What an environment is given, to be kept."""
+        return action.tobytes()
+
+    def unpacked(self, kept: bytes) -> list[Any]:
+        """The actions that were kept, in order."""
+        return list(np.frombuffer(kept, self.low.dtype).reshape(-1, len(self.low)).copy())
 
 
 Actions = DiscreteActions | BoxActions

@@ -21,16 +21,15 @@ from trine.config.base import (
 Algorithm = Literal["reinforce", "actor_critic", "ppo"]
 
 # What the steps that lead to PPO change of the defaults, which are PPO's. Each takes one update from a rollout and
-# throws it away, so it wants larger steps than PPO, and actor-critic shorter rollouts.
+# throws it away: actor-critic wants short rollouts, REINFORCE larger steps, since it has few.
 ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
     "ppo": {},
     "actor_critic": {
-        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None,
-        "normalize_advantages": "none", "optimizer": {"learning_rate": 1e-3},
+        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "normalize_advantages": "none",
     },
     "reinforce": {
-        "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip": None, "value_clip": None,
-        "normalize_advantages": "none", "lam": 1.0, "optimizer": {"learning_rate": 1e-2},
+        "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip": None, "normalize_advantages": "none", "lam": 1.0,
+        "optimizer": {"learning_rate": 1e-2},
     },
 }  # fmt: skip
 
@@ -49,6 +48,9 @@ class ControlConfig(StageConfig):
     """keyword arguments of the environment, such as {continuous: true}"""
     environments: PositiveInt = 8
     """copies of the environment that are played side by side"""
+    fresh_environments: bool = True
+    """make a copy anew for every episode, so that nothing it keeps across resets can matter and a stopped run goes on
+    exactly; false is faster where making one is slow"""
     total_steps: PositiveInt = 500_000
     """environment steps to learn from, over all copies; whole rollouts that fit are played"""
     rollout_steps: PositiveInt | None = 128
@@ -66,6 +68,8 @@ class ControlConfig(StageConfig):
     """updates in each pass"""
     clip: PositiveFloat | None = 0.2
     """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
+    dual_clip: PositiveFloat | None = None
+    """bound on the loss where the advantage is negative; null is plain PPO"""
     value_clip: PositiveFloat | None = None
     """how far a value may move from the old one; null is plain squared error"""
     value_weight: NonNegativeFloat = 0.5
@@ -115,11 +119,16 @@ class ControlConfig(StageConfig):
                 f"minibatches={self.minibatches}, clip={self.clip} belong to algorithm ppo"
             )
         if self.algorithm == "reinforce" and self.lam != 1.0:
+            raise ValueError(f"lam={self.lam}: reinforce has no critic to lean on, so that it would only discount")
+        if self.algorithm == "reinforce" and self.value_clip is not None:
+            raise ValueError(f"value_clip={self.value_clip}: reinforce has no critic")
+        if (self.optimizer.kind, self.optimizer.weight_decay) != ("adamw", 0.0):
             raise ValueError(
-                f"reinforce has no critic to lean on, so lam={self.lam} would only discount: leave it at 1"
+                f"optimizer.kind={self.optimizer.kind!r}, optimizer.weight_decay={self.optimizer.weight_decay}: "
+                "control tasks are trained by adamw without decay"
             )
-        if self.optimizer.kind != "adamw":
-            raise ValueError(f"optimizer.kind={self.optimizer.kind!r}: control tasks are trained by adamw")
+        if self.hardware.precision == "bf16":
+            raise ValueError("hardware.precision='bf16': control tasks are computed in fp32")
         return self
 
 

@@ -18,6 +18,8 @@ BINS = 50
 COLOURS: tuple[Colour, ...] = ("before", "accent", "after", "person", "ink")
 """The algorithms', in their order; of more groups than that, in turn."""
 THOUSAND = 1000
+# Runs that differ by these alone are one group.
+NOT_SETTINGS = ("out", "seed", "overwrite", "resume", "loop", "hardware", "film", "evaluation_episodes")
 STEPS = "thousand environment steps"
 ALGORITHMS = {"reinforce": "REINFORCE", "actor_critic": "actor-critic", "ppo": "PPO"}
 # Key of the metrics, vertical axis, what one sees.
@@ -58,14 +60,15 @@ def _groups(runs: Sequence[StageRun]) -> list[Group]:
     by_settings: dict[str, list[StageRun]] = {}
     order = [*ALGORITHMS]
     for run in sorted(runs, key=lambda run: order.index(_algorithm(run))):
-        settings = {key: value for key, value in run.config.items() if key not in ("out", "seed", "overwrite")}
+        settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
         by_settings.setdefault(repr(sorted(settings.items())), []).append(run)
     names = [_algorithm(alike[0]) for alike in by_settings.values()]
     groups = []
     for index, (name, alike) in enumerate(zip(names, by_settings.values(), strict=True)):
         alone = names.count(name) == 1
         label = ALGORITHMS[name] if alone else alike[0].name.rstrip("0123456789").rstrip("-")
-        groups.append(Group(label, alike, COLOURS[order.index(name) if alone else index % len(COLOURS)]))
+        plain = len(names) <= len(order) and len(set(names)) == len(names)
+        groups.append(Group(label, alike, COLOURS[order.index(name) if plain else index % len(COLOURS)]))
     return groups
 
 
@@ -86,7 +89,7 @@ def _table(groups: Sequence[Group]) -> Table:
         for group in groups
     ]
     counts = {len(run.results.get("sampled", {}).get("returns", ())) for group in groups for run in group.runs}
-    caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} fresh episodes of each run."
+    caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} fresh episodes of each run." if any(counts) else ""
     return Table(("algorithm", "seeds", "steps", "drawn actions", "likeliest actions", "steps/s"), rows, caption)
 
 
@@ -115,8 +118,9 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
         if len(group.runs) > 1
     ]
     says = f"{environment}: return over environment steps"
-    svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands)
-    plots = [Plot(svg, "Returns in training.", leading=True)]
+    lines = [line for line in lines if line.x]
+    svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands) if lines else None
+    plots = [Plot(svg, "Returns in training.", leading=True)] if svg is not None else []
     for key, y_label, caption in CURVES:
         drawn = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
         lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in drawn if x]
@@ -129,9 +133,10 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
 def _curve(
     group: Group, key: str, weight: Callable[[dict[str, Any]], float]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Environment steps, and mean and deviation over the runs of `key`, in at most `BINS` bins that all runs reach."""
+    """Environment steps, and mean and deviation over the runs of `key`, in at most `BINS` bins that all reach."""
     runs = [[row for row in run.metrics if key in row and "environment_steps" in row] for run in group.runs]
-    if not all(runs):
+    runs = [rows for rows in runs if rows]
+    if not runs:
         return [], [], []
     end = min(rows[-1]["environment_steps"] for rows in runs)
     edges = np.linspace(0, end, min(BINS, *(len(rows) for rows in runs)) + 1)

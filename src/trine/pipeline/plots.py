@@ -78,8 +78,9 @@ def line_plot(
         axes.fill_between(band.x, band.low, band.high, color=COLOURS[band.colour], alpha=0.18, linewidth=0)
     for line in lines:
         _draw(axes, line)
-    if len({value for line in lines for value in line.y}) == 1:
-        axes.set_ylim(bottom=min(0.0, 2 * lines[0].y[0]))
+    levels = {value for line in lines for value in line.y}
+    if len(levels) == 1:
+        axes.set_ylim(bottom=min(0.0, 2 * levels.pop()))
     if counted:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     _legend(axes, len([line for line in lines if line.label]))

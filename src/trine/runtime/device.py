@@ -6,10 +6,13 @@ AVX512-BF16 or AMX), fp32 everywhere else. `TRINE_DEVICE` and `TRINE_PRECISION` 
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from trine.runtime.errors import TrineError
 from trine.runtime.launch import launch
@@ -56,6 +59,13 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
     torch.set_num_threads(threads or max(1, available_cores() // launch().local_size))
     _use_fast_exact_fp32()
     return Hardware(chosen, PRECISIONS[precision], torch.get_num_threads())
+
+
+@contextmanager
+def numpy_threads(count: int) -> Iterator[None]:
+    """NumPy's products on `count` threads, which PyTorch's setting does not reach; 0 leaves them as they are."""
+    with threadpool_limits(count or None, user_api="blas"):
+        yield
 
 
 def available_cores() -> int:

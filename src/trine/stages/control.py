@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from trine.agents.distributions import Distribution
 from trine.agents.environments import Environments
-from trine.agents.folder import AgentDescription, build, save_agent
+from trine.agents.episodes import play_episodes
+from trine.agents.folder import AgentDescription, Player, build, save_agent
 from trine.agents.network import Agent, Playing, initialize
 from trine.agents.normalization import Moments, RewardScale
 from trine.agents.rollouts import Rollout, advantages_of, play, surely_whole
@@ -28,7 +29,7 @@ from trine.algorithms.masked import explained_variance, masked_whiten
 from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
 from trine.config.control import ControlConfig
 from trine.records import Term
-from trine.runtime.device import Hardware
+from trine.runtime.device import numpy_threads
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for, seed_torch
@@ -65,10 +66,12 @@ class ControlObjective:
     name = "control"
 
     def __init__(
-        self, agent: Agent, environments: Environments, config: ControlConfig, steps: int, device: torch.device
-    ) -> None:
+        self, agent: Agent, environments: Environments, description: AgentDescription, config: ControlConfig,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         self.agent, self.environments, self.config, self.device = agent, environments, config, device
-        self.rollout_steps = steps
+        self.description = description
+        self.rollout_steps = _rollout_steps(config, environments.time_limit)
         self.distribution: Distribution = environments.actions.distribution
         self.playing = Playing(agent)
         self.moments = Moments(environments.observation_size) if config.normalize_observations else None
@@ -113,7 +116,9 @@ class ControlObjective:
         advantages = batch.advantages
         if config.normalize_advantages == "minibatch" and len(batch) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        policy = clipped_policy_loss(log_probs, batch.old_log_probs, advantages, clip=config.clip)
+        policy = clipped_policy_loss(
+            log_probs, batch.old_log_probs, advantages, clip=config.clip, dual_clip=config.dual_clip
+        )
         terms = {
             "policy": Term(policy.loss, count, 1.0),
             "entropy": Term(entropy.sum(), count, -config.entropy_weight),
@@ -126,7 +131,13 @@ class ControlObjective:
         return terms
 
     def evaluate(self, final: bool) -> dict[str, Any]:
-        return {}
+        """Returns of fresh episodes now and then; the last ones are played from the folder that was written."""
+        if final or not self.config.evaluation_episodes:
+            return {}
+        player = Player(self.agent, self.moments, self.distribution, deterministic=True)
+        seed = derive_seed(self.config.seed, "evaluation")
+        episodes = play_episodes(self.description, player, self.config.evaluation_episodes, seed)
+        return {"deterministic_return": fmean(episode.total for episode in episodes)}
 
     def may_save(self, step: int) -> bool:
         return step % self.steps_per_iteration == 0
@@ -145,6 +156,7 @@ class ControlObjective:
             self.environments.replay(state["copies"])
         else:
             self.environments.begin_anew(state["copies"])
+            state = state | {"reward_scale": _without_returns(state["reward_scale"])}
         if self.moments is not None:
             self.moments.restore(state["moments"])
         if self.reward_scale is not None:
@@ -241,24 +253,31 @@ class ControlObjective:
             self.observed["explained_variance"] = explained_variance(lesson.old_values, lesson.returns, everything)
 
 
+def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The scale with no episode begun."""
+    return None if reward_scale is None else reward_scale | {"returns": [0.0 for _ in reward_scale["returns"]]}
+
+
 def run(config: ControlConfig) -> Path:
     """Train; write `agent/`, the returns of fresh episodes, and a film of one where the environment can be drawn."""
     hardware = open_hardware(config.hardware)
-    with open_run(config.model_dump(mode="json"), {}) as folder:
+    with numpy_threads(config.hardware.threads), open_run(config.model_dump(mode="json"), {}) as folder:
         if folder.finished:
             return folder.path
         seed_torch(config.seed)
         environments = Environments(
-            config.environment, config.environment_options, config.environments, derive_seed(config.seed, "training")
-        )
-        description = _describe(config, environments)
+            config.environment, config.environment_options, config.environments, derive_seed(config.seed, "training"),
+            fresh=config.fresh_environments,
+        )  # fmt: skip
+        description = describe(config, environments)
         agent = build(description)
         initialize(agent, config.seed)
-        objective = _train(agent.to(hardware.device), environments, config, hardware, folder)
-        environments.close()
-        agent.cpu()
-        save_agent(folder.path / "agent", description, agent, objective.moments)
-        results = {"environment_steps": _iterations(config, objective.rollout_steps) * _rollout_size(config, objective)}
+        objective = ControlObjective(agent.to(hardware.device), environments, description, config, hardware.device)
+        try:
+            results = _train(objective, folder)
+        finally:
+            environments.close()
+        save_agent(folder.path / "agent", description, agent.cpu(), objective.moments)
         results |= evaluate_agent(folder.path, config.evaluation_episodes, derive_seed(config.seed, "evaluation"))
         if config.film:
             film_agent(folder.path, derive_seed(config.seed, "film"))
@@ -266,34 +285,34 @@ def run(config: ControlConfig) -> Path:
     return folder.path
 
 
-def _train(
-    agent: Agent, environments: Environments, config: ControlConfig, hardware: Hardware, folder: RunFolder
-) -> ControlObjective:
-    steps = _rollout_steps(config, environments.time_limit)
-    objective = ControlObjective(agent, environments, config, steps, hardware.device)
+def _train(objective: ControlObjective, folder: RunFolder) -> dict[str, Any]:
+    config, steps = objective.config, objective.rollout_steps
     iterations = _iterations(config, steps)
+    updates = objective.steps_per_iteration
     say(
         f"control: {config.algorithm} on {config.environment}, {iterations} rollouts of {config.environments} x "
-        f"{steps} steps, {objective.steps_per_iteration} updates each"
+        f"{steps} steps, {updates} {'update' if updates == 1 else 'updates'} each"
     )
+    agent = objective.agent
     Loop(
-        objective, agent, [_optimizer(agent, config)], iterations * objective.steps_per_iteration,
-        (config.loop, config.optimizer), folder, log_every=objective.steps_per_iteration,
+        objective, agent, [_optimizer(agent, config)], iterations * updates, (config.loop, config.optimizer), folder,
+        log_every=updates,
     ).train()  # fmt: skip
     objective.state()  # the moments take in the last rollout
-    return objective
+    return {"environment_steps": iterations * config.environments * steps}
 
 
 def _optimizer(agent: nn.Module, config: ControlConfig) -> torch.optim.Optimizer:
     optimizer = config.optimizer
     group = {"params": list(agent.parameters()), "peak": optimizer.learning_rate}
     return torch.optim.AdamW(
-        [group], betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.epsilon, weight_decay=optimizer.weight_decay,
+        [group], betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.epsilon, weight_decay=0.0,
         fused=True,
     )  # fmt: skip
 
 
-def _describe(config: ControlConfig, environments: Environments) -> AgentDescription:
+def describe(config: ControlConfig, environments: Environments) -> AgentDescription:
+    """What the agent of `config` has to be for its environment."""
     distribution = environments.actions.distribution
     return AgentDescription(
         environment=config.environment,
@@ -333,8 +352,9 @@ def _iterations(config: ControlConfig, rollout_steps: int) -> int:
             f"total_steps={config.total_steps} is less than one rollout of {config.environments} x {rollout_steps} "
             "steps; raise it, or lower environments or rollout_steps"
         )
+    if config.minibatches > size:
+        raise TrineError(
+            f"minibatches={config.minibatches} is more than the {config.environments} x {rollout_steps} steps of a "
+            "rollout; lower it, or raise rollout_steps"
+        )
     return config.total_steps // size
-
-
-def _rollout_size(config: ControlConfig, objective: ControlObjective) -> int:
-    return objective.rollout_steps * config.environments

@@ -20,13 +20,15 @@ def open_player(run: Path, *, deterministic: bool) -> tuple[AgentDescription, Pl
 
 
 def evaluate_agent(run: Path, episodes: int, seed: int) -> dict[str, Any]:
-    """Returns of `episodes` fresh episodes of each kind: mean, deviation, and all of them."""
+    """Returns of `episodes` fresh episodes of each kind: mean, deviation, and all; none where they do not end."""
     results: dict[str, Any] = {}
     for kind in ("sampled", "deterministic") if episodes else ():
-        description, player = open_player(run, deterministic=kind == "deterministic")
-        played = play_episodes(description, player, episodes, seed)
-        results[kind] = summary(played)
-        say(f"   {episodes} fresh episodes, {kind} actions: return {words(results[kind])}")
+        try:
+            description, player = open_player(run, deterministic=kind == "deterministic")
+            results[kind] = summary(play_episodes(description, player, episodes, seed))
+            say(f"   {episodes} fresh episodes, {kind} actions: return {words(results[kind])}")
+        except TrineError as error:
+            say(f"   {kind} actions not measured: {error}", style="yellow")
     return results
 
 
