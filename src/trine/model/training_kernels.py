@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trine.runtime.native_library import NativeSource, load_native
+from trine.runtime.working_memory import empty, empty_like
 
 HERE = Path(__file__).parent / "native"
 FILES = (
@@ -111,7 +112,7 @@ def _recipe_of(tensor: Tensor) -> Recipe | None:
 def _normed(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    total, out = x if delta is None else torch.empty_like(x), torch.empty_like(x)
+    total, out = x if delta is None else empty_like(x), empty_like(x)
     width = x.shape[-1]
     _call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
     return total, out
@@ -143,9 +144,9 @@ class _AddNorm(torch.autograd.Function):
             return total_gradient, total_gradient, None, None, None
         gradient = gradient.contiguous()
         outer = None if total_gradient is None else total_gradient.contiguous()
-        x_gradient = torch.empty_like(total)
-        weight_gradient = torch.empty_like(weight)
-        bias_gradient = torch.empty_like(weight) if ctx.centred else None
+        x_gradient = empty_like(total)
+        weight_gradient = empty_like(weight)
+        bias_gradient = empty_like(weight) if ctx.centred else None
         rows, width = total.numel() // total.shape[-1], total.shape[-1]
         _call(
             "norm_backward", total.dtype, gradient, outer, total, x_gradient, weight, weight_gradient, bias_gradient,
@@ -168,7 +169,7 @@ def add_norm(
 
 def _activated(name: str, x: Tensor) -> Tensor:
     gated = name == "swiglu"
-    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2) if gated else torch.empty_like(x)
+    out = empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype) if gated else empty_like(x)
     _call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
     return out
 
@@ -184,7 +185,7 @@ class _Activation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        gradient, x_gradient = gradient.contiguous(), torch.empty_like(x)
+        gradient, x_gradient = gradient.contiguous(), empty_like(x)
         _call(f"{ctx.name}_backward", x.dtype, gradient, x, x_gradient, *_sizes(gradient, ctx.name == "swiglu"))
         return x_gradient, None
 
@@ -214,7 +215,7 @@ class _TurnHeads(torch.autograd.Function):
         ctx: Any, qkv: Tensor, scales: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: tuple[int, int],
         epsilon: float,
     ) -> Tensor:  # fmt: skip
-        qkv, out = qkv.contiguous(), torch.empty_like(qkv)
+        qkv, out = qkv.contiguous(), empty_like(qkv)
         cos, sin = (None if table is None else table.contiguous() for table in (cos, sin))
         rows, count, head_dim = qkv.shape[0] * qkv.shape[1], qkv.shape[2], qkv.shape[3]
         table_rows = 1 if cos is None else cos.numel() // head_dim
@@ -228,8 +229,8 @@ class _TurnHeads(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qkv, scales, cos, sin, sizes = ctx.saved_tensors
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else torch.empty_like(scales)
+        gradient = empty_like(gradient).copy_(gradient)
+        scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else empty_like(scales)
         _call(
             "turn_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
         )  # fmt: skip
@@ -258,7 +259,7 @@ class _CausalAttention(torch.autograd.Function):
         B, T, count, head_dim = qkv.shape  # noqa: N806
         starts = None if starts is None else starts.to(torch.int64).expand(B, T).contiguous()
         sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
-        out = qkv.new_empty(B, T, heads * head_dim)
+        out = empty((B, T, heads * head_dim), qkv.dtype)
         log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")
         _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
         ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
@@ -268,7 +269,7 @@ class _CausalAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         qkv, starts, out, log_sums, sizes = ctx.saved_tensors
-        gradient, qkv_gradient = gradient.contiguous(), torch.empty_like(qkv)
+        gradient, qkv_gradient = gradient.contiguous(), empty_like(qkv)
         _call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
         return qkv_gradient, None, None
 
@@ -285,7 +286,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         outputs, inputs = weight.shape
-        out = x.new_empty(*x.shape[:-1], outputs)
+        out = empty((*x.shape[:-1], outputs), x.dtype)
         _call("linear_forward", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
         ctx.save_for_backward(weight, *((x,) if recipe is None else recipe.sources))
         ctx.make = recipe and recipe.make
@@ -299,13 +300,13 @@ class _Linear(torch.autograd.Function):
         gradient = gradient.contiguous()
         sizes = gradient.numel() // outputs, inputs, outputs
         x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:3]
-        weight_gradient = torch.empty_like(weight) if weight_wanted else None
-        bias_gradient = torch.empty_like(weight[:, 0]) if bias_wanted else None
+        weight_gradient = empty_like(weight) if weight_wanted else None
+        bias_gradient = empty_like(weight[:, 0]) if bias_wanted else None
         if weight_wanted or bias_wanted:  # before the gradient of x is there, since x may have to be made again
             x = None if not weight_wanted else ctx.make(*sources) if ctx.make else sources[0]
             _call("linear_backward", gradient.dtype, gradient, x, None, None, weight_gradient, bias_gradient, *sizes)
             del x
-        x_gradient = gradient.new_empty(*gradient.shape[:-1], inputs) if x_wanted else None
+        x_gradient = empty((*gradient.shape[:-1], inputs), gradient.dtype) if x_wanted else None
         if x_wanted:
             _call("linear_backward", gradient.dtype, gradient, None, weight, x_gradient, None, None, *sizes)
         return x_gradient, weight_gradient, bias_gradient, None
