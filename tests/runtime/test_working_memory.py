@@ -2,6 +2,7 @@
 
 import gc
 import mmap
+import os
 from random import Random
 
 import pytest
@@ -73,6 +74,13 @@ def test_without_a_region_torch_gives_the_memory(monkeypatch: pytest.MonkeyPatch
     regions.cache_clear()
     assert empty((LEAST_BYTES,), torch.float32).fill_(1).sum() == LEAST_BYTES
     regions.cache_clear()
+
+
+def test_a_process_with_regions_can_fork() -> None:
+    held = empty((LEAST_BYTES,), torch.float32).fill_(3)
+    if (child := os.fork()) == 0:
+        os._exit(int(float(held[-1])))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 def test_giving_back_leaves_what_is_held() -> None:

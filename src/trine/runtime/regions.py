@@ -9,6 +9,7 @@ ends, in whichever thread that is.
 
 import mmap
 import os
+import sys
 import weakref
 from bisect import bisect
 from collections import deque
@@ -17,13 +18,15 @@ from threading import Lock
 
 LEAST_BYTES = 1 << 18  # smaller tensors are malloc's
 LARGEST_BYTES = 1 << 25  # larger ones are among themselves
+# Only addresses are reserved: a system that counts promised memory would refuse to fork. (A name since Python 3.13.)
+NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Region:
     """`size` bytes of addresses; what is free of them is a list of (offset, bytes), in order, none beside another."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
         self._bytes = memoryview(self._map)
         self._free = [(0, size)]
         self._returned: deque[tuple[int, int]] = deque()  # by finalizers, which may come at any moment and take no lock
