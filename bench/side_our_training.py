@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  (torch.optim imports it at its first optimizer, transformers at once)
 from torch import Tensor
 
 import trine

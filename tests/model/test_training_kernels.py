@@ -183,6 +183,89 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
     assert weight.grad is None and x.grad is not None
 
 
+def without_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_recipe_of", lambda tensor: None)
+
+
+def kept_bytes(make: Callable[[], object]) -> int:
+    """What `make` keeps for its backward pass, every storage once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        alive = make()
+    assert alive is not None
+    return sum(kept.values())
+
+
+def normed_linear(centred: bool) -> tuple[Operation, list[Tensor]]:
+    """The product of a norm, beside the sum that goes on; and its inputs."""
+    x, delta = (random_tensor(3, 50, 64, seed=seed).bfloat16() for seed in (1, 2))
+    weights = [random_tensor(64, seed=3) + 1, random_tensor(96, 64, seed=5), random_tensor(96, seed=6)]
+
+    def operation(
+        x: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, *shift: Tensor
+    ) -> tuple[Tensor, ...]:
+        total, out = kernels.add_norm(x, delta, scale, shift[0] if centred else None, 1e-5)
+        return total, kernels.linear(out, weight, bias)
+
+    return operation, [x, delta, *weights, *([random_tensor(64, seed=4)] if centred else [])]
+
+
+def activated_linear(name: str) -> tuple[Operation, list[Tensor]]:
+    x, width = 4 * random_tensor(3, 50, 128, seed=1).bfloat16(), 64 if name == "swiglu" else 128
+    weights = [random_tensor(96, width, seed=5), random_tensor(96, seed=6)]
+    return lambda x, weight, bias: kernels.linear(getattr(kernels, name)(x), weight, bias), [x, *weights]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [normed_linear(True), normed_linear(False), activated_linear("gelu"), activated_linear("swiglu")],
+    ids=["layer norm", "rms norm", "gelu", "swiglu"],
+)
+def test_a_product_makes_again_what_it_is_of_and_changes_no_bit(
+    case: tuple[Operation, list[Tensor]], threads: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation, inputs = case
+    if not native.linear_usable(inputs[0], torch.empty(96, inputs[0].shape[-1])):
+        pytest.skip("this processor has no bf16 pairs, or has matrix units")
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    ours, ours_kept, made = results(operation, inputs), kept_bytes(lambda: operation(*leaves)), len(calls)
+    without_recipes(monkeypatch)
+    kept, all_kept = results(operation, inputs), kept_bytes(lambda: operation(*leaves))
+    assert made > len(calls) - made  # the forward pass of a norm or an activation, once more
+    for mine, other in zip(ours, kept, strict=True):
+        assert torch.equal(mine, other)
+    rows_of_width = 2 * 150 * next(each.shape[1] for each in inputs if each.dtype == torch.float32 and each.dim() == 2)
+    assert all_kept - ours_kept >= rows_of_width - 4 * 64  # a LayerNorm's bias is kept in its stead
+
+
+def test_what_was_changed_in_place_is_not_made_again(calls: list[str]) -> None:
+    weight = random_tensor(96, 64, seed=5).requires_grad_()
+    x = random_tensor(150, 64, seed=1).bfloat16()
+    if not native.linear_usable(x, weight):
+        pytest.skip("this processor has no bf16 pairs, or has matrix units")
+    activated = kernels.gelu(x)
+    activated.mul_(2)
+    kernels.linear(activated, weight, None).sum().backward()
+    assert error(weight.grad, activated.double().sum(0).expand(96, 64)) < DTYPES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
+def test_a_whole_step_keeps_less_and_changes_no_bit(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, ours_kept = one_step(shape, torch.bfloat16), kept_bytes(lambda: one_step(shape, torch.bfloat16))
+    if not native.linear_usable(torch.empty(147, 64, dtype=torch.bfloat16), torch.empty(64, 64)):
+        pytest.skip("this processor has no bf16 pairs, or has matrix units")
+    without_recipes(monkeypatch)
+    kept, all_kept = one_step(shape, torch.bfloat16), kept_bytes(lambda: one_step(shape, torch.bfloat16))
+    assert all_kept > ours_kept
+    for mine, other in zip(ours, kept, strict=True):
+        assert torch.equal(mine, other)
+
+
 @dtypes
 @pytest.mark.parametrize("vocabulary", [5, 64, 1003])
 def test_cross_entropy_and_its_gradient(dtype: torch.dtype, vocabulary: int, threads: int, calls: list[str]) -> None:

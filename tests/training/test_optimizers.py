@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from tests.tiny import random_tensor, tiny_config, tiny_model, tiny_score_model
 from trine.config.base import OptimizerConfig
-from trine.training.optimizers import Muon, make_optimizers, orthogonalize, set_learning_rates
+from trine.training import optimizers as module
+from trine.training.optimizers import Muon, bunches, make_optimizers, orthogonalize, set_learning_rates
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (1, 8), (33, 7)]
 
@@ -104,6 +105,30 @@ def test_a_batch_is_orthogonalised_as_its_matrices_are(dtype: torch.dtype) -> No
     alone = torch.stack([orthogonalize(batch[index : index + 1], 5, dtype)[0] for index in range(4)])
     tolerance = 1e-4 if dtype == torch.float32 else 0.05
     assert_close(orthogonalize(batch, 5, dtype), alone, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("most", [1, 300])
+def test_matrices_moved_some_at_a_time_move_as_they_do_together(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, blocks = [(24, 8), (8, 8), (24, 8), (8, 24), (8, 8)], [[8, 8, 8], [8], [16, 8], [8], [8]]
+    together, apart = matrices(0, shapes), matrices(0, shapes)
+    optimizers = [muon_over(each, blocks, weight_decay=0.1, compute_dtype=torch.float32) for each in (together, apart)]
+    for step in range(1, 4):
+        for parameters, optimizer, bound in zip((together, apart), optimizers, (1 << 20, most), strict=True):
+            monkeypatch.setattr(module, "BUNCH", bound)
+            give_gradients(parameters, step)
+            optimizer.step()
+    assert_close(apart, together, rtol=1e-5, atol=1e-6)
+
+
+def test_bunches_are_bounded_and_have_every_matrix_once_in_an_order_of_shapes() -> None:
+    shapes = [(4, 4), (2, 4), (4, 4), (2, 4), (40, 4), (2, 4)]
+    pairs = [(parameter, [len(parameter)]) for parameter in matrices(0, shapes)]
+    found = list(bunches(pairs, 24))
+    assert [[tuple(parameter.shape) for parameter, _ in bunch] for bunch in found] == [
+        [(2, 4), (2, 4), (2, 4)], [(4, 4)], [(4, 4)], [(40, 4)],
+    ]  # fmt: skip
+    assert {id(parameter) for bunch in found for parameter, _ in bunch} == {id(parameter) for parameter, _ in pairs}
+    assert list(bunches([], 24)) == []
 
 
 def test_a_parameter_without_gradient_stays_where_it_is() -> None:

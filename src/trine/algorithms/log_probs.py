@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trine.model import training_kernels
+from trine.runtime.working_memory import empty, empty_like
 
 CHUNK_ROWS = 1024
+PRODUCT_ROWS = 4096  # of the table's gradient, made at once before they are added
 
 
 class _CrossEntropySum(torch.autograd.Function):
@@ -21,20 +23,20 @@ class _CrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:  # type: ignore[override]
-        weight_cast = weight.to(hidden.dtype)
-        hidden_gradient = torch.empty_like(hidden)
+        weight_cast = _cast(weight, hidden.dtype)
+        hidden_gradient = empty_like(hidden)
         weight_gradient: Tensor | None = None
         total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             losses, gradient = cross_entropy_and_gradient(
-                F.linear(hidden[rows], weight_cast), targets[rows], row_weights[rows]
+                _product(hidden[rows], weight_cast.mT), targets[rows], row_weights[rows]
             )
             total += losses.sum(dtype=total.dtype)
             torch.mm(gradient, weight_cast, out=hidden_gradient[rows])
             if ctx.needs_input_grad[1]:  # not where the table is frozen, as under LoRA
-                part = gradient.mT @ hidden[rows]
-                weight_gradient = part.float() if weight_gradient is None else weight_gradient.add_(part)
+                weight_gradient = _add_product(weight_gradient, gradient.mT, hidden[rows])
+            del gradient  # before the next is made
         if weight_gradient is None and ctx.needs_input_grad[1]:  # no rows
             weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
@@ -47,10 +49,29 @@ class _CrossEntropySum(torch.autograd.Function):
         scale = gradients[0]
         return (
             hidden_gradient * scale,  # a number: it is not rounded to the gradient's dtype before
-            None if weight_gradient is None else (weight_gradient * scale.to(torch.float32)).to(ctx.weight_dtype),
+            # In place: as large as the table, and needed once. (PyTorch refuses to go through it a second time.)
+            None if weight_gradient is None else weight_gradient.mul_(scale.to(torch.float32)).to(ctx.weight_dtype),
             None,
             None,
         )
+
+
+def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight if weight.dtype == dtype else empty(weight.shape, dtype, weight.device).copy_(weight)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right, out=empty((left.shape[0], right.shape[1]), left.dtype, left.device))
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """`total` (None: 0) + left right in fp32, in place."""
+    if total is None:
+        total = empty((left.shape[0], right.shape[1]), torch.float32, left.device).zero_()
+    for start in range(0, len(left), PRODUCT_ROWS):
+        rows = slice(start, start + PRODUCT_ROWS)
+        total[rows] += _product(left[rows], right)
+    return total
 
 
 def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trine.model import training_kernels as native
+from trine.runtime.working_memory import empty
 
 # Above this many keys the T x T score matrix costs more memory than the fused kernel costs time.
 LONGEST_MATERIALIZED_SCORES = 1024
@@ -53,6 +54,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if native.linear_usable(x, weight):
         return native.linear(x, weight, bias)
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+class _Embedding(torch.autograd.Function):
+    """PyTorch's own, but for where its gradient, as large as the table, lies."""
+
+    @staticmethod
+    def forward(ctx, ids: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(ids)
+        ctx.shape = weight.shape
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+        (ids,) = ctx.saved_tensors
+        total = empty(ctx.shape, gradient.dtype).zero_()
+        return None, total.index_add_(0, ids.flatten(), gradient.flatten(0, -2))
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """The rows of `weight` [V, D] that `ids` name."""
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Embedding.apply(ids, weight)
+    return F.embedding(ids, weight)
 
 
 def add_norm(

@@ -5,11 +5,14 @@ PyTorch composes these operations from many passes over fp32 tensors; on two cor
 machines without a compiler, `torch.compile`, and the tests of equality. `kernels.py` asks `library_for` and chooses.
 
 Invariants: statistics and sums are fp32, whatever the values are; the same input on the same number of threads gives
-the same bits; nothing is kept for the backward pass that one pass can make again.
+the same bits; nothing is kept for the backward pass that one pass can make again. So a product keeps neither the
+norm nor the activation it is of: those come with a `Recipe`.
 """
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trine.runtime.native_library import NativeSource, load_native
+from trine.runtime.working_memory import empty, empty_like
 
 HERE = Path(__file__).parent / "native"
 FILES = (
@@ -85,6 +89,39 @@ def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None
     getattr(library, f"trine_{name}_{_DTYPES[dtype]}")(*values, torch.get_num_threads())
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a tensor again, to the bit, from `sources`, which the backward pass needs anyway."""
+
+    make: Callable[..., Tensor]
+    sources: tuple[Tensor | None, ...]
+    version: int  # of the tensor: one that was changed in place is no longer what the recipe makes
+
+
+def _with_recipe(tensor: Tensor, make: Callable[..., Tensor], *sources: Tensor | None) -> Tensor:
+    tensor.recipe = Recipe(make, sources, tensor._version)  # type: ignore[attr-defined]
+    return tensor
+
+
+def _recipe_of(tensor: Tensor) -> Recipe | None:
+    """None for a tensor that has to be kept as it is; a view of one that has a recipe has none."""
+    recipe: Recipe | None = getattr(tensor, "recipe", None)
+    return recipe if recipe is not None and recipe.version == tensor._version else None
+
+
+def _normed(
+    x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    total, out = x if delta is None else empty_like(x), empty_like(x)
+    width = x.shape[-1]
+    _call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
+    return total, out
+
+
+def _norm_again(epsilon: float, total: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _normed(total, None, weight, bias, epsilon)[1]
+
+
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
@@ -92,9 +129,7 @@ class _AddNorm(torch.autograd.Function):
     ) -> Any:
         x = x.contiguous()
         delta = None if delta is None else delta.contiguous()
-        total, out = x if delta is None else torch.empty_like(x), torch.empty_like(x)
-        width = x.shape[-1]
-        _call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
+        total, out = _normed(x, delta, weight, bias, epsilon)
         ctx.save_for_backward(total, weight)
         ctx.set_materialize_grads(False)
         ctx.epsilon, ctx.added, ctx.centred = epsilon, delta is not None, bias is not None
@@ -109,9 +144,9 @@ class _AddNorm(torch.autograd.Function):
             return total_gradient, total_gradient, None, None, None
         gradient = gradient.contiguous()
         outer = None if total_gradient is None else total_gradient.contiguous()
-        x_gradient = torch.empty_like(total)
-        weight_gradient = torch.empty_like(weight)
-        bias_gradient = torch.empty_like(weight) if ctx.centred else None
+        x_gradient = empty_like(total)
+        weight_gradient = empty_like(weight)
+        bias_gradient = empty_like(weight) if ctx.centred else None
         rows, width = total.numel() // total.shape[-1], total.shape[-1]
         _call(
             "norm_backward", total.dtype, gradient, outer, total, x_gradient, weight, weight_gradient, bias_gradient,
@@ -124,28 +159,33 @@ def add_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`kernels.add_norm`: the sum, and its LayerNorm, or its RMSNorm where there is no bias."""
+    x = x.contiguous()
     if delta is None:
-        return x, _AddNorm.apply(x, None, weight, bias, epsilon)
-    total, out = _AddNorm.apply(x, delta, weight, bias, epsilon)
-    return total, out
+        total, out = x, _AddNorm.apply(x, None, weight, bias, epsilon)
+    else:
+        total, out = _AddNorm.apply(x, delta, weight, bias, epsilon)
+    return total, _with_recipe(out, partial(_norm_again, epsilon), total, weight, bias)
+
+
+def _activated(name: str, x: Tensor) -> Tensor:
+    gated = name == "swiglu"
+    out = empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype) if gated else empty_like(x)
+    _call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
+    return out
 
 
 class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str) -> Tensor:  # type: ignore[override]
-        x = x.contiguous()
         ctx.save_for_backward(x)
         ctx.name = name
-        gated = name == "swiglu"
-        out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2) if gated else torch.empty_like(x)
-        _call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
-        return out
+        return _activated(name, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        gradient, x_gradient = gradient.contiguous(), torch.empty_like(x)
+        gradient, x_gradient = gradient.contiguous(), empty_like(x)
         _call(f"{ctx.name}_backward", x.dtype, gradient, x, x_gradient, *_sizes(gradient, ctx.name == "swiglu"))
         return x_gradient, None
 
@@ -154,14 +194,19 @@ def _sizes(out: Tensor, gated: bool) -> tuple[int, ...]:
     return (out.numel() // out.shape[-1], out.shape[-1]) if gated else (out.numel(),)
 
 
+def _activation(name: str, x: Tensor) -> Tensor:
+    x = x.contiguous()
+    return _with_recipe(_Activation.apply(x, name), partial(_activated, name), x)
+
+
 def gelu(x: Tensor) -> Tensor:
     """`kernels.gelu`."""
-    return _Activation.apply(x, "gelu")
+    return _activation("gelu", x)
 
 
 def swiglu(x: Tensor) -> Tensor:
     """`kernels.swiglu`."""
-    return _Activation.apply(x, "swiglu")
+    return _activation("swiglu", x)
 
 
 class _TurnHeads(torch.autograd.Function):
@@ -170,7 +215,7 @@ class _TurnHeads(torch.autograd.Function):
         ctx: Any, qkv: Tensor, scales: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: tuple[int, int],
         epsilon: float,
     ) -> Tensor:  # fmt: skip
-        qkv, out = qkv.contiguous(), torch.empty_like(qkv)
+        qkv, out = qkv.contiguous(), empty_like(qkv)
         cos, sin = (None if table is None else table.contiguous() for table in (cos, sin))
         rows, count, head_dim = qkv.shape[0] * qkv.shape[1], qkv.shape[2], qkv.shape[3]
         table_rows = 1 if cos is None else cos.numel() // head_dim
@@ -184,8 +229,8 @@ class _TurnHeads(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qkv, scales, cos, sin, sizes = ctx.saved_tensors
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else torch.empty_like(scales)
+        gradient = empty_like(gradient).copy_(gradient)
+        scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else empty_like(scales)
         _call(
             "turn_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
         )  # fmt: skip
@@ -214,7 +259,7 @@ class _CausalAttention(torch.autograd.Function):
         B, T, count, head_dim = qkv.shape  # noqa: N806
         starts = None if starts is None else starts.to(torch.int64).expand(B, T).contiguous()
         sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
-        out = qkv.new_empty(B, T, heads * head_dim)
+        out = empty((B, T, heads * head_dim), qkv.dtype)
         log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")
         _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
         ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
@@ -224,7 +269,7 @@ class _CausalAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         qkv, starts, out, log_sums, sizes = ctx.saved_tensors
-        gradient, qkv_gradient = gradient.contiguous(), torch.empty_like(qkv)
+        gradient, qkv_gradient = gradient.contiguous(), empty_like(qkv)
         _call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
         return qkv_gradient, None, None
 
@@ -236,25 +281,35 @@ def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, recipe: Recipe | None
+    ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         outputs, inputs = weight.shape
-        out = x.new_empty(*x.shape[:-1], outputs)
+        out = empty((*x.shape[:-1], outputs), x.dtype)
         _call("linear_forward", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(weight, *((x,) if recipe is None else recipe.sources))
+        ctx.make = recipe and recipe.make
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        weight, *sources = ctx.saved_tensors
         outputs, inputs = weight.shape
         gradient = gradient.contiguous()
-        wanted = zip(ctx.needs_input_grad, (x, weight, weight[:, 0]), strict=True)
-        results = [torch.empty_like(like) if needed else None for needed, like in wanted]
-        rows = x.numel() // inputs
-        _call("linear_backward", x.dtype, gradient, x, weight, *results, rows, inputs, outputs)
-        return tuple(results)
+        sizes = gradient.numel() // outputs, inputs, outputs
+        x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:3]
+        weight_gradient = empty_like(weight) if weight_wanted else None
+        bias_gradient = empty_like(weight[:, 0]) if bias_wanted else None
+        if weight_wanted or bias_wanted:  # before the gradient of x is there, since x may have to be made again
+            x = None if not weight_wanted else ctx.make(*sources) if ctx.make else sources[0]
+            _call("linear_backward", gradient.dtype, gradient, x, None, None, weight_gradient, bias_gradient, *sizes)
+            del x
+        x_gradient = empty((*gradient.shape[:-1], inputs), gradient.dtype) if x_wanted else None
+        if x_wanted:
+            _call("linear_backward", gradient.dtype, gradient, None, weight, x_gradient, None, None, *sizes)
+        return x_gradient, weight_gradient, bias_gradient, None
 
 
 def linear_usable(x: Tensor, weight: Tensor) -> bool:
@@ -268,7 +323,7 @@ def linear_usable(x: Tensor, weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`kernels.linear` in bf16 with weights in fp32, whose gradients are summed and returned in fp32."""
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(x, weight, bias, _recipe_of(x))
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:

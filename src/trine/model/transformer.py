@@ -21,6 +21,7 @@ from trine.model.kernels import (
     attends_natively,
     attention,
     causal_attention,
+    embedding,
     gelu,
     linear,
     rotary_table,
@@ -54,6 +55,13 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+class Embedding(nn.Embedding):
+    """A table of rows by id."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return embedding(input, self.weight)
 
 
 class Norm(nn.Module):
@@ -134,10 +142,12 @@ class Block(nn.Module):
         return x, self.mlp(normalized)
 
 
-def _table(rows: int, width: int) -> nn.Embedding:
+def _table(rows: int, width: int) -> Embedding:
     """An embedding whose values nobody has set: `initialize` or a checkpoint will. (Where a model is only outlined, on
     the meta device, PyTorch's own initialisation would import its compiler, slower than opening a model.)"""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    table = Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    assert isinstance(table, Embedding)
+    return table
 
 
 class Transformer(nn.Module):

@@ -7,6 +7,8 @@ on a CPU (docs/LOG.md). Only glibc has these switches; elsewhere this does nothi
 import ctypes
 import platform
 
+from trine.runtime.regions import give_back_regions
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST_INT = 2**31 - 1
 
@@ -21,5 +23,6 @@ def keep_freed_memory() -> bool:
 
 def give_back_memory() -> None:
     """Return what is kept but not used, between two stages of one process."""
+    give_back_regions()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

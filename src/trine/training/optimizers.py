@@ -2,14 +2,14 @@
 
 Muon replaces the momentum of a weight matrix by its nearest orthogonal matrix, found by five Newton-Schulz steps.
 This one differs from `torch.optim.Muon` only in speed: matrices of one shape are orthogonalised together in one
-batched product (a test holds it to PyTorch's step). A fused weight (q, k and v in one tensor) is
+batched product, some at a time (a test holds it to PyTorch's step). A fused weight (q, k and v in one tensor) is
 orthogonalised block by block, so that fusing is invisible to the optimizer.
 
 Weight decay goes to matrices; norms, biases and embeddings have none.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from trine.training.parallel import is_sharded, shard_like, whole
 from trine.training.schedules import learning_rate_share
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Elements of the matrices that a process moves at once: enough for batched products, not a copy of the whole model.
+BUNCH = 1 << 23
+Matrix = tuple[nn.Parameter, list[int]]  # a weight and the row counts of its fused parts
 
 
 def orthogonalize(matrices: Tensor, steps: int, compute_dtype: torch.dtype) -> Tensor:
@@ -67,33 +70,38 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Gradients are used up: their memory serves for the updates."""
         for group in self.param_groups:
             pairs = zip(group["params"], group["blocks"], strict=True)
             moving = [(parameter, rows) for parameter, rows in pairs if parameter.grad is not None]
-            parts = [part for parameter, rows in moving for part in self._update(parameter, group).split(rows)]
-            directions = iter(self._directions(parts))
-            targets: list[Tensor] = []
-            steps: list[Tensor] = []
-            for parameter, rows in moving:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                found = [next(directions) for _ in rows]
-                if is_sharded(parameter):
-                    targets.append(parameter)
-                    steps.append(shard_like(torch.cat(found), parameter))
-                else:
-                    targets += parameter.split(rows)
-                    steps += found
-            torch._foreach_add_(targets, steps, alpha=-group["lr"])
+            for bunch in bunches(moving, BUNCH * self.world.size):
+                self._move(bunch, group)
+
+    def _move(self, matrices: list[Matrix], group: dict[str, Any]) -> None:
+        parts = [part for parameter, rows in matrices for part in self._update(parameter, group).split(rows)]
+        directions = iter(self._directions(parts))
+        targets: list[Tensor] = []
+        steps: list[Tensor] = []
+        for parameter, rows in matrices:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            found = [next(directions) for _ in rows]
+            if is_sharded(parameter):
+                targets.append(parameter)
+                steps.append(shard_like(torch.cat(found), parameter))
+            else:
+                targets += parameter.split(rows)
+                steps += found
+        torch._foreach_add_(targets, steps, alpha=-group["lr"])
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov momentum of a whole matrix."""
+        """Nesterov momentum of a whole matrix, made in its gradient."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"]
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        return whole(parameter.grad.lerp(momentum, group["momentum"]))
+        return whole(parameter.grad.lerp_(momentum, group["momentum"]))
 
     def _directions(self, parts: list[Tensor]) -> list[Tensor]:
         """Each of `parts` orthogonalised, with its scale for tall matrices; those of one shape together."""
@@ -102,7 +110,7 @@ class Muon(torch.optim.Optimizer):
             by_shape[part.shape].append(index)
         found: dict[int, Tensor] = {}
         for (height, width), indices in by_shape.items():
-            stacked = torch.stack([parts[index] for index in indices])
+            stacked = torch.stack([parts[index].to(self.compute_dtype) for index in indices])
             directions = self._orthogonalized(stacked).float()
             if height > width:
                 directions *= (height / width) ** 0.5
@@ -119,6 +127,21 @@ class Muon(torch.optim.Optimizer):
         padded = found.new_zeros(each, *stacked.shape[1:])
         padded[: len(own)] = found
         return self.world.gathered(padded)[: len(stacked)]
+
+
+def bunches(matrices: list[Matrix], most: int) -> Iterator[list[Matrix]]:
+    """`matrices` in runs of at most `most` elements (or of a single one), those of one shape beside each other.
+
+    A function of shapes and order alone, so that all processes come to the same.
+    """
+    bunch: list[Matrix] = []
+    for matrix in sorted(matrices, key=lambda matrix: (matrix[0].shape, matrix[1])):
+        if bunch and sum(parameter.numel() for parameter, _ in [*bunch, matrix]) > most:
+            yield bunch
+            bunch = []
+        bunch.append(matrix)
+    if bunch:
+        yield bunch
 
 
 def make_optimizers(
