@@ -9,7 +9,7 @@ import torch
 
 import trine
 from bench.protocol import Reply, options, random_prompts, serve
-from trine.algorithms.log_probs import target_log_probs
+from trine.algorithms.text_log_probs import target_log_probs
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.folder import load_model

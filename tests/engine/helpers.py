@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.text_log_probs import token_log_probs
 from trine.engine.engine import Engine
 from trine.engine.pages import PAGE
 from trine.engine.request import Request

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from tests.engine.helpers import all_is_given_back, cache_of, count_tokens_read
 from tests.tiny import FAMILY_NAMES, ragged_prompts, tiny_config, tiny_model
-from trine.algorithms.log_probs import token_log_probs
+from trine.algorithms.text_log_probs import token_log_probs
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer

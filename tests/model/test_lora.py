@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
-from trine.algorithms.log_probs import cross_entropy_sum
+from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.model.adapter_folder import load_adapter, save_adapter
 from trine.model.folder import load_model, save_model
 from trine.model.lora import (

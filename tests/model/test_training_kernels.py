@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import random_tensor
-from trine.algorithms.log_probs import cross_entropy_and_gradient, cross_entropy_sum
+from trine.algorithms.text_log_probs import cross_entropy_and_gradient, cross_entropy_sum
 from trine.model import kernels
 from trine.model import training_kernels as native
 from trine.model.config import gpt2_config, qwen3_config

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_config, tiny_model
-from trine.algorithms.log_probs import cross_entropy_sum
+from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.data.packing import pack
 from trine.model.transformer import Transformer, initialize
 from trine.records import TokenSpan

@@ -1,4 +1,4 @@
-"""Generalized advantage estimation (Schulman et al. 2016) and where the reward of a response goes.
+"""Generalized advantage estimation (Schulman et al. 2016).
 
 Shapes: B responses (or, in a control task, the parts of episodes that a rollout saw), T steps; `mask` says which steps
 the policy acted at.
@@ -43,21 +43,3 @@ def _following(values: Tensor, mask: Tensor, final: Tensor) -> Tensor:
     nearest = torch.where(mask, places, count).flip(1).cummin(1).values.flip(1)  # under the mask, from here on
     behind = torch.cat((nearest[:, 1:], nearest.new_full((len(nearest), 1), count)), 1)
     return torch.cat((values, final.unsqueeze(1)), 1).gather(1, behind)
-
-
-def last_step(mask: Tensor) -> Tensor:
-    """Index [B] of the last masked step of every row."""
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, steps, -1).amax(1)
-
-
-def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
-    """r_t = -beta (log pi_t - log ref_t), plus the score [B] at the last masked step (Ziegler et al. 2019, eq. 2).
-
-    `log_ratios` [B, T] is the k1 estimate, without gradient. A row with no masked step gets no reward.
-    """
-    rewards = torch.where(mask, -kl_coefficient * log_ratios, 0.0)
-    last = last_step(mask)
-    acted = (last >= 0).nonzero().squeeze(1)
-    rewards[acted, last[acted]] += scores[acted].to(rewards.dtype)
-    return rewards

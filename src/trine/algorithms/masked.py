@@ -4,14 +4,9 @@ import torch
 from torch import Tensor
 
 
-def where_counted(values: Tensor, mask: Tensor | None) -> Tensor:
-    """`values` where `mask`, 0 elsewhere; all of them where there is no mask."""
-    return values if mask is None else torch.where(mask, values, 0.0)
-
-
-def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum of `values` where `mask`, both of one shape; of all of them where there is no mask."""
-    return where_counted(values, mask).sum()
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `values` where `mask`; both of one shape."""
+    return torch.where(mask, values, 0.0).sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

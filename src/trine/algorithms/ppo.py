@@ -1,15 +1,12 @@
 """Proximal policy optimization (Schulman et al. 2017): the clipped policy and value losses, as sums over steps.
 
-Both worlds, text and control, call these. Every input is flat or padded alike; `mask` marks the steps that count, all
-of them where there is none.
+Both worlds, text and control, call these. Every input is flat: one number for each step (or token) that counts.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from trine.algorithms.masked import masked_sum, where_counted
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,6 @@ def clipped_policy_loss(
     log_probs: Tensor,
     old_log_probs: Tensor,
     advantages: Tensor,
-    mask: Tensor | None = None,
     *,
     clip: float | None,
     dual_clip: float | None = None,
@@ -37,7 +33,7 @@ def clipped_policy_loss(
     2020, eq. 5). `approximate_kl` is the k3 estimate of KL(old || new), `clipped` counts the steps where the clip is
     the one that acts.
     """
-    log_ratio = where_counted(log_probs - old_log_probs, mask)
+    log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     bounded = unclipped if clip is None else -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -45,17 +41,14 @@ def clipped_policy_loss(
     if dual_clip is not None:
         losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)
     return PolicyLoss(
-        loss=masked_sum(losses, mask),
-        clipped=masked_sum((bounded > unclipped).float(), mask),
-        approximate_kl=masked_sum(ratio.detach() - 1 - log_ratio.detach(), mask),
+        loss=losses.sum(),
+        clipped=(bounded > unclipped).float().sum(),
+        approximate_kl=(ratio.detach() - 1 - log_ratio.detach()).sum(),
     )
 
 
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor | None = None, *, clip: float | None
-) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> Tensor:
     """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2); plain squared error without clip."""
-    values, old_values, returns = (where_counted(tensor, mask) for tensor in (values, old_values, returns))
     losses = (values - returns).square()
     if clip is not None:
         bounded = old_values + (values - old_values).clamp(-clip, clip)

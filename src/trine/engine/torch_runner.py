@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trine.algorithms.log_probs import target_log_probs
+from trine.algorithms.text_log_probs import target_log_probs
 from trine.engine.memory import large_zeros
 from trine.engine.pages import PAGE
 from trine.engine.runner import DecodeRow, DrawState, Run

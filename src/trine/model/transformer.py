@@ -1,6 +1,6 @@
 """One Transformer for four families (Vaswani et al. 2017; Radford et al. 2019; Touvron et al. 2023; Qwen3 2025).
 
-It maps token ids to hidden states and stops there: logits belong to `algorithms.log_probs`, which never builds a
+It maps token ids to hidden states and stops there: logits belong to `algorithms.text_log_probs`, which never builds a
 batch x time x vocabulary tensor. Parameters stay in the dtype they were made in (fp32 when training); every
 product runs in `compute_dtype`, the weights being cast on the way in, so that master weights are exact.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trine.algorithms.log_probs import target_log_probs
+from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, summary
 from trine.config.align import EvaluateConfig
 from trine.data.files import read_examples

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trine.algorithms.advantages import generalized_advantages, token_rewards
+from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import explained_variance, masked_mean, masked_whiten
+from trine.algorithms.text_rewards import token_rewards
 from trine.data.packing import pad
 from trine.records import Rollout
 
@@ -80,7 +81,10 @@ def advantages_of(
 ) -> tuple[Tensor, Tensor]:
     """Whitened advantages and unwhitened returns [B, R]; every response is terminal, cut ones too."""
     rewards = token_rewards(scores, log_ratios, mask, kl_coefficient)
-    advantages, returns = generalized_advantages(rewards, values, mask, gamma=gamma, lam=lam)
+    nothing_follows = torch.zeros(len(values))
+    advantages, returns = generalized_advantages(
+        rewards, values, mask, gamma=gamma, lam=lam, final_values=nothing_follows
+    )
     return masked_whiten(advantages, mask), returns
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trine.algorithms.log_probs import cross_entropy_sum
+from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.config.align import FinetuneConfig
 from trine.data.files import read_examples
 from trine.data.packing import PackedRows, fit_rows, pack

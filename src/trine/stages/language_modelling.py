@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trine.algorithms.log_probs import cross_entropy_sum
+from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.data.rows import Batch
 from trine.model.config import ModelConfig
 from trine.model.transformer import Transformer

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.algorithms.kl import adapted_kl_coefficient, kl_loss
-from trine.algorithms.log_probs import target_log_probs, token_log_probs
 from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
+from trine.algorithms.text_kl import adapted_kl_coefficient, kl_loss
+from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
 from trine.config.align import PpoConfig
 from trine.data.files import read_examples
 from trine.engine.engine import Engine

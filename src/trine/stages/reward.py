@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.algorithms.ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
+from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
 from trine.config.align import RewardConfig
 from trine.data.files import read_comparisons
 from trine.data.packing import PairRows, pack_pairs

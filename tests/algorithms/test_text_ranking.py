@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from trine.algorithms.ranking import normalization, pair_accuracy, pairwise_ranking_loss, ranking_loss, reliability
+from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss, ranking_loss, reliability
 
 
 def test_the_pairwise_loss_is_minus_log_sigmoid_of_the_margin_summed_over_pairs() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trine.algorithms.kl import adapted_kl_coefficient, kl_estimate, kl_loss
+from trine.algorithms.text_kl import adapted_kl_coefficient, kl_estimate, kl_loss
 
 THETA = torch.tensor([0.3, -0.5, 1.1, 0.2, -0.9], dtype=torch.float64)
 REFERENCE = torch.tensor([0.0, 0.4, 0.3, -0.7, 0.1], dtype=torch.float64).log_softmax(0)

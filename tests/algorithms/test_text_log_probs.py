@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.tiny import random_ids, random_tensor
-from trine.algorithms import log_probs as module
-from trine.algorithms.log_probs import cross_entropy_sum, target_log_probs, token_log_probs
+from trine.algorithms import text_log_probs as module
+from trine.algorithms.text_log_probs import cross_entropy_sum, target_log_probs, token_log_probs
 
 ROWS, WIDTH, VOCABULARY = 11, 8, 23
 DTYPES = [torch.float32, torch.float64]

@@ -1,0 +1,25 @@
+"""Where the reward of a response goes: the score to its last token, the price of KL to every one.
+
+Shapes: B responses, T tokens; `mask` says which of them the policy wrote.
+"""
+
+import torch
+from torch import Tensor
+
+
+def last_step(mask: Tensor) -> Tensor:
+    """Index [B] of the last masked step of every row."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, steps, -1).amax(1)
+
+
+def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """r_t = -beta (log pi_t - log ref_t), plus the score [B] at the last masked step (Ziegler et al. 2019, eq. 2).
+
+    `log_ratios` [B, T] is the k1 estimate, without gradient. A row with no masked step gets no reward.
+    """
+    rewards = torch.where(mask, -kl_coefficient * log_ratios, 0.0)
+    last = last_step(mask)
+    acted = (last >= 0).nonzero().squeeze(1)
+    rewards[acted, last[acted]] += scores[acted].to(rewards.dtype)
+    return rewards
