@@ -115,6 +115,12 @@ def test_what_cannot_be_learned_is_refused_by_name(name: str, words: str) -> Non
         environments(name)
 
 
+def test_an_id_may_name_the_module_that_registers_it() -> None:
+    assert Environments("tests.agents.toys:trine-test/Walk-v0", {}, 1, 0).observation_size == 2
+    with pytest.raises(TrineError, match=r"environment 'no\.such\.module:Walk-v0' with options {} cannot be made"):
+        make_environment("no.such.module:Walk-v0", {})
+
+
 def test_options_an_environment_does_not_take_are_refused() -> None:
     with pytest.raises(TrineError, match=r"'trine-test/Cut-v0' with options {'colour': 'red'} cannot be made"):
         make_environment("trine-test/Cut-v0", {"colour": "red"})

@@ -89,3 +89,15 @@ def test_without_a_critic_values_are_0() -> None:
     made = agent(critic=False)
     assert made(torch.ones(3, 4))[1].tolist() == [0.0] * 3
     assert not any(name.startswith("critic") for name in made.named())
+
+
+def test_a_gradient_that_is_kept_stays_as_it_was_when_another_is_made() -> None:
+    made = agent()
+    kept = []
+    for seed in (0, 1):
+        made.weights.grad = None
+        made(random_tensor(5, 4, seed=seed))[0].square().sum().backward()
+        assert made.weights.grad is not None
+        kept.append((made.weights.grad, made.weights.grad.clone()))
+    assert all(torch.equal(gradient, then) for gradient, then in kept)
+    assert not torch.equal(kept[0][0], kept[1][0])

@@ -36,6 +36,19 @@ def test_what_is_held_is_never_given_twice_and_all_comes_back() -> None:
     assert len(region.take(64 * PAGE) or b"") == 64 * PAGE
 
 
+def test_one_process_of_several_has_no_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "TORCHELASTIC_RUN_ID": "x",
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert regions.__wrapped__() is None
+
+
 def test_the_smallest_hole_is_taken() -> None:
     region = Region(16 * PAGE)
     places = [region.take(pages * PAGE) for pages in (4, 1, 2, 1)]

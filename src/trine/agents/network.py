@@ -39,6 +39,7 @@ class Agent(nn.Module):
         self.weights = nn.Parameter(torch.zeros(self.shapes.size + self.deviations))
         self._arrays: NumPyWeights | None = None
         self._address = 0
+        self._gradient: tuple[Tensor, NumPyWeights] | None = None
 
     def named(self) -> dict[str, Tensor]:
         """Every weight under a name of its own, as a view."""
@@ -85,6 +86,13 @@ class Agent(nn.Module):
             self._arrays, self._address = arrays, address
         return self._arrays
 
+    def gradient_in_numpy(self) -> "tuple[Tensor, NumPyWeights]":
+        """A vector for the gradient, the same one every time (PyTorch keeps a copy), and its parts."""
+        if self._gradient is None:
+            vector = torch.empty(len(self.weights))
+            self._gradient = vector, NumPyWeights(vector.numpy(), self.shapes)
+        return self._gradient
+
 
 class NumPyWeights:
     """A vector of all weights (or of their gradient) with views of its parts."""
@@ -115,15 +123,14 @@ class _InNumPy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, output_gradient: Tensor, value_gradient: Tensor) -> tuple[Tensor, None, None]:
         agent: Agent = ctx.agent
-        gradient = np.empty(len(agent.weights), np.float32)
-        places = NumPyWeights(gradient, agent.shapes)
+        gradient, places = agent.gradient_in_numpy()
         outer = output_gradient.numpy()
         if agent.deviations:
             outer[:, agent.deviations :].sum(0, out=places.log_deviations)
             outer = outer[:, : agent.deviations]
         given = (outer, value_gradient.unsqueeze(1).numpy()) if agent.has_critic else (outer,)
         backward(ctx.weights.layers, ctx.activations, given, places.layers)
-        return torch.from_numpy(gradient), None, None
+        return gradient, None, None
 
 
 @torch.no_grad()

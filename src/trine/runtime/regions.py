@@ -16,6 +16,8 @@ from collections import deque
 from functools import cache
 from threading import Lock
 
+from trine.runtime.launch import launch
+
 LEAST_BYTES = 1 << 18  # smaller tensors are malloc's
 LARGEST_BYTES = 1 << 25  # larger ones are among themselves
 # Only addresses are reserved: a system that counts promised memory would refuse to fork. (A name since Python 3.13.)
@@ -71,8 +73,11 @@ class Region:
 def regions() -> tuple[Region, Region] | None:
     """This process's, for tensors up to `LARGEST_BYTES` and beyond; each could hold the machine's whole memory.
 
-    None where the system has no such mappings, or refuses one.
+    None where the system has no such mappings, or refuses one; and in one process of several, since what they exchange
+    may be let go by a thread of the exchange when Python, which a place goes back through, has ended.
     """
+    if launch().size > 1:
+        return None
     try:
         size = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
         return Region(size), Region(size)

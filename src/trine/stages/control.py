@@ -282,6 +282,7 @@ def run(config: ControlConfig) -> Path:
         if config.film:
             film_agent(folder.path, derive_seed(config.seed, "film"))
         folder.finish({"stage": "control", **results})
+        say(f"   to watch it: trine control play {folder.path}; its curves: trine report {folder.path}")
     return folder.path
 
 

@@ -175,7 +175,8 @@ class Loop:
         rate = set_learning_rates(self.optimizers, step, self.steps, self.optimizer_config)
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         observed = self.objective.observations()
         return {"loss": loss, **means, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
 
