@@ -19,10 +19,10 @@ LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between one process and several
 
 RANKS = 2
 TARGET = 0.85
-BATCHES = {"small": (16, 256, 8, 2), "mini": (16, 256, 1, 8), "tiny": (4, 32, 2, 2)}
+BATCHES = {"small": (32, 256, 8, 1), "mini": (16, 256, 1, 8), "tiny": (4, 32, 2, 2)}
 """Rows and tokens of the global batch, micro-batches a process takes it in, timed steps.
 
-small: 8 micro-batches of 1 x 256 a rank, of 2 x 256 in one process.
+small: 8 micro-batches of 2 x 256 a rank, of 4 x 256 (the batch of the `training` group) in one process.
 """
 Sample = dict[str, Any]
 
