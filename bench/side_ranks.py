@@ -6,6 +6,8 @@ one that is not, `threads` of a rank, `out`.
 """
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -67,3 +69,6 @@ def _batches(number: int, vocab_size: int, world: World) -> list[Batch]:
 
 if __name__ == "__main__":
     main()
+    # As `python -m trine` leaves where there are several: gloo's threads may still want an interpreter taken down.
+    sys.stdout.flush()
+    os._exit(0)
