@@ -67,7 +67,8 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
             import_module(f"trine.stages.{step.stage}").run(step.config.model_copy(update=changes))
         finally:
             if step.config.out.is_dir() and not (done_before and marker.exists()):
-                write_json(marker, {"seconds": earlier + time.perf_counter() - started})
+                before = earlier if marker.exists() else 0.0  # a stage that was started over has removed it
+                write_json(marker, {"seconds": before + time.perf_counter() - started})
         give_back_memory()
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
