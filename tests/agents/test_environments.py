@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.agents import toys  # noqa: F401  (registers them)
+from tests.agents import toys
 from trine.agents.environments import Environments, make_environment
 from trine.runtime.errors import TrineError
 
@@ -119,6 +119,17 @@ def test_an_id_may_name_the_module_that_registers_it() -> None:
     assert Environments("tests.agents.toys:trine-test/Walk-v0", {}, 1, 0).observation_size == 2
     with pytest.raises(TrineError, match=r"environment 'no\.such\.module:Walk-v0' with options {} cannot be made"):
         make_environment("no.such.module:Walk-v0", {})
+
+
+def test_whatever_a_constructor_raises_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: toys.Count, **options: object) -> None:
+        raise AssertionError("gravity is out of range")
+
+    monkeypatch.setattr(toys.Count, "__init__", refuse)
+    with pytest.raises(
+        TrineError, match=r"'trine-test/Cut-v0' with options {} cannot be made: gravity is out of range"
+    ):
+        make_environment("trine-test/Cut-v0", {})
 
 
 def test_options_an_environment_does_not_take_are_refused() -> None:

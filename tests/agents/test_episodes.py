@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -110,6 +111,16 @@ def test_a_film_shows_the_episode_frame_by_frame(tmp_path: Path) -> None:
     assert total == 6.0
     with Image.open(tmp_path / "film.gif") as film:
         assert (film.n_frames, film.size, film.info["duration"]) == (4, (300, 225), 100)
+
+
+def test_a_window_that_needs_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(self: toys.Count, **options: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr(toys.Count, "reset", reset)
+    about = description("Cut-v0", observations=1)
+    with pytest.raises(TrineError, match=r"trine-test/Cut-v0 cannot be drawn: .*pip install 'trine\[control\]'"):
+        list(episodes_module.frames(about, player(about), 0, "rgb_array"))
 
 
 def test_what_cannot_be_drawn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

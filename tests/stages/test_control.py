@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,44 @@ def test_fresh_episodes_are_played_now_and_then_when_asked_for(tmp_path: Path) -
     out = run(config(tmp_path, loop=LoopConfig(evaluate_every=12, save_every=0)))
     played = [row for row in rows(out) if "deterministic_return" in row]
     assert [row["step"] for row in played] == [12, 24, 36, 48]
+
+
+def test_a_signal_during_such_an_evaluation_is_answered_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"loop": LoopConfig(evaluate_every=24, save_every=0)}
+    straight = run(config(tmp_path / "straight", **changes))
+    evaluate = ControlObjective.evaluate
+
+    def signalled(self: ControlObjective, final: bool) -> Any:
+        stop_request.received = signal.SIGTERM
+        return evaluate(self, final)
+
+    monkeypatch.setattr(ControlObjective, "evaluate", signalled)
+    with pytest.raises(Interrupted):
+        run(config(tmp_path / "stopped", **changes))
+    monkeypatch.undo()
+    stop_request.received = None
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000024"]
+    run(config(tmp_path / "stopped", **changes))
+    assert rows(tmp_path / "stopped") == rows(straight)
+
+
+def test_a_dropped_update_costs_no_figures_and_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first update of the second iteration has a gradient that is not finite."""
+    terms, calls = ControlObjective.terms, []
+
+    def broken(self: ControlObjective, batch: Any) -> Any:
+        calls.append(batch)
+        found = terms(self, batch)
+        if len(calls) == 7:
+            found["policy"] = replace(found["policy"], sum=found["policy"].sum * float("nan"))
+        return found
+
+    monkeypatch.setattr(ControlObjective, "terms", broken)
+    logged = rows(run(config(tmp_path, loop=LoopConfig(save_every=0, on_bad_step="skip"))))
+    assert [row["environment_steps"] for row in logged] == [60.0 * (i + 1) for i in range(10)]
+    assert [row.get("skipped") for row in logged] == [None] + [1.0] * 9
 
 
 def test_a_run_whose_episodes_do_not_end_is_finished_without_their_returns(

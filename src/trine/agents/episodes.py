@@ -29,28 +29,34 @@ LONGEST_FILM = 300
 """Frames: a report holds the film."""
 
 
-def play_episodes(description: AgentDescription, player: Player, count: int, seed: int) -> list[Episode]:
+def play_episodes(
+    description: AgentDescription, player: Player, count: int, seed: int, *, may_stop: bool = True
+) -> list[Episode]:
     """`count` fresh episodes, each begun from (seed, copy, episode).
 
-    Which episodes count is settled before they are played: the first ones to end would be the short ones.
+    Which episodes count is settled before they are played: the first ones to end would be the short ones. Where work is
+    unsaved, `may_stop` is False: a signal is left to who asks. Raises `TrineError` when episodes do not end.
     """
     copies = min(SIDE_BY_SIDE, count)
     environments = Environments(description.environment, description.environment_options, copies, seed)
     try:
         check_fits(description, environments)
-        return _first_ones(description.environment, environments, player, count, seed)
+        return _first_ones(description.environment, environments, player, count, seed, may_stop)
     finally:
         environments.close()
 
 
-def _first_ones(name: str, environments: Environments, player: Player, count: int, seed: int) -> list[Episode]:
+def _first_ones(
+    name: str, environments: Environments, player: Player, count: int, seed: int, may_stop: bool
+) -> list[Episode]:
     """The first episodes of every copy, as many of each as make `count`."""
     copies = len(environments.copies)
     shares = [count // copies + (copy < count % copies) for copy in range(copies)]
     kept: list[list[Episode]] = [[] for _ in range(copies)]
     generator = generator_for(seed, "actions")
     while any(len(episodes) < share for episodes, share in zip(kept, shares, strict=True)):
-        stop_request.check()
+        if may_stop:
+            stop_request.check()
         for noise in player.distribution.noise(generator, BLOCK, copies):
             environments.step(player.act(environments.observations, noise))
         for episode in environments.take_finished():
@@ -83,6 +89,8 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
             observation, reward, terminated, truncated, _ = environment.step(actions.for_environment(action)[0])
             total, ended, step = total + float(reward), terminated or truncated, step + 1
             yield environment.render, total
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise _cannot_be_drawn(description.environment, error) from None
     finally:
         environment.close()
 
@@ -119,11 +127,15 @@ def _frames_per_second(description: AgentDescription) -> float:
     return float(metadata.get("render_fps") or FILM_FRAMES_PER_SECOND)
 
 
+def _cannot_be_drawn(name: str, error: gymnasium.error.DependencyNotInstalled) -> TrineError:
+    return TrineError(f"{name} cannot be drawn: {error}; pip install 'trine[control]' brings it")
+
+
 def _picture(render: Callable[[], Any], name: str) -> Image.Image:
     try:
         picture = Image.fromarray(render())
     except gymnasium.error.DependencyNotInstalled as error:
-        raise TrineError(f"{name} cannot be drawn: {error}; pip install 'trine[control]' brings it") from None
+        raise _cannot_be_drawn(name, error) from None
     except Exception as error:  # another's code: it may raise anything
         raise TrineError(f"{name} cannot be drawn: {error}") from None
     height = max(1, round(picture.height * FILM_WIDTH / picture.width))

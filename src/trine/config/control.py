@@ -153,7 +153,7 @@ class PlayConfig(Config):
     deterministic: bool = True
     """take the likeliest action; false samples as training does"""
     show: Literal["film", "window", "none"] = "film"
-    """film: the first episode as a GIF; window: on the screen while it plays; none: returns only"""
+    """film: one more episode as a GIF; window: on the screen while they play; none: returns only"""
     film: Path | None = None
     """GIF to write; unset: film.gif in the run folder"""
     speed: Annotated[float, Field(gt=0)] = 1.0

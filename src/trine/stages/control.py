@@ -87,7 +87,6 @@ class ControlObjective:
     def batches(self, step: int) -> Sequence[Lesson]:
         iteration, inner = divmod(step, self.steps_per_iteration)
         epoch, minibatch = divmod(inner, self.config.minibatches)
-        self.observed = {}
         if inner == 0:
             self.lesson = self._collect(iteration)
         assert self.lesson is not None
@@ -135,8 +134,12 @@ class ControlObjective:
         if final or not self.config.evaluation_episodes:
             return {}
         player = Player(self.agent, self.moments, self.distribution, deterministic=True)
-        seed = derive_seed(self.config.seed, "evaluation")
-        episodes = play_episodes(self.description, player, self.config.evaluation_episodes, seed)
+        count, seed = self.config.evaluation_episodes, derive_seed(self.config.seed, "evaluation")
+        try:
+            episodes = play_episodes(self.description, player, count, seed, may_stop=False)
+        except TrineError as error:
+            say(f"   not measured: {error}", style="yellow")
+            return {}
         return {"deterministic_return": fmean(episode.total for episode in episodes)}
 
     def may_save(self, step: int) -> bool:
@@ -163,7 +166,9 @@ class ControlObjective:
             self.reward_scale.restore(state["reward_scale"])
 
     def observations(self) -> dict[str, float]:
-        return self.observed
+        """An iteration's figures once, with the first of its updates that is taken."""
+        observed, self.observed = self.observed, {}
+        return observed
 
     def identity(self, step: int) -> dict[str, Any]:
         return {"iteration": step // self.steps_per_iteration}

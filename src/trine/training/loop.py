@@ -106,8 +106,8 @@ class Loop:
     """Trains `model` on `objective` for `steps` steps inside a run folder.
 
     `parallel` says which other processes take part. `watch_spikes`: a sudden jump of loss or gradient norm is a bad
-    step too, as what is not finite always is. `log_every`: so many steps make one row of the
-    log, for an objective that is saved between rows only.
+    step too, as what is not finite always is. `log_every`: so many steps make one row of the log, for an objective that
+    is saved between rows only.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Loop:
         names = dict.fromkeys(name for each in rows for name in each)
         values = {name: [each[name] for each in rows if name in each] for name in names}
         means = {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
-        self.run.log({"step": step, **means, "seconds": sum(values["seconds"])})
+        self.run.log({"step": step, **means, "seconds": sum(values["seconds"]), **self._skipped()})
 
     def _skipped(self) -> dict[str, float]:
         return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
