@@ -20,8 +20,8 @@ def measure(folder: Path, threads: int) -> tuple[dict[str, Any], list[Row]]:
     config = {
         "corpus": {"standard_library": True, "held_out_share": 0.02}, "tokenizer": str(folder),
         "model": {"family": "gpt2", "layers": 6, "width": 384, "heads": 6, "context": ROW_TOKENS},
-        "tokens": STEPS * ROW_TOKENS * BATCH_ROWS, "row_tokens": ROW_TOKENS, "batch_rows": BATCH_ROWS,
-        "micro_batch_rows": BATCH_ROWS, "loop": {"save_every": 0}, "hardware": {"threads": threads},
+        "tokens": STEPS * ROW_TOKENS * BATCH_ROWS, "row_tokens": ROW_TOKENS, "batch_size": BATCH_ROWS,
+        "micro_batch_size": BATCH_ROWS, "loop": {"save_every": 0}, "hardware": {"threads": threads},
     }  # fmt: skip
     (folder / "pretrain.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "trine", "pretrain", "--config", str(folder / "pretrain.yaml")]

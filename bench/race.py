@@ -71,11 +71,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    rows = RaceRows(arguments.rows, arguments.row_tokens, arguments.batch_rows)
+    rows = RaceRows(arguments.rows, arguments.row_tokens, arguments.batch_size)
     make = gpt2_config if arguments.family == "gpt2" else qwen3_config
     shape: ModelConfig = make(rows.vocab_size, arguments.row_tokens, arguments.layers, arguments.width, arguments.heads)
-    steps = arguments.tokens // (arguments.row_tokens * arguments.batch_rows)
-    same = ("family", "layers", "width", "heads", "row_tokens", "batch_rows", "every", "validation_rows")
+    steps = arguments.tokens // (arguments.row_tokens * arguments.batch_size)
+    same = ("family", "layers", "width", "heads", "row_tokens", "batch_size", "every", "validation_rows")
     about: dict[str, Any] = {name: getattr(arguments, name) for name in same}
     about |= {"steps": steps, "parameters": shape.parameter_count, "rows": rows.about | {"count": rows.count}}
     log = RaceLog(arguments.out / f"{arguments.command}.jsonl", about, rows.bytes_per_token)
@@ -103,19 +103,19 @@ def race_table(logs: dict[str, tuple[dict[str, Any], list[dict[str, float]]]]) -
     """A row a peer: our seconds to its final loss, its own seconds, their ratio (above 1 in our favour)."""
     about, ours = logs["ours"]
     table = []
-    for name, largest_share in TRAINERS.items():
+    for name, max_share in TRAINERS.items():
         if name not in logs:
             continue
         if _same(logs[name][0]) != _same(about):
             raise TrineError(f"{name} ran another race than ours: {logs[name][0]}, not {about}")
         end, seconds = logs[name][1][-1], seconds_to_reach(ours, logs[name][1][-1]["loss"])
         line = f"its final loss {end['loss']:.4f} nats/token, {end['bits_per_byte']:.4f} bits/byte"
-        reached = seconds is not None and seconds <= largest_share * end["seconds"]
+        reached = seconds is not None and seconds <= max_share * end["seconds"]
         note = f"{line}; ours ended at {ours[-1]['loss']:.4f} after {ours[-1]['seconds']:.0f} s"
         if seconds is not None:
             note += f"; {seconds / end['seconds']:.2f} of its wall time"
         ratio = None if seconds is None else end["seconds"] / seconds
-        target = f"≤ {largest_share:g} of its time"
+        target = f"≤ {max_share:g} of its time"
         table.append(Row("race", seconds, name, end["seconds"], ratio, None, target, reached, note))
     return table
 

@@ -47,7 +47,7 @@ class RaceObjective(StepObjective):
         for windows in self.rows.validation(self.validation_rows):
             total += float(loss_sum(self.module, window_batch(windows)))
             count += windows[:, 1:].numel()
-        self.log.write(self.done, self.done * self.rows.batch_rows * self.rows.row_tokens, total / count)
+        self.log.write(self.done, self.done * self.rows.batch_size * self.rows.row_tokens, total / count)
         self.log.start()
         return {}
 

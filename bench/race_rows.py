@@ -24,16 +24,16 @@ HELD_OUT_ONE_IN = 20
 class RaceRows:
     """Training batches by step, and the validation rows; memory-mapped."""
 
-    def __init__(self, folder: Path, row_tokens: int, batch_rows: int) -> None:
+    def __init__(self, folder: Path, row_tokens: int, batch_size: int) -> None:
         if not (folder / ABOUT).exists():
             raise TrineError(f"{folder} holds no {ABOUT}; make the rows with `python -m bench.race prepare --rows ...`")
         self.about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
         self.train = np.memmap(folder / "train.bin", self.about["dtype"], "r")
         self.held_out = np.memmap(folder / "held_out.bin", self.about["dtype"], "r")
-        self.row_tokens, self.batch_rows = row_tokens, batch_rows
+        self.row_tokens, self.batch_size = row_tokens, batch_size
         self.count = (len(self.train) - 1) // row_tokens
         self._epoch, self._order = -1, np.empty(0, np.int64)
-        if self.count < batch_rows:
+        if self.count < batch_size:
             raise TrineError(f"{folder}: {self.count} rows of {row_tokens} tokens are fewer than one batch")
 
     @property
@@ -42,8 +42,8 @@ class RaceRows:
 
     def batch(self, step: int) -> Tensor:
         """Windows [R, T + 1] of a step."""
-        first = step * self.batch_rows
-        return torch.stack([self.row(index) for index in range(first, first + self.batch_rows)])
+        first = step * self.batch_size
+        return torch.stack([self.row(index) for index in range(first, first + self.batch_size)])
 
     def row(self, index: int) -> Tensor:
         """Window [T + 1] number `index` of the endless sequence."""
@@ -55,8 +55,8 @@ class RaceRows:
     def validation(self, rows: int) -> Iterator[Tensor]:
         """The first `rows` windows of the held-out ids, a batch at a time."""
         count = min(rows, (len(self.held_out) - 1) // self.row_tokens)
-        for first in range(0, count, self.batch_rows):
-            places = range(first, min(first + self.batch_rows, count))
+        for first in range(0, count, self.batch_size):
+            places = range(first, min(first + self.batch_size, count))
             yield torch.stack([self._window(self.held_out, place) for place in places])
 
     @property
@@ -69,9 +69,9 @@ class RaceRows:
         return torch.from_numpy(ids[first : first + self.row_tokens + 1].astype(np.int64))
 
 
-def prepare_from_texts(folder: Path, least_bytes: int, vocab_size: int) -> None:
+def prepare_from_texts(folder: Path, min_bytes: int, vocab_size: int) -> None:
     """Rows of the Python code on this machine, one file in `HELD_OUT_ONE_IN` held out, and their tokenizer."""
-    texts = python_code(least_bytes)
+    texts = python_code(min_bytes)
     held_out = texts[::HELD_OUT_ONE_IN]
     train = [text for index, text in enumerate(texts) if index % HELD_OUT_ONE_IN]
     tokenizer = train_tokenizer(train, vocab_size)

@@ -30,7 +30,7 @@ class OrderedRows(IterableDataset[dict[str, Tensor]]):
         self.rows, self.steps = rows, steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for index in range(self.steps * self.rows.batch_rows):
+        for index in range(self.steps * self.rows.batch_size):
             yield inputs_of(self.rows.row(index))
 
 
@@ -56,7 +56,7 @@ class Evaluation(TrainerCallback):
             return
         self.log.stop()
         loss = self._validation_loss(kwargs["model"])
-        self.log.write(step, step * self.rows.batch_rows * self.rows.row_tokens, loss)
+        self.log.write(step, step * self.rows.batch_size * self.rows.row_tokens, loss)
         self.log.start()
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ def run(
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with tempfile.TemporaryDirectory(prefix="trine-race-") as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=rows.batch_rows, learning_rate=5e-4,
+            output_dir=folder, max_steps=steps, per_device_train_batch_size=rows.batch_size, learning_rate=5e-4,
             weight_decay=0.1, lr_scheduler_type="cosine", warmup_steps=warm_up_steps(steps), bf16=autocast,
             use_cpu=True, save_strategy="no", report_to="none", logging_steps=every, disable_tqdm=True,
             remove_unused_columns=False,

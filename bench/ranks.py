@@ -15,7 +15,7 @@ from typing import Any
 from bench.table import Row, compare
 from bench.workers import SideError, clean_environment
 
-LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between one process and several
+MAX_LOSS_DIFFERENCE = 0.05  # nats, between one process and several
 
 RANKS = 2
 TARGET = 0.85
@@ -72,5 +72,5 @@ def _check(samples: dict[str, list[Sample]]) -> None:
     """All runs saw the same batches: the same losses to bf16's rounding."""
     losses = [run["losses"] for runs in samples.values() for run in runs]
     furthest = max(max(step) - min(step) for step in zip(*losses, strict=True))
-    if furthest > LARGEST_LOSS_DIFFERENCE:
+    if furthest > MAX_LOSS_DIFFERENCE:
         raise SideError(f"ranks: the losses are {furthest:.3f} nats apart: {losses}")

@@ -8,7 +8,7 @@ import trine
 from bench.protocol import Reply, options, serve
 from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
-from trine.stages.control import run
+from trine.stages.control.control import run
 
 THREADS = options()["threads"] or 1
 

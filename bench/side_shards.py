@@ -17,7 +17,7 @@ def encode(seed: int) -> Reply:
     from trine.config.base import HardwareConfig
     from trine.config.corpus import CorpusConfig
     from trine.data.corpus import open_corpus
-    from trine.stages.shards import encode_corpus
+    from trine.stages.pretraining.shards import encode_corpus
     from trine.tokenizer.tokenizer import Tokenizer
 
     asked = options()

@@ -20,8 +20,8 @@ def standard_library() -> Iterator[Document]:
             yield from _document(path, path.relative_to(root).as_posix())
 
 
-def python_code(least_bytes: int) -> list[str]:
-    """Texts of at least `least_bytes` where there are so many: the standard library and installed packages, in order.
+def python_code(min_bytes: int) -> list[str]:
+    """Texts of at least `min_bytes` where there are so many: the standard library and installed packages, in order.
 
     A text that spells a special token is left out: `tokenizers` would make it that token.
     """
@@ -31,7 +31,7 @@ def python_code(least_bytes: int) -> list[str]:
     installed = (document for path in sorted(packages.rglob("*.py")) for document in _document(path, path.name))
     for documents in (standard_library(), installed):
         for document in documents:
-            if size >= least_bytes:
+            if size >= min_bytes:
                 return texts
             if not any(name in document.text for name in SPECIAL_TOKENS):
                 texts.append(document.text)

@@ -18,7 +18,7 @@ from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
 PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
-LARGEST_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
+MAX_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
 
 
@@ -131,7 +131,7 @@ def _check_equal_work(case: Case, samples: list[Sample]) -> None:
     """As many tokens or environment steps, the same ids where a side encodes, the same first loss where it trains."""
     losses = [sample["first_loss"] for sample in samples if "first_loss" in sample]
     rounding = max((sample.get("loss_step", 0.0) for sample in samples), default=0.0)  # of a side whose loss is in bf16
-    same_losses = not losses or max(losses) - min(losses) <= LARGEST_LOSS_DIFFERENCE + rounding
+    same_losses = not losses or max(losses) - min(losses) <= MAX_LOSS_DIFFERENCE + rounding
     work = {(sample.get("tokens"), sample.get("steps"), sample.get("digest")) for sample in samples}
     if not same_losses or len(work) > 1:
         raise SideError(f"{case.group} {case.name}: unequal work: {samples}")

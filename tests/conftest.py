@@ -7,9 +7,12 @@ import pytest
 from hypothesis import settings
 
 from tests.small_corpus import write_corpus
-from trine.config.align import CompareConfig, EvaluateConfig, FinetuneConfig, PpoConfig, RewardConfig
 from trine.config.base import HardwareConfig, LoopConfig
 from trine.config.corpus import CorpusConfig
+from trine.config.evaluation import EvaluateConfig
+from trine.config.finetuning import FinetuneConfig
+from trine.config.preferences import PreferencesConfig, RewardConfig
+from trine.config.rl import PpoConfig
 from trine.config.text import FunctionsConfig, ModelShape, PretrainConfig, TokenizerConfig
 
 settings.register_profile("trine", deadline=None)  # a busy machine is no failure
@@ -45,54 +48,54 @@ def corpus(corpus_folder: Path) -> CorpusConfig:
 
 @pytest.fixture(scope="session")
 def tokenizer_run(shared: Path, corpus: CorpusConfig) -> Path:
-    from trine.stages.tokenizer import run
+    from trine.stages.pretraining.tokenizer import run
 
     return run(TokenizerConfig(out=shared / "tokenizer", corpus=corpus, vocab_size=320, hardware=PLAIN_CPU))
 
 
 @pytest.fixture(scope="session")
 def functions_run(shared: Path, corpus: CorpusConfig, tokenizer_run: Path) -> Path:
-    from trine.stages.functions import run
+    from trine.stages.tasks.functions import run
 
     return run(FunctionsConfig(out=shared / "functions", corpus=corpus, tokenizer=tokenizer_run, hardware=PLAIN_CPU))
 
 
 @pytest.fixture(scope="session")
 def pretrain_run(shared: Path, corpus: CorpusConfig, tokenizer_run: Path) -> Path:
-    from trine.stages.pretrain import run
+    from trine.stages.pretraining.pretrain import run
 
     return run(pretrain_config(shared / "pretrain", corpus, tokenizer_run))
 
 
 @pytest.fixture(scope="session")
 def finetune_run(shared: Path, pretrain_run: Path, functions_run: Path) -> Path:
-    from trine.stages.finetune import run
+    from trine.stages.finetuning.finetune import run
 
     return run(finetune_config(shared / "finetune", pretrain_run, functions_run))
 
 
 @pytest.fixture(scope="session")
-def compare_run(shared: Path, finetune_run: Path, functions_run: Path) -> Path:
-    from trine.stages.compare import run
+def preferences_run(shared: Path, finetune_run: Path, functions_run: Path) -> Path:
+    from trine.stages.preferences.pairs import run
 
-    return run(compare_config(shared / "compare", finetune_run, functions_run))
+    return run(preferences_config(shared / "preferences", finetune_run, functions_run))
 
 
 @pytest.fixture(scope="session")
-def reward_run(shared: Path, finetune_run: Path, compare_run: Path) -> Path:
-    from trine.stages.reward import run
+def reward_run(shared: Path, finetune_run: Path, preferences_run: Path) -> Path:
+    from trine.stages.preferences.reward import run
 
-    return run(reward_config(shared / "reward", finetune_run, compare_run))
+    return run(reward_config(shared / "reward", finetune_run, preferences_run))
 
 
 @pytest.fixture(scope="session")
 def ppo_run(shared: Path, finetune_run: Path, functions_run: Path, reward_run: Path) -> Path:
-    from trine.stages.ppo import run
+    from trine.stages.rl.ppo import run
 
     return run(
         PpoConfig(
             out=shared / "ppo", model=finetune_run, prompts=functions_run / "all.jsonl", reward=str(reward_run),
-            iterations=2, batch_prompts=8, minibatch_prompts=4, micro_batch_prompts=4, response_tokens=16,
+            iterations=2, batch_size=8, minibatch_size=4, micro_batch_size=4, max_new_tokens=16,
             hardware=PLAIN_CPU,
         )
     )  # fmt: skip
@@ -101,7 +104,7 @@ def ppo_run(shared: Path, finetune_run: Path, functions_run: Path, reward_run: P
 def pretrain_config(out: Path, corpus: CorpusConfig, tokenizer: Path, **changes: object) -> PretrainConfig:
     values: dict[str, object] = {
         "out": out, "corpus": corpus, "tokenizer": tokenizer, "model": SHAPE, "tokens": 60 * 4 * 64, "row_tokens": 64,
-        "batch_rows": 4, "micro_batch_rows": 4, "loop": QUIET_LOOP, "hardware": PLAIN_CPU,
+        "batch_size": 4, "micro_batch_size": 4, "loop": QUIET_LOOP, "hardware": PLAIN_CPU,
     }  # fmt: skip
     return PretrainConfig(**values | changes)  # type: ignore[arg-type]
 
@@ -109,23 +112,23 @@ def pretrain_config(out: Path, corpus: CorpusConfig, tokenizer: Path, **changes:
 def finetune_config(out: Path, model: Path, functions: Path, **changes: object) -> FinetuneConfig:
     values: dict[str, object] = {
         "out": out, "model": model, "examples": functions / "all.jsonl", "held_out": functions / "held_out.jsonl",
-        "epochs": 4.0, "row_tokens": 128, "batch_rows": 4, "micro_batch_rows": 4, "loop": QUIET_LOOP,
+        "epochs": 4.0, "row_tokens": 128, "batch_size": 4, "micro_batch_size": 4, "loop": QUIET_LOOP,
         "hardware": PLAIN_CPU,
     }  # fmt: skip
     return FinetuneConfig(**values | changes)  # type: ignore[arg-type]
 
 
-def compare_config(out: Path, model: Path, functions: Path, **changes: object) -> CompareConfig:
+def preferences_config(out: Path, model: Path, functions: Path, **changes: object) -> PreferencesConfig:
     values: dict[str, object] = {
         "out": out, "model": model, "examples": functions / "train.jsonl", "held_out": functions / "held_out.jsonl",
-        "response_tokens": 48, "hardware": PLAIN_CPU,
+        "max_new_tokens": 48, "hardware": PLAIN_CPU,
     }  # fmt: skip
-    return CompareConfig(**values | changes)  # type: ignore[arg-type]
+    return PreferencesConfig(**values | changes)  # type: ignore[arg-type]
 
 
-def reward_config(out: Path, model: Path, comparisons: Path, **changes: object) -> RewardConfig:
+def reward_config(out: Path, model: Path, preferences: Path, **changes: object) -> RewardConfig:
     values: dict[str, object] = {
-        "out": out, "model": model, "comparisons": comparisons, "batch_pairs": 4, "micro_batch_pairs": 4,
+        "out": out, "model": model, "preferences": preferences, "batch_size": 4, "micro_batch_size": 4,
         "loop": QUIET_LOOP, "hardware": PLAIN_CPU,
     }  # fmt: skip
     return RewardConfig(**values | changes)  # type: ignore[arg-type]
@@ -134,8 +137,8 @@ def reward_config(out: Path, model: Path, comparisons: Path, **changes: object) 
 def evaluate_config(out: Path, runs: Path, **changes: object) -> EvaluateConfig:
     values: dict[str, object] = {
         "out": out, "before": runs / "finetune", "after": runs / "ppo", "base": runs / "pretrain",
-        "reward": runs / "reward", "judge": runs / "reward", "prompts": runs / "functions" / "held_out.jsonl",
-        "response_tokens": 16, "shown": 3, "hardware": PLAIN_CPU,
+        "reward": runs / "reward", "held_out_reward": runs / "reward", "prompts": runs / "functions" / "held_out.jsonl",
+        "max_new_tokens": 16, "shown": 3, "hardware": PLAIN_CPU,
     }  # fmt: skip
     return EvaluateConfig(**values | changes)  # type: ignore[arg-type]
 

@@ -10,7 +10,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 LONGEST_WAIT = 120
-PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint.hf_storage", "trine.stages.pretrain"]
+PRELOADED = [
+    "torch",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint.hf_storage",
+    "trine.stages.pretraining.pretrain",
+]
 
 
 def free_port() -> int:

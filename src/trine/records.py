@@ -48,7 +48,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PreferencePair:
     """Two answers to one prompt, the first preferred. `*_ended`: the answer ended by itself, not by the budget."""
 
     prompt: tuple[Message, ...]

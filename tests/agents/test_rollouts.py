@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from tests.agents import toys  # noqa: F401  (registers them)
 from trine.agents.distributions import Categorical
 from trine.agents.environments import Environments
-from trine.agents.rollouts import Rollout, advantages_of, play, rows_of, surely_whole
+from trine.agents.rollouts import Rollout, advantages_of, complete_episodes, play, rows_of
 from trine.algorithms.advantages import generalized_advantages
 
 VALUES = {0: 4.0, 1: 2.0, 2: 6.0, 3: 8.0}
@@ -27,11 +27,13 @@ def values_of(observations: np.ndarray) -> torch.Tensor:
     return torch.tensor([VALUES[int(value)] for value in observations.reshape(-1)])
 
 
-def advantages(rollout: Rollout, *, lam: float = 1.0, bootstrap: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def advantages(
+    rollout: Rollout, *, gae_lambda: float = 1.0, bootstrap: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     return advantages_of(
         rollout, torch.from_numpy(rollout.rewards).float().reshape(-1), values_of(rollout.observations),
         (values_of(rollout.cut_observations), values_of(rollout.last_observations)),
-        gamma=0.5, lam=lam, bootstrap=bootstrap,
+        gamma=0.5, gae_lambda=gae_lambda, bootstrap=bootstrap,
     )  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def test_the_older_treatment_counts_a_truncated_episode_as_ended() -> None:
 
 def test_lambda_between_0_and_1_by_hand() -> None:
     """At lambda a half: delta = 1 + 1 - 4, 2 + 3 - 2, 3 + 4 - 6 = -2, 3, 1; A = -2 + .25 x 3.25, 3 + .25 x 1, 1."""
-    found, _ = advantages(played("Cut-v0", 3), lam=0.5)
+    found, _ = advantages(played("Cut-v0", 3), gae_lambda=0.5)
     assert_close(found, torch.tensor([-1.1875, 3.25, 1.0]))
 
 
@@ -89,7 +91,7 @@ def test_rows_hold_every_step_once_and_agree_with_the_recursion_step_by_step(
     )  # fmt: skip
     found, returns = advantages_of(
         rollout, torch.from_numpy(rewards.reshape(-1)), torch.from_numpy(values.reshape(-1)),
-        (torch.from_numpy(cut), torch.from_numpy(last)), gamma=0.9, lam=0.8, bootstrap=True,
+        (torch.from_numpy(cut), torch.from_numpy(last)), gamma=0.9, gae_lambda=0.8, bootstrap=True,
     )  # fmt: skip
     expected = _step_by_step(rewards, values, terminated, truncated, cut, last)
     assert_close(found, torch.from_numpy(expected.reshape(-1)))
@@ -123,7 +125,7 @@ def test_rows_are_parts_of_episodes() -> None:
 
 def test_reinforce_counts_only_episodes_it_was_sure_to_see_whole() -> None:
     """Limit 3, rollout of 7, episodes of 3: those that begin at 0 and 3 end in time; the one at 6 may not."""
-    assert surely_whole(played("Cut-v0", 7), 3).tolist() == [True] * 6 + [False]
+    assert complete_episodes(played("Cut-v0", 7), 3).tolist() == [True] * 6 + [False]
 
 
 def test_an_episode_that_happened_to_be_short_enough_does_not_count() -> None:
@@ -131,19 +133,19 @@ def test_an_episode_that_happened_to_be_short_enough_does_not_count() -> None:
     rollout = played("Cut-v0", 5)
     ends = np.array([[False], [False], [True], [True], [False]])
     short = Rollout(**{**rollout.__dict__, "terminated": ends, "truncated": np.zeros_like(ends)})
-    assert surely_whole(short, 3).tolist() == [True] * 3 + [False] * 2
+    assert complete_episodes(short, 3).tolist() == [True] * 3 + [False] * 2
 
 
 def test_what_is_left_of_an_episode_from_before_the_rollout_counts() -> None:
     rollout = played("Cut-v0", 3)
     ends = np.array([[True], [False], [False]])
     carried = Rollout(**{**rollout.__dict__, "truncated": ends, "elapsed": np.array([2])})
-    assert surely_whole(carried, 3).tolist() == [True, False, False]
+    assert complete_episodes(carried, 3).tolist() == [True, False, False]
 
 
 def test_with_no_critic_and_lambda_1_an_advantage_is_the_return_to_go() -> None:
     rewards = torch.tensor([[1.0, 2.0, 3.0]])
-    found, _ = generalized_advantages(rewards, torch.zeros(1, 3), torch.ones(1, 3).bool(), gamma=0.5, lam=1.0)
+    found, _ = generalized_advantages(rewards, torch.zeros(1, 3), torch.ones(1, 3).bool(), gamma=0.5, gae_lambda=1.0)
     assert_close(found, torch.tensor([[2.75, 3.5, 3.0]]))
 
 

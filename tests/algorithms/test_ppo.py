@@ -9,15 +9,17 @@ from torch.testing import assert_close
 from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
 
 
-def policy_loss(ratios: list[float], advantages: list[float], dual_clip: float | None = None) -> PolicyLoss:
+def policy_loss(ratios: list[float], advantages: list[float], dual_clip_range: float | None = None) -> PolicyLoss:
     log_ratios = torch.tensor(ratios).log()
     old = torch.full_like(log_ratios, -2.0)
-    return clipped_policy_loss(old + log_ratios, old, torch.tensor(advantages), clip=0.2, dual_clip=dual_clip)
+    return clipped_policy_loss(
+        old + log_ratios, old, torch.tensor(advantages), clip_range=0.2, dual_clip_range=dual_clip_range
+    )
 
 
 def value_loss(value: float, old: float, target: float, clip: float | None) -> float:
     numbers = (torch.tensor([number]) for number in (value, old, target))
-    return float(clipped_value_loss(*numbers, clip=clip))
+    return float(clipped_value_loss(*numbers, clip_range=clip))
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,13 @@ def test_the_policy_loss_is_the_pessimistic_one(ratio: float, advantage: float, 
     ("ratio", "advantage", "loss"), [(10.0, -1.0, 3.0), (2.0, -1.0, 2.0), (10.0, -2.0, 6.0), (0.1, 1.0, -0.1)]
 )
 def test_dual_clip_bounds_the_loss_where_the_advantage_is_negative(ratio: float, advantage: float, loss: float) -> None:
-    assert float(policy_loss([ratio], [advantage], dual_clip=3.0).loss) == pytest.approx(loss, rel=1e-5)
+    assert float(policy_loss([ratio], [advantage], dual_clip_range=3.0).loss) == pytest.approx(loss, rel=1e-5)
 
 
 def test_clipped_steps_have_no_gradient_and_others_that_of_the_ratio() -> None:
     log_probs = torch.tensor([log(1.5), log(0.5), log(1.5), log(0.5), 0.0], requires_grad=True)
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, 2.0])
-    result = clipped_policy_loss(log_probs, torch.zeros(5), advantages, clip=0.2)
+    result = clipped_policy_loss(log_probs, torch.zeros(5), advantages, clip_range=0.2)
     (gradient,) = torch.autograd.grad(result.loss, log_probs)
     assert_close(gradient, torch.tensor([0.0, -0.5, 1.5, 0.0, -2.0]))
     assert float(result.clipped) == 2.0
@@ -83,9 +85,9 @@ def test_without_a_clip_the_gradient_at_ratio_1_is_that_of_the_log_probability()
     """REINFORCE's: -A for every log-probability, and no step counts as clipped wherever the ratio goes."""
     log_probs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
     advantages = torch.tensor([1.0, -3.0, 0.5])
-    result = clipped_policy_loss(log_probs, log_probs.detach().clone(), advantages, clip=None)
+    result = clipped_policy_loss(log_probs, log_probs.detach().clone(), advantages, clip_range=None)
     (gradient,) = torch.autograd.grad(result.loss, log_probs)
     assert_close(gradient, -advantages)
-    far = clipped_policy_loss(torch.zeros(2), torch.tensor([-2.0, 2.0]), torch.tensor([1.0, -1.0]), clip=None)
+    far = clipped_policy_loss(torch.zeros(2), torch.tensor([-2.0, 2.0]), torch.tensor([1.0, -1.0]), clip_range=None)
     assert float(far.clipped) == 0.0
     assert_close(far.loss, -torch.tensor(2.0).exp() + torch.tensor(-2.0).exp())

@@ -52,7 +52,7 @@ def test_the_loss_has_the_exact_gradient_with_every_estimator(estimator: str) ->
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_importance_weights_keep_the_loss_unbiased_when_samples_come_from_an_older_policy(estimator: str) -> None:
-    """Drawn from old: E_old[rho k] = E_pi[k] = KL."""
+    """SampledToken from old: E_old[rho k] = E_pi[k] = KL."""
     old = torch.tensor([0.0, 0.2, -0.3, 0.5, 0.1], dtype=torch.float64).log_softmax(0)
     average = (old.exp() * kl_loss(THETA.log_softmax(0), old, REFERENCE, estimator)).sum()
     assert float(average) == pytest.approx(0.2576, abs=5e-5)

@@ -20,7 +20,7 @@ def rows(tmp_path: Path) -> RaceRows:
     np.arange(41, dtype=np.uint16).tofile(tmp_path / "train.bin")
     np.arange(9, dtype=np.uint16).tofile(tmp_path / "held_out.bin")
     (tmp_path / "race.json").write_text('{"dtype": "uint16", "vocab_size": 64, "held_out_bytes": 27}')
-    return RaceRows(tmp_path, row_tokens=4, batch_rows=2)
+    return RaceRows(tmp_path, row_tokens=4, batch_size=2)
 
 
 def log_of(*points: tuple[float, float]) -> list[dict[str, float]]:

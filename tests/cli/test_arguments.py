@@ -6,9 +6,11 @@ import pytest
 
 from tests.config.test_base import NAMES, fields
 from trine.cli.arguments import parse
-from trine.config.align import EvaluateConfig, FinetuneConfig, PpoConfig
 from trine.config.base import OptimizerConfig
+from trine.config.evaluation import EvaluateConfig
+from trine.config.finetuning import FinetuneConfig
 from trine.config.registry import command_config_class
+from trine.config.rl import PpoConfig
 from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.config.use import GenerateConfig, RunConfig
 from trine.runtime.errors import TrineError

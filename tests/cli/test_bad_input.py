@@ -50,7 +50,7 @@ def test_no_corpus_at_all(command: Command, out: Path) -> None:
 def test_broken_utf8_above_the_share(command: Command, tmp_path: Path, out: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", 9)
     (folder / "bad.py").write_bytes(b"x = 1\n\xff\n")
-    refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "raise largest_broken_share")
+    refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "raise max_broken_share")
     assert not (out / "tokenizer.json").exists()
     (folder / "bad.py").write_text("x = 1\n")
     assert command(*tokenizer(folder, out))[0] == 0
@@ -59,7 +59,7 @@ def test_broken_utf8_above_the_share(command: Command, tmp_path: Path, out: Path
 def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", 9)
     (folder / "bad.py").write_bytes(b"x = 1\n\xff\n")
-    code, _, message = command(*tokenizer(folder, out, "--corpus.largest_broken_share", 0.1))
+    code, _, message = command(*tokenizer(folder, out, "--corpus.max_broken_share", 0.1))
     assert code == 0, message
     assert (out / "tokenizer.json").exists()
     listed = [f"{folder / 'bad.py'}:2: not UTF-8"]

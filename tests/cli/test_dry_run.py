@@ -10,7 +10,7 @@ from tests.conftest import Command
 def test_pretraining_is_described_with_its_size(command: Command, tmp_path: Path, tokenizer_run: Path) -> None:
     arguments = ("pretrain", "--out", tmp_path / "run", "--tokenizer", tokenizer_run, "--model.layers", 2,
                  "--model.width", 32, "--model.heads", 2, "--tokens", 100_000, "--row_tokens", 64,
-                 "--batch_rows", 4, "--hardware.threads", 1, "--hardware.precision", "fp32")  # fmt: skip
+                 "--batch_size", 4, "--hardware.threads", 1, "--hardware.precision", "fp32")  # fmt: skip
     code, out, _ = command(*arguments, "--dry-run")
     assert code == 0
     assert "width: 32" in out and "learning_rate: 0.02" in out
@@ -28,7 +28,17 @@ def test_a_tokenizer_that_is_not_there_yet_is_no_mistake(command: Command, tmp_p
 def test_a_recipe_is_described_stage_by_stage(command: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code, out, _ = command(*arguments, "--out", tmp_path / "run", "--dry-run")
     assert code == 0
-    for name in ("tokenizer", "functions", "pretrain", "finetune", "compare", "reward", "judge", "ppo", "evaluate"):
+    for name in (
+        "tokenizer",
+        "functions",
+        "pretrain",
+        "finetune",
+        "preferences",
+        "reward",
+        "held_out_reward",
+        "ppo",
+        "evaluate",
+    ):
         assert f"## {name} (stage " in out
     assert "responses of up to 64 tokens" in out and "# all together: about" in out
     assert not (tmp_path / "run").exists()

@@ -9,11 +9,11 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import random_ids, tiny_model, tiny_tokenizer
+from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
 from trine.cli.main import main
 from trine.config.base import HardwareConfig
 from trine.model.folder import save_model
 from trine.model.gguf.container import read_container
-from trine.stages.opening import OpenedModel, open_hardware, open_language_model
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from trine.runtime.signals import Interrupted
 def test_the_overview_names_every_command(command: Command, arguments: tuple[str, ...]) -> None:
     code, out, _ = command(*arguments)
     assert code == 0
-    for name, (_, _, words) in {**STAGES, **COMMANDS}.items():
+    helps = {stage.name: stage.help for stage in STAGES.values()}
+    for name, words in {**helps, **{name: words for name, (_, _, words) in COMMANDS.items()}}.items():
         assert name in out and words in out
 
 

@@ -65,8 +65,8 @@ def pretrain(corpus_folder: Path, tokenizer_run: Path) -> Callable[[Path], list[
         return [
             "pretrain", "--out", str(out), "--corpus.folders", str(corpus_folder), "--corpus.held_out_share", "0.25",
             "--tokenizer", str(tokenizer_run), "--model.layers", "2", "--model.width", "32", "--model.heads", "2",
-            "--model.context", "64", "--tokens", str(count * 2 * 32), "--row_tokens", "32", "--batch_rows", "2",
-            "--micro_batch_rows", "2", "--loop.save_every", "20", "--loop.evaluate_every", "100", *HARDWARE,
+            "--model.context", "64", "--tokens", str(count * 2 * 32), "--row_tokens", "32", "--batch_size", "2",
+            "--micro_batch_size", "2", "--loop.save_every", "20", "--loop.evaluate_every", "100", *HARDWARE,
         ]  # fmt: skip
 
     return arguments
@@ -192,8 +192,8 @@ def ppo(tmp_path: Path, finetune_run: Path, functions_run: Path) -> Callable[[Pa
     def arguments(out: Path) -> list[str]:
         return [
             "ppo", "--out", str(out), "--model", str(finetune_run), "--prompts", str(functions_run / "all.jsonl"),
-            "--reward", "taste:vowels", "--iterations", "40", "--batch_prompts", "8", "--minibatch_prompts", "4",
-            "--micro_batch_prompts", "4", "--response_tokens", "12", "--loop.save_every", "12", "--kl.target", "1.0",
+            "--reward", "taste:vowels", "--iterations", "40", "--batch_size", "8", "--minibatch_size", "4",
+            "--micro_batch_size", "4", "--max_new_tokens", "12", "--loop.save_every", "12", "--kl.target", "1.0",
             *HARDWARE,
         ]  # fmt: skip
 

@@ -39,8 +39,8 @@ def test_the_numbers_that_follow_from_a_depth(
     config = plan(depth=depth)
     assert (config.model.width, config.model.heads, config.model.context) == (width, width // 64, context)
     assert (config.row_tokens, config.tokens) == (context, tokens)
-    assert config.batch_rows * config.row_tokens == batch_tokens
-    assert config.micro_batch_rows * config.row_tokens == 8192
+    assert config.batch_size * config.row_tokens == batch_tokens
+    assert config.micro_batch_size * config.row_tokens == 8192
     assert (config.optimizer.learning_rate, config.optimizer.learning_rate_rest) == (0.02, rate_rest)
 
 
@@ -49,8 +49,8 @@ def test_adamw_learns_slower_the_wider_and_faster_the_larger_the_batch() -> None
         return plan(optimizer={"kind": "adamw"}, **values).optimizer.learning_rate
 
     assert rate(depth=12) == 6e-4
-    assert rate(depth=12, model={"width": 4 * 768}, batch_rows=256) == 3e-4
-    assert rate(depth=12, batch_rows=256 // 4) == 3e-4
+    assert rate(depth=12, model={"width": 4 * 768}, batch_size=256) == 3e-4
+    assert rate(depth=12, batch_size=256 // 4) == 3e-4
 
 
 @pytest.mark.parametrize("make", [gpt2_config, qwen3_config])
@@ -64,7 +64,7 @@ def test_blocks_are_counted_as_the_model_counts_them(make: Any) -> None:
 def test_what_is_named_wins_and_the_rest_follows_it() -> None:
     config = plan(depth=6, model={"width": 512}, row_tokens=128, optimizer={"learning_rate": 0.01})
     assert (config.model.layers, config.model.width, config.model.heads) == (6, 512, 8)
-    assert (config.row_tokens, config.batch_rows * 128, config.micro_batch_rows) == (128, 2**17, 64)
+    assert (config.row_tokens, config.batch_size * 128, config.micro_batch_size) == (128, 2**17, 64)
     assert config.tokens == 20 * 12 * 6 * 512**2
     assert config.optimizer.learning_rate == 0.01
     assert config.optimizer.learning_rate_rest == pytest.approx(0.003 / 2**0.5, rel=1e-2)
@@ -72,12 +72,12 @@ def test_what_is_named_wins_and_the_rest_follows_it() -> None:
 
 def test_a_shorter_horizon_takes_a_smaller_batch() -> None:
     whole, short = plan(depth=12), plan(depth=12, tokens=1_698_693_120 // 2**6)
-    assert short.batch_rows == whole.batch_rows // 4  # 2^(6 x 0.383) = 4.9, and the nearest power of two is 4
+    assert short.batch_size == whole.batch_size // 4  # 2^(6 x 0.383) = 4.9, and the nearest power of two is 4
     assert plan(depth=12, tokens_per_parameter=40).tokens == 2 * whole.tokens
 
 
 def test_a_batch_of_few_rows_goes_through_the_model_at_once() -> None:
-    assert plan(depth=12, batch_rows=3).micro_batch_rows == 3
+    assert plan(depth=12, batch_size=3).micro_batch_size == 3
 
 
 def test_a_width_that_64_does_not_divide_has_heads_that_divide_it() -> None:
@@ -94,7 +94,7 @@ def test_without_a_depth_nothing_is_derived() -> None:
 
 
 def test_the_resolved_config_given_back_is_the_same_plan() -> None:
-    config = plan(depth=6, batch_rows=7)
+    config = plan(depth=6, batch_size=7)
     again = PretrainConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config
 
@@ -106,7 +106,7 @@ def test_nonsense_is_refused_by_name(values: dict[str, Any]) -> None:
 
 
 RECIPE = {
-    "depth": 12, "row_tokens": 128, "batch_rows": 256, "micro_batch_rows": 32, "epochs": 1.0,
+    "depth": 12, "row_tokens": 128, "batch_size": 256, "micro_batch_size": 32, "epochs": 1.0,
     "optimizer": {"kind": "adamw", "learning_rate": "5e-4", "weight_decay": 0.1},
 }  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_a_recipes_own_figures_are_taken_along_by_the_rules() -> None:
     """Depth 6: an eighth of the blocks' parameters, so of the horizon; half the batch; 5e-4 x sqrt(2) x sqrt(1/2)."""
     config = plan(**moved(RECIPE, 6))
     assert (config.model.layers, config.model.width, config.model.heads) == (6, 384, 6)
-    assert (config.epochs, config.batch_rows, config.micro_batch_rows, config.row_tokens) == (0.125, 128, 32, 128)
+    assert (config.epochs, config.batch_size, config.micro_batch_size, config.row_tokens) == (0.125, 128, 32, 128)
     assert config.optimizer.learning_rate == pytest.approx(5e-4)
     assert config.optimizer.weight_decay == 0.1
 
@@ -133,6 +133,6 @@ def test_what_a_recipe_counts_in_steps_shrinks_with_the_steps() -> None:
 
 
 def test_a_small_recipe_keeps_whole_rows() -> None:
-    config = plan(**moved(RECIPE | {"batch_rows": 1, "tokens": 1000}, 4))
-    assert (config.batch_rows, config.micro_batch_rows) == (1, 1)
+    config = plan(**moved(RECIPE | {"batch_size": 1, "tokens": 1000}, 4))
+    assert (config.batch_size, config.micro_batch_size) == (1, 1)
     assert config.tokens == round(1000 / 27)

@@ -15,7 +15,7 @@ FILTERS = FilterConfig(exact_duplicates=True, maximum_line_length=80)
 
 
 def make(folder: Path, corpus: Path, workers: int, delay: float) -> Shards:
-    config = CorpusConfig(folders=(corpus,), filters=FILTERS, held_out_share=0.2, largest_broken_share=0.5)
+    config = CorpusConfig(folders=(corpus,), filters=FILTERS, held_out_share=0.2, max_broken_share=0.5)
     return make_shards(folder, open_corpus(config), byte_target(FILTERS, delay), workers, chunk=3000)
 
 

@@ -39,7 +39,7 @@ def test_only_telling_lines_count_and_indentation_does_not() -> None:
 def test_xz_is_given_no_more_than_it_is_told() -> None:
     texts = ["def f():\n    return 1\n" * 20, "größer " * 50]
     data = "".join(texts).encode()[:500]
-    found = xz_bits_per_byte((document(text) for text in texts), most_bytes=500)
+    found = xz_bits_per_byte((document(text) for text in texts), max_bytes=500)
     assert found == 8 * len(lzma.compress(data, preset=9)) / 500
 
 

@@ -89,12 +89,12 @@ def test_a_corpus_that_is_all_held_out_is_refused(tmp_path: Path) -> None:
 def test_a_few_broken_files_are_listed_and_many_are_refused(tmp_path: Path) -> None:
     write_corpus(tmp_path, 9)
     (tmp_path / "broken.py").write_bytes(b"x = 1\ny = '\xff'\n")
-    corpus, damage = open_corpus(config(tmp_path, largest_broken_share=0.1)), Damage()
+    corpus, damage = open_corpus(config(tmp_path, max_broken_share=0.1)), Damage()
     assert len([document for unit in corpus.sources[0].units for document in unit.read(damage)]) == 9
     assert damage.listed == [f"{tmp_path / 'broken.py'}:2: not UTF-8"]
     assert list(corpus.documents("train"))
     with pytest.raises(TrineError, match=r"1 of 10 records cannot be read .*broken\.py:2: not UTF-8"):
-        both_parts(config(tmp_path, largest_broken_share=0.09))
+        both_parts(config(tmp_path, max_broken_share=0.09))
 
 
 def mixed(folder: Path, **filters: object) -> CorpusConfig:

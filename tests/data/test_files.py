@@ -1,11 +1,11 @@
-"""Examples and comparisons come back as they were written, and wrong lines are named."""
+"""Examples and preferences come back as they were written, and wrong lines are named."""
 
 from pathlib import Path
 
 import pytest
 
-from trine.data.files import read_comparisons, read_examples, write_comparisons, write_examples
-from trine.records import Comparison, Example, Message
+from trine.data.files import read_examples, read_preferences, write_examples, write_preferences
+from trine.records import Example, Message, PreferencePair
 from trine.runtime.errors import TrineError
 
 PROMPT = (Message("system", "Be brief."), Message("user", "Größe?\u2028\n"))
@@ -18,9 +18,9 @@ def test_examples_round_trip(tmp_path: Path) -> None:
 
 
 def test_comparisons_round_trip(tmp_path: Path) -> None:
-    comparisons = [Comparison(PROMPT, "good", "bad", rejected_ended=False, name="n", group="g")]
-    write_comparisons(tmp_path / "pairs.jsonl", comparisons)
-    assert read_comparisons(tmp_path / "pairs.jsonl") == comparisons
+    preferences = [PreferencePair(PROMPT, "good", "bad", rejected_ended=False, name="n", group="g")]
+    write_preferences(tmp_path / "pairs.jsonl", preferences)
+    assert read_preferences(tmp_path / "pairs.jsonl") == preferences
 
 
 def test_a_prompt_may_be_a_plain_string(tmp_path: Path) -> None:
@@ -55,4 +55,4 @@ def test_a_comparison_needs_both_answers(tmp_path: Path, key: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "x", "chosen": "a", "rejected": "b"}\n'.replace(f'"{key}"', '"other"'))
     with pytest.raises(TrineError, match=f"{path}:1: field '{key}' must be a string"):
-        read_comparisons(path)
+        read_preferences(path)

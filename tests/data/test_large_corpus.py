@@ -14,7 +14,7 @@ from trine.tokenizer.bpe import train_tokenizer
 
 SIZE = 2_000_000_000
 FILES = 20
-LARGEST_MEMORY = 1_500_000_000
+MAX_MEMORY = 1_500_000_000
 
 ROWS = """
 import sys
@@ -54,7 +54,7 @@ def memory_of(process: psutil.Process) -> int:
     return total
 
 
-def largest_memory(*arguments: object) -> int:
+def max_memory(*arguments: object) -> int:
     """The most that a Python process and all that it started held at once."""
     process = psutil.Popen([sys.executable, *map(str, arguments)])
     largest = 0
@@ -68,13 +68,13 @@ def largest_memory(*arguments: object) -> int:
 @pytest.mark.slow
 def test_two_gigabytes_take_less_than_one_and_a_half(tmp_path: Path) -> None:
     train_tokenizer(write_large_corpus(tmp_path / "corpus", SIZE)[:5000], 4096).save(tmp_path / "tokenizer")
-    making = largest_memory(
+    making = max_memory(
         "-m", "trine", "shards", "--corpus.folders", tmp_path / "corpus", "--corpus.filters.exact_duplicates", "true",
         "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards", "--hardware.threads", 2,
     )  # fmt: skip
-    reading = largest_memory("-c", ROWS, tmp_path / "shards")
+    reading = max_memory("-c", ROWS, tmp_path / "shards")
     results = read_json(tmp_path / "shards" / "done.json")
     rate = f"{results['seconds']:.0f} s, {results['megabytes_per_second']:.1f} MB/s"
     print(f"{rate}, peak {making / 1e6:.0f} MB, {reading / 1e6:.0f} MB for rows")
     assert sum(part["bytes"] for part in results["parts"].values()) > 0.9 * SIZE
-    assert max(making, reading) < LARGEST_MEMORY
+    assert max(making, reading) < MAX_MEMORY

@@ -11,7 +11,7 @@ from trine.data.packing import fit_rows, pack, pack_pairs, pad
 from trine.model.transformer import Transformer
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
-from trine.stages.finetune import packed_cross_entropy
+from trine.stages.finetuning.finetune import packed_cross_entropy
 
 LENGTHS = (9, 3, 14, 5, 2, 7, 16, 4)
 ROW = 16

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from trine.config.corpus import SourceConfig
 from trine.data import readers
-from trine.data.readers import MOST_LISTED, Damage, read_file
+from trine.data.readers import MAX_LISTED, Damage, read_file
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
@@ -153,7 +153,7 @@ def test_a_field_far_beyond_what_csv_allows_by_default(tmp_path: Path) -> None:
 def test_a_quotation_that_never_closes_is_refused_rather_than_swallowing_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "LARGEST_TEXT", 1000)
+    monkeypatch.setattr(readers, "MAX_TEXT", 1000)
     path = written(tmp_path / "a.csv", b'id,text\n1,"open\n' + b"2,more\n" * 1000)
     with pytest.raises(TrineError, match=rf"{path}:\d+: field larger than field limit .*never closes"):
         read(path)
@@ -261,8 +261,8 @@ def test_streams_that_were_joined_are_read_to_the_last(tmp_path: Path, packing: 
 
 def test_the_list_of_damage_is_capped_and_the_count_is_not(tmp_path: Path) -> None:
     damage = Damage()
-    read(written(tmp_path / "a.jsonl", b"{\n" * (MOST_LISTED + 500)), damage)
-    assert (damage.seen, damage.broken, len(damage.listed)) == (MOST_LISTED + 500, MOST_LISTED + 500, MOST_LISTED)
+    read(written(tmp_path / "a.jsonl", b"{\n" * (MAX_LISTED + 500)), damage)
+    assert (damage.seen, damage.broken, len(damage.listed)) == (MAX_LISTED + 500, MAX_LISTED + 500, MAX_LISTED)
 
 
 def test_damage_found_by_several_readers_adds_up() -> None:
@@ -273,7 +273,7 @@ def test_damage_found_by_several_readers_adds_up() -> None:
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
 def test_a_text_too_long_to_hold_is_broken(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "LARGEST_TEXT", 100)
+    monkeypatch.setattr(readers, "MAX_TEXT", 100)
     data = as_jsonl(["short", "x" * 1000, "short"]) if suffix == ".jsonl" else b"x" * 101
     path, damage = written(tmp_path / f"a{suffix}", data), Damage()
     assert [document.text for document in read(path, damage)] == (["short"] * 2 if suffix == ".jsonl" else [])

@@ -26,12 +26,12 @@ FEW = settings(max_examples=30)
 lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
-def sampler(folder: Path, lengths: list[int], cutting: Any, row_length: int, seed: int = 0) -> RowSampler:
+def sampler(folder: Path, lengths: list[int], packing: Any, row_length: int, seed: int = 0) -> RowSampler:
     """Two sources of equal weight; token ids are places in the shard."""
     half = len(lengths) // 2
     documents = numbered_documents(lengths)
     shard = shard_of(folder, [documents[:half], documents[half:]])
-    return open_sampler(shard, cutting, row_length, seed, (1.0, 1.0), PADDING)
+    return open_sampler(shard, packing, row_length, seed, (1.0, 1.0), PADDING)
 
 
 def rows_of(sampled: RowSampler) -> int:
@@ -85,18 +85,18 @@ def test_windows_lie_within_documents_and_the_rest_is_dropped(lengths: list[int]
 
 @FEW
 @given(
-    lengths=lengths_of_documents, row_length=st.integers(2, 16), cutting=st.sampled_from(["packed", "stream"]),
+    lengths=lengths_of_documents, row_length=st.integers(2, 16), packing=st.sampled_from(["packed", "stream"]),
     start=st.integers(0, 50), count=st.integers(1, 20),
 )  # fmt: skip
 def test_rows_are_a_function_of_their_number(
-    lengths: list[int], row_length: int, cutting: str, start: int, count: int
+    lengths: list[int], row_length: int, packing: str, start: int, count: int
 ) -> None:
     """Also where an epoch ends, and for the part of a batch that one rank of two reads."""
     if sum(lengths) <= row_length or max(lengths) < 2:
         return
     with tempfile.TemporaryDirectory() as folder:
-        whole = sampler(Path(folder), lengths, cutting, row_length).rows(0, 70)
-        part = sampler(Path(folder), lengths, cutting, row_length).rows(start, count)
+        whole = sampler(Path(folder), lengths, packing, row_length).rows(0, 70)
+        part = sampler(Path(folder), lengths, packing, row_length).rows(start, count)
         for name in ("ids", "targets", "weights"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[start : start + count])
 

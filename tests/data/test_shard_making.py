@@ -55,7 +55,7 @@ def mixed_corpus(tmp_path: Path) -> Path:
 def test_the_parts_are_the_documents_of_the_corpus_in_order(tmp_path: Path, mixed_corpus: Path) -> None:
     """Against the plain reading of the same corpus."""
     filters = FilterConfig(maximum_line_length=80)
-    corpus = corpus_of(mixed_corpus, filters=filters, held_out_share=0.2, largest_broken_share=0.5)
+    corpus = corpus_of(mixed_corpus, filters=filters, held_out_share=0.2, max_broken_share=0.5)
     shards = make_shards(tmp_path / "shards", corpus, byte_target(filters), workers=1)
     assert texts(shards.train) == [document.text for document in corpus.documents("train")]
     held_out = [text for shard in shards.held_out.values() for text in texts(shard)]
@@ -71,7 +71,7 @@ def test_a_training_document_that_repeats_a_held_out_one_is_the_one_left_out(
     shards = make(tmp_path / "shards", mixed_corpus, workers=1, delay=0)
     corpus = open_corpus(
         CorpusConfig(
-            folders=(mixed_corpus,), filters=make_some_shards.FILTERS, held_out_share=0.2, largest_broken_share=0.5
+            folders=(mixed_corpus,), filters=make_some_shards.FILTERS, held_out_share=0.2, max_broken_share=0.5
         )
     )
     assert texts(shards.train) == [document.text for document in corpus.documents("train")]

@@ -42,13 +42,13 @@ def responses(rollouts: Sequence[Rollout]) -> list[tuple[int, ...]]:
     return [rollout.response_ids for rollout in rollouts]
 
 
-def finish(engine: Engine, requests: Sequence[Request], most_steps: int = 2000) -> list[list[int]]:
+def finish(engine: Engine, requests: Sequence[Request], max_steps: int = 2000) -> list[list[int]]:
     """Step until all are done; their ids."""
-    for _ in range(most_steps):
+    for _ in range(max_steps):
         if all(request.done for request in requests):
             return [request.ids for request in requests]
         engine.step()
-    raise AssertionError(f"not done after {most_steps} steps")
+    raise AssertionError(f"not done after {max_steps} steps")
 
 
 def all_is_given_back(engine: Engine) -> bool:

@@ -106,7 +106,7 @@ def test_memory_without_a_single_page_is_refused(model: Transformer, native: boo
 def test_more_rows_than_a_call_reads_tokens_of_prompts(
     model: Transformer, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", 16)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", 16)
     prompts = [[1 + number, number] for number in range(40)]
     many = Engine(model, rows=40, native=native).generate(prompts, Sampling(4, seed=1))
     assert responses(many) == responses(Engine(model, rows=7, native=native).generate(prompts, Sampling(4, seed=1)))
@@ -163,11 +163,11 @@ def test_a_shared_beginning_is_read_once_and_the_answers_stay_the_same(
     assert [list(ids) for ids in shared] == [naive_greedy(model, each, 1) for each in prompts]
 
 
-@pytest.mark.parametrize("most_tokens", [1024, 23])
+@pytest.mark.parametrize("max_tokens", [1024, 23])
 def test_prefixes_shared_within_a_batch_and_between_batches_change_no_token(
-    model: Transformer, native: bool, most_tokens: int, monkeypatch: pytest.MonkeyPatch
+    model: Transformer, native: bool, max_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", most_tokens)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", max_tokens)
     prompts = [[*LONG[:length], number] for number, length in enumerate((100, 32, 70, 15, 16, 17, 99, 31))]
     expected = [naive_greedy(model, prompt, 6) for prompt in prompts]
     engine = Engine(model, rows=3, native=native)

@@ -150,7 +150,7 @@ def test_decoding_stops_after_the_first_step_in_which_a_row_ends() -> None:
 
 
 def test_prompts_longer_than_a_call_are_read_in_pieces(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", 7)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", 7)
     model, prompts = tiny_model(QWEN3), ragged_prompts((40, 3, 7, 19, 1, 8, 60))
     rollouts = Engine(model, native=native).generate(prompts, Sampling(6, temperature=0.0))
     assert [list(ids) for ids in responses(rollouts)] == [naive_greedy(model, prompt, 6) for prompt in prompts]
@@ -172,7 +172,7 @@ def test_tokens_and_log_probs_are_the_same_bits_whatever_shares_the_engine(
     whole = answers(5, range(5))
     assert answers(2, range(5)) == whole
     assert answers(5, [4, 2]) == [whole[4], whole[2]]
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", 7)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", 7)
     assert answers(3, range(5)) == whole
 
 

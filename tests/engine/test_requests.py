@@ -162,7 +162,7 @@ def test_a_request_that_comes_while_the_line_is_walked_through_is_not_lost(
 def test_after_a_failure_in_the_middle_of_a_batch_the_engine_works_and_all_memory_is_back(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", 48)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", 48)
     engine = Engine(model, rows=3, native=native)
     prompts = [LONG, LONG[:60], LONG[30:]]
     with monkeypatch.context() as broken:
@@ -190,7 +190,7 @@ def test_after_a_failure_half_way_through_a_stream_the_same_prompt_is_answered_r
 def test_after_a_failed_step_every_request_is_cancelled_or_finishes_rightly(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MOST_TOKENS", 48)
+    monkeypatch.setattr(engine_module, "MAX_TOKENS", 48)
     engine = Engine(model, rows=2, native=native)
     prompts = [LONG[:40], LONG[5:60], LONG[50:]]
     requests = [engine.submit(prompt, GREEDY) for prompt in prompts]

@@ -39,7 +39,7 @@ def test_scores_are_the_trainers_log_probs(family: str, temperature: float, nati
 @pytest.mark.parametrize("most", [1, 7, 40])
 def test_however_the_rows_are_cut_into_calls(most: int, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Engine(tiny_model(), native=native).score(PROMPTS, RESPONSES)
-    monkeypatch.setattr("trine.engine.scoring.MOST_TOKENS", most)
+    monkeypatch.setattr("trine.engine.scoring.MAX_TOKENS", most)
     small = Engine(tiny_model(), native=native, cache_bytes=cache_of(tiny_config(), 4))
     for found, expected in zip(small.score(PROMPTS, RESPONSES), whole, strict=True):
         assert_close(torch.tensor(found), torch.tensor(expected), atol=3e-5, rtol=0)

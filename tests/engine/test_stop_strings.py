@@ -5,7 +5,7 @@ import pytest
 from tests.engine.helpers import finish, responses
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.engine.engine import Engine
-from trine.engine.request import Drawn, Request
+from trine.engine.request import Request, SampledToken
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
@@ -28,7 +28,7 @@ def told(ids: list[int], *stops: str, prompt: str = "") -> tuple[int, str | None
     sampling = Sampling(len(ids) + 5, stop_strings=stops)
     request = Request(tuple(TOKENIZER.encode(prompt)), sampling, seed=0)
     for token_id in ids:
-        request.accept(Drawn(token_id, 0.0), TOKENIZER)
+        request.accept(SampledToken(token_id, 0.0), TOKENIZER)
         if request.done:
             break
     return len(request.ids), request.stop_reason
@@ -92,7 +92,7 @@ def test_an_end_token_goes_before_a_stop_string() -> None:
     end = TOKENIZER.end_of_text
     sampling = Sampling(9, eos_ids=(end,), stop_strings=(TOKENIZER.token_bytes[end].decode(),))
     request = Request((1,), sampling, seed=0)
-    request.accept(Drawn(end, 0.0), TOKENIZER)
+    request.accept(SampledToken(end, 0.0), TOKENIZER)
     assert request.stop_reason == "eos"
 
 
@@ -104,7 +104,7 @@ def test_an_id_beyond_the_tokenizers_vocabulary_says_nothing() -> None:
 def test_a_stop_string_completed_by_the_last_token_of_the_budget_is_a_stop() -> None:
     request = Request((1,), Sampling(3, stop_strings=("cat",)), seed=0)
     for token_id in letters("cat"):
-        request.accept(Drawn(token_id, 0.0), TOKENIZER)
+        request.accept(SampledToken(token_id, 0.0), TOKENIZER)
     assert request.stop_reason == "stop"
 
 

@@ -19,13 +19,13 @@ from tests.conftest import PLAIN_CPU
 from tests.greedy import margins
 from tests.model.test_gguf import LOGIT_ERROR, ODD_TEXT, dtypes, logits_of, reopened, shape, written
 from tests.tiny import FAMILY_NAMES, tiny_tokenizer
+from trine.catalog.loading import open_hardware, open_model
 from trine.cli.exchange import export_model
 from trine.config.use import ExportConfig
 from trine.data.files import read_examples
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.config import RopeScaling
-from trine.stages.opening import open_hardware, open_model
 from trine.tokenizer.chat_format import Chat, chat_format
 
 PROMPTS, TOKENS = 16, 64

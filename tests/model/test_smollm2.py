@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import PLAIN_CPU
 from tests.greedy import margins
+from trine.catalog.loading import open_hardware, open_language_model
+from trine.catalog.locating import packaged_smollm2
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.gguf.reading import HuggingFaceParts, read_gguf
 from trine.records import Message
-from trine.stages.finding import packaged_smollm2
-from trine.stages.opening import open_hardware, open_language_model
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
 

@@ -117,7 +117,7 @@ def test_turn_heads(dtype: torch.dtype, normed: bool, turned: bool, threads: int
 
     def operation(x: Tensor, *weights: Tensor) -> Tensor:
         rotary = None if tables is None else (tables[0].to(x.dtype), tables[1].to(x.dtype))
-        return kernels.turn_heads(x, (weights[0], weights[1]) if weights else None, rotary, (4, 2), 1e-5)
+        return kernels.apply_rotary(x, (weights[0], weights[1]) if weights else None, rotary, (4, 2), 1e-5)
 
     assert_equal_to_plain(operation, [qkv, *scales], dtype)
     assert set(calls) == {"turn_forward", "turn_backward"}

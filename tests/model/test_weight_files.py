@@ -164,7 +164,7 @@ def test_a_damaged_file_is_refused_by_its_name(make: Callable[[Path], Path], mes
 
 
 def test_a_header_above_the_limit_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_header, "LARGEST_HEADER", 50)
+    monkeypatch.setattr(safetensors_header, "MAX_HEADER", 50)
     write_raw(tmp_path, b"[" * 51)
     with pytest.raises(TrineError, match="header has 51 bytes, the format allows 50"):
         open_weights(tmp_path)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 STAGES = (
-    "tokenizer", "functions", "pretrain", "finetune", "compare", "reward", "judge_compare", "judge", "ppo", "evaluate",
+    "tokenizer", "functions", "pretrain", "finetune", "preferences", "reward", "held_out_preferences",
+    "held_out_reward", "ppo", "evaluate",
 )  # fmt: skip
 RESULTS = (
     "tokenizer/tokenizer.json", "functions/all.jsonl", "pretrain/model/model.safetensors",
-    "finetune/model/model.safetensors", "compare/train.jsonl", "reward/model/model.safetensors",
-    "judge/model/model.safetensors", "ppo/policy/model.safetensors", "ppo/critic/model.safetensors",
+    "finetune/model/model.safetensors", "preferences/train.jsonl", "reward/model/model.safetensors",
+    "held_out_reward/model/model.safetensors", "ppo/policy/model.safetensors", "ppo/critic/model.safetensors",
     "evaluate/done.json", "evaluate/samples.jsonl",
 )  # fmt: skip
 LONGEST_WAIT = 600.0
@@ -51,5 +52,5 @@ def test_the_quickstart_killed_in_each_of_its_stages_makes_bitwise_the_same_mode
     killed = [stage for stage in STAGES if kill_within(tmp_path / "killed" / stage, start(tmp_path / "killed"))]
     assert start(tmp_path / "killed").wait() == 0
     print("killed in:", ", ".join(killed))
-    assert {"pretrain", "finetune", "compare", "reward", "judge", "ppo", "evaluate"} <= set(killed)
+    assert {"pretrain", "finetune", "preferences", "reward", "held_out_reward", "ppo", "evaluate"} <= set(killed)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")

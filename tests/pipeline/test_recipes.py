@@ -75,9 +75,9 @@ def test_the_seed_changes_every_stages_seed_and_nothing_else() -> None:
     assert changed == {f"{step.name}.seed" for step in load_recipe("quickstart", OUT, 0, None).steps}
 
 
-def test_reward_and_judge_have_seeds_of_their_own() -> None:
+def test_reward_and_held_out_reward_have_seeds_of_their_own() -> None:
     values = configs(load_recipe("quickstart", OUT, 0, None))
-    assert values["reward.seed"] != values["judge.seed"]
+    assert values["reward.seed"] != values["held_out_reward.seed"]
 
 
 def test_a_name_stands_for_the_run_folder_of_an_earlier_stage() -> None:
@@ -112,8 +112,8 @@ def test_codeparrot_is_what_the_course_trains() -> None:
     shape = config.model
     model = gpt2_config(50_000, shape.context, shape.layers, shape.width, shape.heads)
     assert (shape.family, model.parameter_count) == ("gpt2", 124_242_432)
-    assert (config.row_tokens, shape.context, config.cutting) == (128, 1024, "windows")
-    assert (config.micro_batch_rows, config.batch_rows, config.epochs) == (32, 32 * 8, 1.0)
+    assert (config.row_tokens, shape.context, config.packing) == (128, 1024, "windows")
+    assert (config.micro_batch_size, config.batch_size, config.epochs) == (32, 32 * 8, 1.0)
     optimizer = config.optimizer
     assert (optimizer.kind, optimizer.learning_rate, optimizer.weight_decay) == ("adamw", 5e-4, 0.1)
     assert (optimizer.warmup_steps, optimizer.decay) == (1000, "cosine")

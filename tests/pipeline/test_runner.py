@@ -27,14 +27,14 @@ stages:
       model: {{layers: 1, width: 32, heads: 2, context: 32}}
       tokens: 1280
       row_tokens: 32
-      batch_rows: 4
+      batch_size: 4
 """
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Reports have tests of their own; and the machine's speed is not measured here."""
-    monkeypatch.setattr("trine.pipeline.report.write_report", lambda out: (out / "report.html", "a report"))
+    monkeypatch.setattr("trine.report.report.write_report", lambda out: (out / "report.html", "a report"))
     monkeypatch.setattr(runner, "time_factor", lambda hardware: 1.0)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from trine.runtime import regions as module
 from trine.runtime.allocator import give_back_memory
-from trine.runtime.regions import LARGEST_BYTES, LEAST_BYTES, Region, regions
+from trine.runtime.regions import MAX_BYTES, MIN_BYTES, Region, regions
 from trine.runtime.working_memory import empty, empty_like
 
 PAGE = mmap.PAGESIZE
@@ -59,18 +59,18 @@ def test_the_smallest_hole_is_taken() -> None:
 
 
 def test_a_tensor_and_its_views_hold_their_place() -> None:
-    tensor = empty((LEAST_BYTES,), torch.float32)
+    tensor = empty((MIN_BYTES,), torch.float32)
     address = tensor.data_ptr()
     view = tensor[5:].fill_(7)
     del tensor
     gc.collect()
-    assert empty((LEAST_BYTES,), torch.float32).data_ptr() != address
+    assert empty((MIN_BYTES,), torch.float32).data_ptr() != address
     assert (view == 7).all()
     del view
-    assert empty((LEAST_BYTES,), torch.float32).data_ptr() == address
+    assert empty((MIN_BYTES,), torch.float32).data_ptr() == address
 
 
-@pytest.mark.parametrize("bytes_", [16, LEAST_BYTES, LARGEST_BYTES + 4])
+@pytest.mark.parametrize("bytes_", [16, MIN_BYTES, MAX_BYTES + 4])
 def test_tensors_are_as_torch_makes_them(bytes_: int) -> None:
     tensor = empty((2, bytes_ // 8), torch.float32)
     assert tensor.shape == (2, bytes_ // 8) and tensor.is_contiguous() and not tensor._is_view()
@@ -85,20 +85,20 @@ def test_without_a_region_torch_gives_the_memory(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "Region", refused)
     regions.cache_clear()
-    assert empty((LEAST_BYTES,), torch.float32).fill_(1).sum() == LEAST_BYTES
+    assert empty((MIN_BYTES,), torch.float32).fill_(1).sum() == MIN_BYTES
     regions.cache_clear()
 
 
 def test_a_process_with_regions_can_fork() -> None:
-    held = empty((LEAST_BYTES,), torch.float32).fill_(3)
+    held = empty((MIN_BYTES,), torch.float32).fill_(3)
     if (child := os.fork()) == 0:
         os._exit(int(float(held[-1])))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 def test_giving_back_leaves_what_is_held() -> None:
-    held, passing = empty((LEAST_BYTES,), torch.float32).fill_(3), empty((LEAST_BYTES,), torch.float32).fill_(4)
+    held, passing = empty((MIN_BYTES,), torch.float32).fill_(3), empty((MIN_BYTES,), torch.float32).fill_(4)
     del passing
     give_back_memory()
     assert (held == 3).all()
-    assert (empty((LEAST_BYTES,), torch.float32) == 0).all()  # new pages
+    assert (empty((MIN_BYTES,), torch.float32) == 0).all()  # new pages

@@ -23,7 +23,7 @@ from trine.config.base import LoopConfig
 from trine.config.control import ControlConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
-from trine.stages.control import ControlObjective, describe, run
+from trine.stages.control.control import ControlObjective, describe, run
 from trine.training.loop import Loop
 
 SMALL: dict[str, Any] = {
@@ -67,7 +67,7 @@ NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
     [
         {"algorithm": "reinforce"},
         {"algorithm": "actor_critic"},
-        {"value_clip": 0.2, "entropy_weight": 0.01},
+        {"value_clip_range": 0.2, "entropy_weight": 0.01},
         {"environment": "trine-test/Glide-v0", **NORMALIZED},
     ],
 )
@@ -145,7 +145,7 @@ def test_the_terms_have_the_weights_of_the_config(tmp_path: Path) -> None:
 
 
 def test_a_value_may_be_held_near_the_old_one(tmp_path: Path) -> None:
-    plain, clipped = objective(tmp_path), objective(tmp_path, value_clip=0.01)
+    plain, clipped = objective(tmp_path), objective(tmp_path, value_clip_range=0.01)
     for learner in (plain, clipped):
         batch = learner.batches(0)[0]
         with torch.no_grad():
@@ -327,10 +327,10 @@ def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any]
 def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
     with pytest.raises(ValueError, match="actor_critic takes one unclipped update from a rollout: epochs=3"):
         ControlConfig(environment="CartPole-v1", algorithm="actor_critic", epochs=3)
-    with pytest.raises(ValueError, match=r"lam=0.9: reinforce has no critic to lean on"):
-        ControlConfig(environment="CartPole-v1", algorithm="reinforce", lam=0.9)
-    with pytest.raises(ValueError, match=r"value_clip=0.2: reinforce has no critic"):
-        ControlConfig(environment="CartPole-v1", algorithm="reinforce", value_clip=0.2)
+    with pytest.raises(ValueError, match=r"gae_lambda=0.9: reinforce has no critic to lean on"):
+        ControlConfig(environment="CartPole-v1", algorithm="reinforce", gae_lambda=0.9)
+    with pytest.raises(ValueError, match=r"value_clip_range=0.2: reinforce has no critic"):
+        ControlConfig(environment="CartPole-v1", algorithm="reinforce", value_clip_range=0.2)
     with pytest.raises(ValueError, match="control tasks are computed in fp32"):
         ControlConfig(environment="CartPole-v1", hardware={"precision": "bf16"})
     with pytest.raises(ValueError, match=r"optimizer.kind='muon'.*control tasks are trained by adamw"):
@@ -339,7 +339,7 @@ def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
 
 def test_each_algorithm_completes_the_defaults_and_names_its_folder() -> None:
     reinforce = ControlConfig(environment="ALE/Pong-v5", algorithm="reinforce", seed=3)
-    assert (reinforce.rollout_steps, reinforce.clip, reinforce.lam) == (None, None, 1.0)
+    assert (reinforce.rollout_steps, reinforce.clip_range, reinforce.gae_lambda) == (None, None, 1.0)
     assert str(reinforce.out) == "runs/control/ALE-Pong-v5-reinforce-3"
     critic = ControlConfig(environment="CartPole-v1", algorithm="actor_critic", optimizer={"clip_norm": 2.0})
     assert (critic.optimizer.clip_norm, critic.optimizer.learning_rate, critic.optimizer.kind) == (2.0, 1e-3, "adamw")

@@ -11,6 +11,7 @@ import torch
 
 from tests.conftest import PLAIN_CPU, pretrain_config
 from tests.several_processes import in_processes
+from trine.catalog.loading import open_hardware
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.corpus import CorpusConfig
 from trine.config.text import PretrainConfig
@@ -18,8 +19,7 @@ from trine.data.rows import Batch
 from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
-from trine.stages import pretrain
-from trine.stages.opening import open_hardware
+from trine.stages.pretraining import pretrain
 from trine.training.checkpoints import list_checkpoints
 
 STEPS = 50
@@ -35,7 +35,7 @@ def small(tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path) -> Any:
 
     def config(name: str, optimizer: str, **changes: Any) -> PretrainConfig:
         values: dict[str, Any] = {
-            "tokens": STEPS * 8 * 32, "row_tokens": 32, "batch_rows": 8, "micro_batch_rows": 2,
+            "tokens": STEPS * 8 * 32, "row_tokens": 32, "batch_size": 8, "micro_batch_size": 2,
             "optimizer": OPTIMIZERS[optimizer], "loop": LoopConfig(save_every=0, evaluate_every=20),
         }  # fmt: skip
         return pretrain_config(tmp_path / name, corpus, tokenizer_run, **values | changes)
@@ -163,9 +163,9 @@ def test_a_refusal_of_the_main_process_is_said_once(small: Any) -> None:
 
 
 def test_rows_that_do_not_divide_are_refused_with_the_numbers() -> None:
-    with pytest.raises(TrineError, match="batch_rows=8 does not divide among 3 processes"):
-        World(rank=0, size=3).share(8, "batch_rows")
-    assert [World(rank, 4).share(8, "batch_rows") for rank in range(4)] == [(0, 2), (2, 2), (4, 2), (6, 2)]
+    with pytest.raises(TrineError, match="batch_size=8 does not divide among 3 processes"):
+        World(rank=0, size=3).share(8, "batch_size")
+    assert [World(rank, 4).share(8, "batch_size") for rank in range(4)] == [(0, 2), (2, 2), (4, 2), (6, 2)]
 
 
 def test_a_stage_for_one_process_is_refused_in_several(
@@ -173,7 +173,7 @@ def test_a_stage_for_one_process_is_refused_in_several(
 ) -> None:
     from tests.several_processes import rank_environment
     from trine.config.text import TokenizerConfig
-    from trine.stages.tokenizer import run
+    from trine.stages.pretraining.tokenizer import run
 
     for name, value in rank_environment(0, 2, 1).items():
         monkeypatch.setenv(name, value)

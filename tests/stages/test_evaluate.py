@@ -9,7 +9,7 @@ from tests.conftest import evaluate_config
 from trine.data.files import read_examples, write_examples
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.evaluate import run
+from trine.stages.evaluation.compare_policies import run
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_every_figure_is_there_for_before_and_after(results: dict[str, Any], fun
     prompts = len(read_examples(functions_run / "held_out.jsonl"))
     assert results["prompts"] == prompts
     for side in ("before", "after"):
-        assert set(results[side]) >= {"reward", "judge", "parsing", "distinct_2", "length", "ended_share"}
+        assert set(results[side]) >= {"reward", "held_out_reward", "parsing", "distinct_2", "length", "ended_share"}
         assert results[side]["parsing"]["ended"] + results[side]["parsing"]["cut"] == prompts
         assert 0 <= results[side]["parsing"]["share"] <= 1
         assert len(results["scores"]["reward"][side]) == prompts
@@ -38,7 +38,7 @@ def test_samples_are_shown_side_by_side(results: dict[str, Any], shared: Path) -
     assert len(samples) == 3
     for sample in samples:
         assert {"prompt", "name", "before", "after"} <= sample.keys()
-        assert {"text", "reward", "judge"} == sample["before"].keys()
+        assert {"text", "reward", "held_out_reward"} == sample["before"].keys()
 
 
 def test_a_policy_against_itself_gains_nothing(tmp_path: Path, shared: Path, ppo_run: Path) -> None:

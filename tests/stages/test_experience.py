@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny import random_tensor, rollout
-from trine.stages.experience import (
+from trine.stages.rl.experience import (
     Experience,
     advantages_of,
     final_scores,
@@ -70,7 +70,7 @@ def test_advantages_are_whitened_over_all_response_tokens_and_returns_are_not() 
     mask = response_mask(ROLLOUTS)
     values, log_ratios = random_tensor(2, 3, 3)
     advantages, returns = advantages_of(
-        torch.tensor([1.0, 2.0, 3.0]), log_ratios, values, mask, kl_coefficient=0.0, gamma=1.0, lam=1.0
+        torch.tensor([1.0, 2.0, 3.0]), log_ratios, values, mask, kl_coefficient=0.0, gamma=1.0, gae_lambda=1.0
     )
     assert_close(returns, torch.tensor([[1.0, 1, 1], [2, 0, 0], [3, 0, 0]]))
     expected = (torch.tensor([1.0, 1, 1, 2, 3]) - values[mask]).double()
@@ -82,7 +82,7 @@ def test_the_score_stands_at_the_end_token_or_at_the_last_token_of_a_cut_respons
     """With lambda 0 and no critic, only the step that earns a reward has a return."""
     mask, nothing = response_mask(ROLLOUTS), torch.zeros(3, 3)
     _, returns = advantages_of(
-        torch.tensor([1.0, 2.0, 3.0]), nothing, nothing, mask, kl_coefficient=0.1, gamma=1.0, lam=0.0
+        torch.tensor([1.0, 2.0, 3.0]), nothing, nothing, mask, kl_coefficient=0.1, gamma=1.0, gae_lambda=0.0
     )
     assert_close(returns, torch.tensor([[0.0, 0, 1], [2, 0, 0], [3, 0, 0]]))
 
@@ -91,7 +91,7 @@ def test_padding_changes_neither_advantages_nor_returns() -> None:
     mask = response_mask(ROLLOUTS)
     values, log_ratios = random_tensor(2, 3, 3)
     hole = torch.full((3, 4), float("nan"))
-    settings = {"kl_coefficient": 0.2, "gamma": 0.9, "lam": 0.8}
+    settings = {"kl_coefficient": 0.2, "gamma": 0.9, "gae_lambda": 0.8}
     scores = torch.tensor([1.0, 2.0, 3.0])
     plain = advantages_of(scores, log_ratios, values, mask, **settings)
     wide = advantages_of(

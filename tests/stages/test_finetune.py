@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PLAIN_CPU, finetune_config
+from trine.catalog.loading import open_hardware, open_model
 from trine.data.files import read_examples
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.finetune import PackedExamples, run
-from trine.stages.opening import open_hardware, open_model
+from trine.stages.finetuning.finetune import PackedExamples, run
 from trine.tokenizer.bpe import TURN_END
 
 

@@ -13,20 +13,24 @@ from trine.data.functions import join_function, parses
 from trine.records import Example
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json
-from trine.stages.functions import run
+from trine.stages.tasks.functions import run
 from trine.tokenizer.chat_format import ChatFormat
 from trine.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture
 def parts(functions_run: Path) -> dict[str, list[Example]]:
-    return {name: read_examples(functions_run / f"{name}.jsonl") for name in ("all", "train", "judge", "held_out")}
+    return {
+        name: read_examples(functions_run / f"{name}.jsonl") for name in ("all", "train", "held_out_reward", "held_out")
+    }
 
 
-def test_training_and_judge_are_two_parts_of_all(parts: dict[str, list[Example]]) -> None:
-    train, judge, together = ({example.name for example in parts[name]} for name in ("train", "judge", "all"))
-    assert train and judge and not train & judge
-    assert train | judge == together
+def test_training_and_held_out_reward_are_two_parts_of_all(parts: dict[str, list[Example]]) -> None:
+    train, held_out_reward, together = (
+        {example.name for example in parts[name]} for name in ("train", "held_out_reward", "all")
+    )
+    assert train and held_out_reward and not train & held_out_reward
+    assert train | held_out_reward == together
 
 
 def test_held_out_tasks_come_from_modules_never_trained_on(
@@ -45,8 +49,8 @@ def test_every_task_joins_to_python(parts: dict[str, list[Example]]) -> None:
 
 def test_counts_are_reported(functions_run: Path, parts: dict[str, list[Example]]) -> None:
     counts = read_json(functions_run / "done.json")
-    assert {name: counts[name] for name in ("train", "judge", "held_out")} == {
-        name: len(parts[name]) for name in ("train", "judge", "held_out")
+    assert {name: counts[name] for name in ("train", "held_out_reward", "held_out")} == {
+        name: len(parts[name]) for name in ("train", "held_out_reward", "held_out")
     }
 
 
@@ -59,8 +63,9 @@ def test_budgets_are_kept_in_tokens(
     longest_prompt = sorted(prompts.values())[len(prompts) * 3 // 4]
     shortest, longest = sorted(answers.values())[len(answers) // 4], sorted(answers.values())[len(answers) * 3 // 4]
     config = FunctionsConfig(
-        out=tmp_path, corpus=corpus, tokenizer=tokenizer_run, prompt_tokens=longest_prompt, response_tokens=longest,
-        smallest_response_tokens=shortest, hardware=PLAIN_CPU,
+        out=tmp_path, corpus=corpus, tokenizer=tokenizer_run, max_prompt_tokens=longest_prompt,
+        max_response_tokens=longest,
+        min_response_tokens=shortest, hardware=PLAIN_CPU,
     )  # fmt: skip
     kept = {example.name for example in read_examples(run(config) / "all.jsonl")}
     fitting = {name for name in prompts if prompts[name] <= longest_prompt and shortest <= answers[name] <= longest}
@@ -82,5 +87,7 @@ def test_a_corpus_without_fitting_functions_is_refused(tmp_path: Path, tokenizer
     config = FunctionsConfig(
         out=tmp_path / "out", corpus=CorpusConfig(folders=(tmp_path,), held_out_share=0), tokenizer=tokenizer_run
     )
-    with pytest.raises(TrineError, match="no documented function of the corpus fits the budgets; raise prompt_tokens"):
+    with pytest.raises(
+        TrineError, match="no documented function of the corpus fits the budgets; raise max_prompt_tokens"
+    ):
         run(config)

@@ -10,15 +10,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from tests.conftest import PLAIN_CPU, QUIET_LOOP, Command
 from tests.tokenizer.imported import smollm2
-from trine.config.align import CompareConfig, FinetuneConfig, LoraConfig, PpoConfig, RewardConfig
-from trine.data.files import read_comparisons
+from trine.catalog.loading import open_hardware, open_model, open_score_model
+from trine.catalog.locating import find_model
+from trine.config.finetuning import FinetuneConfig
+from trine.config.lora import LoraConfig
+from trine.config.preferences import PreferencesConfig, RewardConfig
+from trine.config.rl import PpoConfig
+from trine.data.files import read_preferences
 from trine.model.adapter_folder import load_adapter
 from trine.model.gguf.writing import write_gguf
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages import compare, finetune, ppo, reward
-from trine.stages.finding import find_model
-from trine.stages.opening import open_hardware, open_model, open_score_model
+from trine.stages.finetuning import finetune
+from trine.stages.preferences import pairs, reward
+from trine.stages.rl import ppo
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.template_format import TemplateFormat
 
@@ -61,16 +66,16 @@ def finetuned(place: Path, theirs: Path, examples: Path) -> Path:
 
 
 def finetune_config(out: Path, model: Path | str, examples: Path, **changes: Any) -> FinetuneConfig:
-    values = {"epochs": 30.0, "row_tokens": 192, "batch_rows": 2, "micro_batch_rows": 2, "lora": LORA} | SMALL
+    values = {"epochs": 30.0, "row_tokens": 192, "batch_size": 2, "micro_batch_size": 2, "lora": LORA} | SMALL
     return FinetuneConfig(**{"out": out, "model": model, "examples": examples} | values | changes)
 
 
 @pytest.fixture(scope="module")
 def compared(place: Path, finetuned: Path, examples: Path) -> Path:
-    return compare.run(
-        CompareConfig(
-            out=place / "compare", model=finetuned, examples=examples, held_out=examples, samples=2,
-            response_tokens=24, temperature=1.5, hardware=PLAIN_CPU,
+    return pairs.run(
+        PreferencesConfig(
+            out=place / "preferences", model=finetuned, examples=examples, held_out=examples, samples=2,
+            max_new_tokens=24, temperature=1.5, hardware=PLAIN_CPU,
         )
     )  # fmt: skip
 
@@ -79,7 +84,7 @@ def compared(place: Path, finetuned: Path, examples: Path) -> Path:
 def rewarding(place: Path, finetuned: Path, compared: Path) -> Path:
     return reward.run(
         RewardConfig(
-            out=place / "reward", model=finetuned, comparisons=compared, batch_pairs=4, micro_batch_pairs=4,
+            out=place / "reward", model=finetuned, preferences=compared, batch_size=4, micro_batch_size=4,
             epochs=8.0, **SMALL,
         )
     )  # fmt: skip
@@ -117,7 +122,7 @@ def test_the_adapter_belongs_on_the_model_that_was_named(finetuned: Path, theirs
 
 
 def test_its_samples_become_comparisons_without_a_trace_of_the_template(compared: Path) -> None:
-    pairs = read_comparisons(compared / "train.jsonl")
+    pairs = read_preferences(compared / "train.jsonl")
     assert pairs
     assert {(pair.prompt[-1].content, pair.chosen) for pair in pairs} <= set(PAIRS)
     assert not any("<|" in pair.rejected for pair in pairs)
@@ -136,7 +141,7 @@ def test_ppo_improves_it_against_that_reward(
 ) -> None:
     config = PpoConfig(
         out=tmp_path / "ppo", model=finetuned, prompts=examples, reward=str(rewarding), critic=critic, iterations=2,
-        batch_prompts=8, minibatch_prompts=4, micro_batch_prompts=4, response_tokens=16, lora=LORA, **SMALL,
+        batch_size=8, minibatch_size=4, micro_batch_size=4, max_new_tokens=16, lora=LORA, **SMALL,
     )  # fmt: skip
     run = ppo.run(config)
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if "kl" in row]
@@ -164,13 +169,13 @@ def test_a_gguf_file_is_finetuned_like_the_folder_it_came_from(tmp_path: Path, t
 def test_a_name_is_looked_up_by_every_stage(
     tmp_path: Path, theirs: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trine.stages.finding.packaged_smollm2", lambda: theirs)
+    monkeypatch.setattr("trine.catalog.locating.packaged_smollm2", lambda: theirs)
     assert find_model("smollm2") == theirs
     run = finetune.run(finetune_config(tmp_path / "run", "smollm2", examples, epochs=2.0))
     record = read_json(run / "run.json")
     assert record["config"]["model"] == "smollm2"
     assert read_json(run / "adapter" / "adapter_config.json")["base_model_name_or_path"] == str(theirs)
-    monkeypatch.setattr("trine.stages.finding.packaged_smollm2", lambda: run / "model")
+    monkeypatch.setattr("trine.catalog.locating.packaged_smollm2", lambda: run / "model")
     with pytest.raises(TrineError, match=r"inputs\.model changed"):
         finetune.run(finetune_config(tmp_path / "run", "smollm2", examples, epochs=2.0))
 
@@ -178,7 +183,7 @@ def test_a_name_is_looked_up_by_every_stage(
 def test_an_adapter_of_a_model_of_the_hub_names_it_as_the_hub_does(
     tmp_path: Path, theirs: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trine.stages.finding.download", lambda name: theirs)
+    monkeypatch.setattr("trine.catalog.locating.download", lambda name: theirs)
     run = finetune.run(finetune_config(tmp_path / "run", "owner/name", examples, epochs=1.0))
     assert read_json(run / "adapter" / "adapter_config.json")["base_model_name_or_path"] == "owner/name"
 
@@ -188,11 +193,11 @@ def test_a_path_is_the_same_model_however_it_is_spelled(tmp_path: Path, theirs: 
     finetune.run(finetune_config(tmp_path / "run", theirs, examples, epochs=1.0))
 
 
-@pytest.mark.parametrize("stage", ["finetune", "compare", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["finetune", "preferences", "reward", "ppo"])
 def test_a_model_that_is_nowhere_ends_the_command_with_what_to_name(
     stage: str, tmp_path: Path, examples: Path, command: Command
 ) -> None:
-    data = {"finetune": "examples", "compare": "examples", "reward": "comparisons", "ppo": "prompts"}[stage]
+    data = {"finetune": "examples", "preferences": "examples", "reward": "preferences", "ppo": "prompts"}[stage]
     rest = ["--reward", tmp_path / "nowhere"] if stage == "ppo" else []
     code, _, words = command(stage, "--out", tmp_path / "o", "--model", "smollm3", f"--{data}", examples, *rest)
     assert code == 2

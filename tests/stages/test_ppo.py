@@ -12,12 +12,12 @@ from torch.testing import assert_close
 from tests.tiny import make_likely, random_tensor, scramble, tiny_chat, tiny_config, tiny_model
 from trine.algorithms.text_log_probs import token_log_probs
 from trine.algorithms.text_rewards import token_rewards
-from trine.config.align import KlConfig, PpoConfig
+from trine.config.rl import KlConfig, PpoConfig
 from trine.model.heads import PolicyWithValue
 from trine.model.transformer import Transformer
 from trine.records import Message, Render, Rollout
-from trine.stages.experience import Layout, final_scores, response_mask
-from trine.stages.ppo import PpoObjective
+from trine.stages.rl.experience import Layout, final_scores, response_mask
+from trine.stages.rl.ppo import PpoObjective
 
 END, BUDGET, VOCABULARY = 3, 8, 320
 QUESTIONS = (
@@ -52,8 +52,8 @@ def objective_of(
     family: str = "gpt2", dtype: torch.dtype = torch.float32, critic: str = "shared", **changes: Any
 ) -> PpoObjective:
     settings = {
-        "out": "out", "model": "model", "prompts": "prompts", "reward": "package:function", "batch_prompts": 8,
-        "minibatch_prompts": 4, "micro_batch_prompts": 2, "response_tokens": BUDGET, "entropy_weight": 0.01,
+        "out": "out", "model": "model", "prompts": "prompts", "reward": "package:function", "batch_size": 8,
+        "minibatch_size": 4, "micro_batch_size": 2, "max_new_tokens": BUDGET, "entropy_weight": 0.01,
     }  # fmt: skip
     config = PpoConfig(**settings | changes)
     policy = policy_of(family, dtype)
@@ -120,7 +120,7 @@ def test_the_ratio_is_exactly_one_throughout_the_first_epoch_before_any_update(
 @pytest.mark.parametrize("micro", [1, 2, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_without_updates_the_ratio_stays_one_in_later_epochs(micro: int, temperature: float) -> None:
-    objective = objective_of(micro_batch_prompts=micro, temperature=temperature, epochs=3)
+    objective = objective_of(micro_batch_size=micro, temperature=temperature, epochs=3)
     assert max(peak_log_ratios(objective, steps=range(6))) < 1e-5
 
 
@@ -174,7 +174,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(family: str, critic: str, in
     results = []
     for micro in (4, 2, 1):
         kl = KlConfig(coefficient=0.2, in_loss=in_loss)
-        objective = collected(objective_of(family, critic=critic, micro_batch_prompts=micro, kl=kl))
+        objective = collected(objective_of(family, critic=critic, micro_batch_size=micro, kl=kl))
         if updated:
             disturb(objective)
         results.append(gradients(objective, objective.batches(1)))
@@ -184,7 +184,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(family: str, critic: str, in
 
 def test_gradients_weigh_tokens_alike_in_short_and_long_responses() -> None:
     """Eight micro-batches of one ragged response give what one batch of all gives."""
-    one, many = (collected(objective_of(minibatch_prompts=8, micro_batch_prompts=micro, epochs=1)) for micro in (8, 1))
+    one, many = (collected(objective_of(minibatch_size=8, micro_batch_size=micro, epochs=1)) for micro in (8, 1))
     lengths = {len(rollout.response_ids) for rollout in one.experience.rollouts}
     assert len(lengths) > 3
     assert_same_gradients(gradients(one, [list(range(8))]), gradients(many, [[row] for row in range(8)]))
@@ -231,7 +231,7 @@ def test_the_reference_and_the_reward_get_no_gradient() -> None:
 
 def test_the_kl_that_is_logged_is_the_kl_that_is_charged() -> None:
     """With gamma = lambda = 1 the first return is the score less beta times the sum of log-ratios."""
-    objective = objective_of(lam=1.0, kl=KlConfig(coefficient=0.3))
+    objective = objective_of(gae_lambda=1.0, kl=KlConfig(coefficient=0.3))
     objective.batches(0)
     experience, observed = objective.experience, objective.observations()
     charged = (experience.scores - experience.returns[:, 0]).mean() / 0.3
@@ -241,7 +241,7 @@ def test_the_kl_that_is_logged_is_the_kl_that_is_charged() -> None:
 
 
 def test_a_kl_in_the_loss_is_not_charged_in_the_reward_too() -> None:
-    objective = collected(objective_of(lam=1.0, kl=KlConfig(coefficient=0.3, in_loss="k3")))
+    objective = collected(objective_of(gae_lambda=1.0, kl=KlConfig(coefficient=0.3, in_loss="k3")))
     experience = objective.experience
     assert_close(experience.returns[:, 0], experience.scores)
     assert objective.terms(objective.batches(1)[0])["kl_loss"].weight == 0.3
@@ -255,7 +255,7 @@ def test_kl_to_oneself_is_zero() -> None:
 
 
 def test_length_cut_responses_are_told_from_ended_ones_and_alone_pay_the_penalty() -> None:
-    objective = collected(objective_of(lam=1.0, length_penalty=0.5, kl=KlConfig(coefficient=0.0)))
+    objective = collected(objective_of(gae_lambda=1.0, missing_eos_penalty=0.5, kl=KlConfig(coefficient=0.0)))
     experience = objective.experience
     cut = torch.tensor([one.stop_reason == "length" for one in experience.rollouts])
     assert bool(cut.any())
@@ -309,7 +309,7 @@ def test_every_epoch_takes_every_response_once_in_an_order_of_its_own() -> None:
 
 
 def test_every_prompt_is_used_once_before_any_is_used_again() -> None:
-    objective = objective_of(batch_prompts=4, minibatch_prompts=4)
+    objective = objective_of(batch_size=4, minibatch_size=4)
     chosen = [tuple(prompt) for iteration in range(4) for prompt in objective._choose_prompts(iteration)]
     assert len(set(chosen[:8])) == len(set(chosen[8:])) == 8
     assert chosen[:8] != chosen[8:]
@@ -354,6 +354,6 @@ def test_a_step_against_the_gradient_raises_the_objective() -> None:
 
 
 def test_a_steered_coefficient_never_falls_below_its_least() -> None:
-    objective = objective_of(kl=KlConfig(coefficient=0.15, target=1e6, horizon=8.0, least=0.14))
+    objective = objective_of(kl=KlConfig(coefficient=0.15, target=1e6, horizon=8.0, min_coefficient=0.14))
     objective.batches(0)
     assert objective.state()["kl_coefficient"] == 0.14

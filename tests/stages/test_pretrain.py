@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.conftest import PLAIN_CPU, pretrain_config
+from trine.catalog.loading import open_hardware, open_model
 from trine.config.corpus import CorpusConfig
 from trine.data.corpus import open_corpus
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.opening import open_hardware, open_model
-from trine.stages.pretrain import run
+from trine.stages.pretraining.pretrain import run
 
 
 def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
@@ -21,12 +21,12 @@ def test_the_loss_falls_far_below_guessing(pretrain_run: Path) -> None:
     assert losses[-1] < losses[0] - 2
 
 
-@pytest.mark.parametrize("cutting", ["packed", "stream"])
+@pytest.mark.parametrize("packing", ["packed", "stream"])
 def test_bits_per_byte_are_those_of_a_plain_forward_pass(
-    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path, cutting: str
+    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path, packing: str
 ) -> None:
     """Every held-out token but each window's first, and each document's where training kept documents apart."""
-    folder = run(pretrain_config(tmp_path / "run", corpus, tokenizer_run, tokens=20 * 4 * 64, cutting=cutting))
+    folder = run(pretrain_config(tmp_path / "run", corpus, tokenizer_run, tokens=20 * 4 * 64, packing=packing))
     model, tokenizer = open_model(folder, open_hardware(PLAIN_CPU))
     documents = list(open_corpus(corpus).documents("held_out"))
     ids = [token for document in documents for token in [*tokenizer.encode(document.text), tokenizer.end_of_text]]
@@ -35,7 +35,7 @@ def test_bits_per_byte_are_those_of_a_plain_forward_pass(
     with torch.no_grad():
         for start in range(0, len(ids) - 1, 64):
             window = ids[start : start + 65]
-            for piece in _pieces(window, tokenizer.end_of_text) if cutting == "packed" else [window]:
+            for piece in _pieces(window, tokenizer.end_of_text) if packing == "packed" else [window]:
                 inputs, targets = torch.tensor(piece[:-1]), torch.tensor(piece[1:])
                 logits = model(inputs[None])[0] @ model.output_weight.T
                 nats -= float(logits.log_softmax(-1).gather(1, targets[:, None]).double().sum())

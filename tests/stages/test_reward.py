@@ -8,11 +8,11 @@ from torch.testing import assert_close
 
 from tests.conftest import PLAIN_CPU, reward_config
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_score_model
-from trine.data.files import read_comparisons
+from trine.catalog.loading import open_hardware, open_score_model
+from trine.data.files import read_preferences
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.opening import open_hardware, open_score_model
-from trine.stages.reward import Pair, RewardObjective, render, run, score_all, score_pairs
+from trine.stages.preferences.reward import Pair, RewardObjective, render, run, score_all, score_pairs
 from trine.tokenizer.chat_format import ChatFormat
 
 LENGTHS = ((5, 3, 9), (2, 7, 7), (11, 1, 4), (6, 6, 1))
@@ -57,25 +57,27 @@ def test_every_pair_comes_at_most_once_an_epoch_and_only_the_rest_is_left_out() 
         assert len(seen) == len(set(seen)) == 48
 
 
-def test_it_learns_to_rank_what_it_saw(reward_run: Path, tmp_path: Path, finetune_run: Path, compare_run: Path) -> None:
-    run(reward_config(tmp_path, finetune_run, compare_run, epochs=20.0))
+def test_it_learns_to_rank_what_it_saw(
+    reward_run: Path, tmp_path: Path, finetune_run: Path, preferences_run: Path
+) -> None:
+    run(reward_config(tmp_path, finetune_run, preferences_run, epochs=20.0))
     rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in row]
     assert rows[0]["loss"] > 0.3 > rows[-1]["loss"]
     assert rows[-1]["accuracy"] == 1.0
 
 
-def test_scores_of_sampled_answers_are_normalised(reward_run: Path, compare_run: Path) -> None:
+def test_scores_of_sampled_answers_are_normalised(reward_run: Path, preferences_run: Path) -> None:
     model, tokenizer = open_score_model(reward_run, open_hardware(PLAIN_CPU))
-    comparisons = read_comparisons(compare_run / "train.jsonl")
-    pairs = render(comparisons, ChatFormat(tokenizer), model.trunk.config.context, compare_run)
+    preferences = read_preferences(preferences_run / "train.jsonl")
+    pairs = render(preferences, ChatFormat(tokenizer), model.trunk.config.context, preferences_run)
     _, rejected = score_all(model, pairs)
     assert float(rejected.mean()) == pytest.approx(0, abs=1e-3)
     assert float(rejected.std(unbiased=False)) == pytest.approx(1, abs=0.05)
 
 
-def test_results_stand_beside_baselines(reward_run: Path, compare_run: Path) -> None:
+def test_results_stand_beside_baselines(reward_run: Path, preferences_run: Path) -> None:
     results = read_json(reward_run / "done.json")
-    held_out = len(read_comparisons(compare_run / "held_out.jsonl"))
+    held_out = len(read_preferences(preferences_run / "held_out.jsonl"))
     assert results["pairs"] == len(results["chosen_scores"]) == len(results["rejected_scores"]) == held_out
     wins = [a > b for a, b in zip(results["chosen_scores"], results["rejected_scores"], strict=True)]
     assert results["accuracy"] == pytest.approx(sum(wins) / held_out)
@@ -91,5 +93,5 @@ def test_a_pair_longer_than_the_context_is_named(tmp_path: Path, finetune_run: P
 
 def test_no_comparisons_are_refused(tmp_path: Path, finetune_run: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
-    with pytest.raises(TrineError, match=r"pairs\.jsonl holds no comparisons"):
+    with pytest.raises(TrineError, match=r"pairs\.jsonl holds no preferences"):
         run(reward_config(tmp_path / "out", finetune_run, tmp_path / "pairs.jsonl"))

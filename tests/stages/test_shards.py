@@ -12,8 +12,8 @@ from trine.config.loading import validated
 from trine.config.text import PretrainConfig, ShardsConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages import pretrain
-from trine.stages.shards import run
+from trine.stages.pretraining import pretrain
+from trine.stages.pretraining.shards import run
 
 TINY = {"family": "gpt2", "layers": 1, "width": 32, "heads": 2, "context": 64}
 SHORT = {"tokens": 1024, "model": TINY}
@@ -73,23 +73,23 @@ def test_the_command_makes_them_and_does_nothing_the_second_time(
     assert (tmp_path / "out" / "done.json").stat().st_mtime_ns == made
 
 
-@pytest.mark.parametrize(("cutting", "dropped"), [("packed", (0, 0)), ("stream", (0, 0.02)), ("windows", (0.01, 0.5))])
+@pytest.mark.parametrize(("packing", "dropped"), [("packed", (0, 0)), ("stream", (0, 0.02)), ("windows", (0.01, 0.5))])
 def test_every_cutting_says_what_it_drops_and_pads(
-    tmp_path: Path, shards_run: Path, tokenizer_run: Path, cutting: str, dropped: tuple[float, float]
+    tmp_path: Path, shards_run: Path, tokenizer_run: Path, packing: str, dropped: tuple[float, float]
 ) -> None:
-    config = pretrain_config(tmp_path, CorpusConfig(), tokenizer_run, shards=shards_run, cutting=cutting, **SHORT)
+    config = pretrain_config(tmp_path, CorpusConfig(), tokenizer_run, shards=shards_run, packing=packing, **SHORT)
     results = read_json(pretrain.run(config) / "done.json")
     assert dropped[0] <= results["dropped_share"] <= dropped[1]
-    assert (results["padded_share"] > 0) == (cutting == "packed")
+    assert (results["padded_share"] > 0) == (packing == "packed")
     assert 0 < results["epochs"] < 1
     trained = {"packed": 1024 * (1 - results["padded_share"]), "stream": 1024, "windows": 1024 * 63 / 64}
-    assert results["tokens"] == pytest.approx(trained[cutting], rel=0.1 if cutting == "packed" else 0)
+    assert results["tokens"] == pytest.approx(trained[packing], rel=0.1 if packing == "packed" else 0)
 
 
 def test_the_training_step_does_not_wait_for_its_batch(tmp_path: Path, shards_run: Path, tokenizer_run: Path) -> None:
     """Steps of some tens of milliseconds; those of a real model take longer, and their batches no more."""
     shape = {"layers": 2, "width": 128, "heads": 2, "context": 128}
-    sizes = {"model": shape, "row_tokens": 128, "batch_rows": 16, "micro_batch_rows": 16, "tokens": 12 * 16 * 128}
+    sizes = {"model": shape, "row_tokens": 128, "batch_size": 16, "micro_batch_size": 16, "tokens": 12 * 16 * 128}
     config = pretrain_config(tmp_path, CorpusConfig(), tokenizer_run, shards=shards_run, **sizes)
     rows = read_jsonl(pretrain.run(config) / "metrics.jsonl")
     shares = [row["loader_share"] for row in rows if "loader_share" in row][1:]

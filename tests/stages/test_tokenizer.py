@@ -6,7 +6,7 @@ from tests.conftest import PLAIN_CPU
 from trine.config.corpus import CorpusConfig
 from trine.config.text import TokenizerConfig
 from trine.runtime.files import read_json
-from trine.stages.tokenizer import run
+from trine.stages.pretraining.tokenizer import run
 from trine.tokenizer.tokenizer import Tokenizer
 
 

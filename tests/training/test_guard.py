@@ -66,7 +66,7 @@ def test_a_factor_of_zero_looks_for_no_jump(factor: str) -> None:
 
 
 def test_only_so_many_of_the_last_steps_may_be_skipped() -> None:
-    guard = StepGuard(LoopConfig(on_bad_step="skip", largest_skips=2, spike_window=10), spikes=True)
+    guard = StepGuard(LoopConfig(on_bad_step="skip", max_skips=2, spike_window=10), spikes=True)
     assert [guard.may_skip(step) for step in (0, 5, 12, 13)] == [True, True, True, False]
     assert guard.skipped == 4
 

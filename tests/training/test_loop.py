@@ -19,10 +19,10 @@ from trine.data.rows import stream_sampler
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
-from trine.stages.finetune import FinetuneObjective, PackedExamples
+from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
-from trine.stages.pretrain_objective import PretrainObjective
-from trine.stages.reward import Pair, RewardObjective
+from trine.stages.preferences.reward import Pair, RewardObjective
+from trine.stages.pretraining.objective import PretrainObjective
 from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
 from trine.training.parallel import Parallel
@@ -45,7 +45,7 @@ def trained(
 
 def pretraining(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
-    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6, micro_batch_rows=micro)
+    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_size=6, micro_batch_size=micro)
     model = tiny_model("qwen3")
     objective = PretrainObjective(
         Parallel(module=LanguageModelLoss(model)), stream_sampler(ids, 16, 0), {}, config, 100, 0
@@ -60,7 +60,7 @@ def finetuning(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]
         TokenSpan(tuple(generator.integers(0, 97, n).tolist()), tuple(place > 1 for place in range(n))) for n in lengths
     ]
     config = finetune_config(
-        ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_rows=6, micro_batch_rows=micro, prompt_weight=0.5
+        ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_size=6, micro_batch_size=micro, prompt_weight=0.5
     )
     model = tiny_model("gpt2")
     objective = FinetuneObjective(model, PackedExamples(spans, 32, 0), [], config)
@@ -73,7 +73,7 @@ def rewarding(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
     def ids() -> list[int]:
         return generator.integers(0, 97, generator.integers(2, 15)).tolist()
 
-    config = reward_config(ANYWHERE, ANYWHERE, ANYWHERE, batch_pairs=6, micro_batch_pairs=micro)
+    config = reward_config(ANYWHERE, ANYWHERE, ANYWHERE, batch_size=6, micro_batch_size=micro)
     model = tiny_score_model("qwen3")
     objective = RewardObjective(model, [Pair(ids(), ids(), ids()) for _ in range(30)], [], config)
     return model, trained(objective, model, model.trunk.config, folder)
@@ -240,7 +240,7 @@ def test_as_many_checkpoints_stay_as_asked(tmp_path: Path) -> None:
 
 
 def test_a_shape_in_a_config_is_the_model_that_is_trained() -> None:
-    from trine.stages.pretrain import model_config
+    from trine.stages.pretraining.pretrain import model_config
 
     config = model_config(SHAPE, 320)
     assert (config.layers, config.width, config.heads, config.context, config.vocab_size) == (2, 32, 2, 128, 320)
@@ -248,7 +248,7 @@ def test_a_shape_in_a_config_is_the_model_that_is_trained() -> None:
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 97, 2000).astype(np.uint16)
-    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_rows=6)
+    config = pretrain_config(ANYWHERE, CorpusConfig(), ANYWHERE, row_tokens=16, batch_size=6)
     model = tiny_model("qwen3")
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
@@ -316,7 +316,7 @@ def test_a_skipped_step_is_counted_and_leaves_weights_and_moments(tmp_path: Path
 
 
 def test_too_many_skipped_steps_stop_the_run_all_the_same(tmp_path: Path) -> None:
-    config = LoopConfig(save_every=0, on_bad_step="skip", largest_skips=3)
+    config = LoopConfig(save_every=0, on_bad_step="skip", max_skips=3)
     loop, _, _ = spoiled_loop(tmp_path, config, to_the_end=True)
     with pytest.raises(TrineError, match="the gradient of step 8 is not finite"):
         loop.train()

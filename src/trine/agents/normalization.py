@@ -12,7 +12,7 @@ from trine.agents.distributions import Array
 
 CLIP = 10.0
 """In deviations: what lies further out is brought to this."""
-SMALLEST_VARIANCE = 1e-8
+MIN_VARIANCE = 1e-8
 
 
 class Moments:
@@ -35,7 +35,7 @@ class Moments:
 
     def normalized(self, rows: Array) -> Array:
         """`rows` with mean 0 and variance 1, float32, at most `CLIP` from 0."""
-        scaled = (rows - self.mean) / np.sqrt(self.variance + SMALLEST_VARIANCE)
+        scaled = (rows - self.mean) / np.sqrt(self.variance + MIN_VARIANCE)
         return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class RewardScale:
             seen[t] = self.returns
             self.returns[ended] = 0.0
         self.moments.add(seen.reshape(-1, 1))
-        return np.clip(rewards / np.sqrt(self.moments.variance + SMALLEST_VARIANCE), -CLIP, CLIP).astype(np.float32)
+        return np.clip(rewards / np.sqrt(self.moments.variance + MIN_VARIANCE), -CLIP, CLIP).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         return {"returns": self.returns.tolist(), "moments": self.moments.state()}

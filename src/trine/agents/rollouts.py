@@ -114,7 +114,7 @@ def advantages_of(
     values_after: tuple[Tensor, Tensor],
     *,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
     bootstrap: bool,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns [M] of a rollout's steps, before any whitening.
@@ -131,12 +131,12 @@ def advantages_of(
     after[torch.from_numpy(rollout.truncated)] = cut_values if bootstrap else 0.0
     final = after[rows.stops - 1, rows.copies]
     advantages, returns = generalized_advantages(
-        rows.of(rewards), rows.of(values), rows.mask, gamma=gamma, lam=lam, final_values=final
+        rows.of(rewards), rows.of(values), rows.mask, gamma=gamma, gae_lambda=gae_lambda, final_values=final
     )
     return rows.back(advantages), rows.back(returns)
 
 
-def surely_whole(rollout: Rollout, time_limit: int) -> Tensor:
+def complete_episodes(rollout: Rollout, time_limit: int) -> Tensor:
     """Which steps [M] belong to an episode of which it was certain, when it began, that the rollout would see its end.
 
     A return without a critic needs the whole rest of the episode. To take whichever episodes happened to end would

@@ -14,19 +14,19 @@ def generalized_advantages(
     mask: Tensor,
     *,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
     final_values: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, [B, T] each, 0 outside the mask (eqs. 11-16 of the paper).
 
-    delta_t = r_t + gamma V_next - V_t;  A_t = delta_t + gamma lam A_next;  return = A + V, before any whitening.
+    delta_t = r_t + gamma V_next - V_t;  A_t = delta_t + gamma gae_lambda A_next;  return = A + V, before any whitening.
     `next` is the next step *under the mask*, so that padding leaks nothing and tool output inside a response is
     skipped over. After the last step comes `final_values` [B]: 0 for an ended or cut response, V(s_T) to bootstrap.
     """
     final = torch.zeros_like(values[:, 0]) if final_values is None else final_values
     deltas = torch.where(mask, rewards + gamma * _following(values, mask, final) - values, 0.0)
     # A masked step hands the advantage behind it on as it is.
-    decays = torch.where(mask, values.new_tensor(gamma * lam), 1.0)
+    decays = torch.where(mask, values.new_tensor(gamma * gae_lambda), 1.0)
     advantage = torch.zeros_like(final)
     steps = []
     for delta, decay in zip(reversed(deltas.T.contiguous()), reversed(decays.T.contiguous()), strict=True):

@@ -23,23 +23,23 @@ def clipped_policy_loss(
     old_log_probs: Tensor,
     advantages: Tensor,
     *,
-    clip: float | None,
-    dual_clip: float | None = None,
+    clip_range: float | None,
+    dual_clip_range: float | None = None,
 ) -> PolicyLoss:
-    """Sum of max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) with rho = exp(new - old) (eq. 7).
+    """Sum of max(-A rho, -A clip(rho, 1 - clip_range, 1 + clip_range)) with rho = exp(new - old) (eq. 7).
 
-    Without a `clip` it is the policy gradient: where rho is 1, as in the first update from a rollout, the gradient of
-    -A rho is that of -A log pi (Williams 1992). `dual_clip` c > 1 bounds the loss at -c A where A < 0 (Ye et al.
-    2020, eq. 5). `approximate_kl` is the k3 estimate of KL(old || new), `clipped` counts the steps where the clip is
-    the one that acts.
+    Without a `clip_range` it is the policy gradient: where rho is 1, as in the first update from a rollout, the
+    gradient of -A rho is that of -A log pi (Williams 1992). `dual_clip_range` c > 1 bounds the loss at -c A where
+    A < 0 (Ye et al. 2020, eq. 5). `approximate_kl` is the k3 estimate of KL(old || new); `clipped` counts the steps
+    where the clipped ratio is the one that counts.
     """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    bounded = unclipped if clip is None else -advantages * ratio.clamp(1 - clip, 1 + clip)
-    losses = unclipped if clip is None else torch.maximum(unclipped, bounded)
-    if dual_clip is not None:
-        losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)
+    bounded = unclipped if clip_range is None else -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    losses = unclipped if clip_range is None else torch.maximum(unclipped, bounded)
+    if dual_clip_range is not None:
+        losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip_range * advantages), losses)
     return PolicyLoss(
         loss=losses.sum(),
         clipped=(bounded > unclipped).float().sum(),
@@ -47,10 +47,13 @@ def clipped_policy_loss(
     )
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> Tensor:
-    """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2); plain squared error without clip."""
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_range: float | None) -> Tensor:
+    """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip_range, clip_range) - R)^2).
+
+    Plain squared error without a `clip_range`.
+    """
     losses = (values - returns).square()
-    if clip is not None:
-        bounded = old_values + (values - old_values).clamp(-clip, clip)
+    if clip_range is not None:
+        bounded = old_values + (values - old_values).clamp(-clip_range, clip_range)
         losses = torch.maximum(losses, (bounded - returns).square())
     return 0.5 * losses.sum()

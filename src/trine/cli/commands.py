@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def perform(command: str, config: Any, *, dry_run: bool) -> None:
         stop_request.install()
     if command in STAGES:
         stop_request.check()
-        path = import_module(f"trine.stages.{command}").run(config)
+        path = STAGES[command].run_function()(config)
         stop_request.check()
         say(f"{command}: done, in {path}")
     else:
@@ -70,7 +69,7 @@ def run_recipe(config: RunConfig) -> None:
 
 
 def report(config: ReportConfig) -> None:
-    from trine.pipeline.report import write_report
+    from trine.report.report import write_report
 
     path, text = write_report(config.out, plots=config.plots)
     sys.stdout.write(text + "\n")
@@ -102,7 +101,7 @@ def export_model(config: ExportConfig) -> None:
 
 
 def push(config: PushConfig) -> None:
-    from trine.stages.publishing import push_model
+    from trine.catalog.publishing import push_model
 
     sys.stdout.write(push_model(config.model, config.repository, private=config.private) + "\n")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from trine.config.align import PpoConfig
 from trine.config.base import StageConfig
 from trine.config.control import ControlConfig
+from trine.config.rl import PpoConfig
 from trine.config.scale import block_parameters
 from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.config.use import QuickstartConfig, RunConfig
@@ -60,8 +60,8 @@ def _size(config: StageConfig, vocabularies: dict[Path, int]) -> list[str]:
     if isinstance(config, PretrainConfig):
         return _pretrain_size(config, vocabularies.get(config.tokenizer))
     if isinstance(config, PpoConfig):
-        responses = config.iterations * config.batch_prompts
-        return [f"# {responses:,} responses of up to {config.response_tokens} tokens, {config.epochs} epochs each"]
+        responses = config.iterations * config.batch_size
+        return [f"# {responses:,} responses of up to {config.max_new_tokens} tokens, {config.epochs} epochs each"]
     if isinstance(config, ControlConfig):
         updates = f"{config.epochs} x {config.minibatches} updates from each rollout"
         return [f"# {config.total_steps:,} steps of {config.environments} copies of {config.environment}, {updates}"]
@@ -69,8 +69,8 @@ def _size(config: StageConfig, vocabularies: dict[Path, int]) -> list[str]:
 
 
 def _pretrain_size(config: PretrainConfig, vocab_size: int | None) -> list[str]:
-    from trine.stages.pretrain import model_config
-    from trine.stages.pretrain_objective import step_count
+    from trine.stages.pretraining.objective import step_count
+    from trine.stages.pretraining.pretrain import model_config
     from trine.tokenizer.tokenizer import Tokenizer
 
     try:
@@ -91,7 +91,7 @@ def _pretrain_size(config: PretrainConfig, vocab_size: int | None) -> list[str]:
     if steps is None:
         horizon = f"{config.epochs:g} passes over the rows, counted once they are made"
         return [*lines, f"# tokens: {horizon}", f"# time: {speed}, if the device is alone with the job"]
-    tokens = steps * config.batch_rows * config.row_tokens
+    tokens = steps * config.batch_size * config.row_tokens
     minutes = tokens / tokens_per_second / 60
     return [*lines, f"# tokens: {tokens:,} in {steps:,} steps", f"# time: about {minutes:,.1f} minutes: {speed}"]
 
@@ -104,5 +104,5 @@ def _memory(config: PretrainConfig, shape: Any) -> float:
     """
     matrices = block_parameters(shape.layers, shape.width)
     moments = 8 * shape.parameter_count - (4 * matrices if config.optimizer.kind == "muon" else 0)
-    tokens = config.micro_batch_rows * config.row_tokens
+    tokens = config.micro_batch_size * config.row_tokens
     return 8 * shape.parameter_count + moments + 2 * 40 * tokens * shape.layers * shape.width

@@ -6,6 +6,7 @@ Both open the whole model first, so that nothing is written that Trine could not
 import sys
 from pathlib import Path
 
+from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
 from trine.config.base import HardwareConfig
 from trine.config.use import ExportConfig, ImportConfig
 from trine.model.families import family_of
@@ -16,7 +17,6 @@ from trine.model.weight_files import StoredDtype
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
-from trine.stages.opening import OpenedModel, open_hardware, open_language_model
 
 _ON_CPU = HardwareConfig(device="cpu", precision="fp32")
 

@@ -29,7 +29,10 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from trine.cli.overview import print_overview
 
-        print_overview(STAGES, COMMANDS)
+        print_overview(
+            {stage.name: stage.help for stage in STAGES.values()},
+            {name: words for name, (_, _, words) in COMMANDS.items()},
+        )
         return 0
     if arguments[0] in ("-V", "--version", "version"):
         from trine import __version__

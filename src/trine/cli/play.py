@@ -5,7 +5,7 @@ import sys
 from trine.agents.episodes import frames, play_episodes, write_film
 from trine.config.control import PlayConfig
 from trine.runtime.progress import say
-from trine.stages.control_results import FILM, open_player, summary, words
+from trine.stages.control.results import FILM, open_player, summary, words
 
 
 def play(config: PlayConfig) -> None:

@@ -6,13 +6,13 @@ A setting that is not given is what the model's makers suggest (generation_confi
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
 from trine.config.use import GenerateConfig, WritingConfig
 from trine.engine.answer_text import AnswerText
 from trine.engine.engine import Engine
 from trine.engine.sampling import Constraint, Sampling
 from trine.model.generation_config import GenerationDefaults
 from trine.runtime.errors import TrineError
-from trine.stages.opening import OpenedModel, open_hardware, open_language_model
 from trine.tokenizer.text_stream import TextStream
 
 DEFAULT_TEMPERATURE = 0.8

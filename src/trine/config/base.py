@@ -6,13 +6,22 @@ These modules import nothing heavy, so that `--help` answers at once.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _as_name(value: object) -> object:
+    """A path in its plainest spelling, so that a/b/ and a/b are the same model in a run folder's record."""
+    return str(Path(value)) if isinstance(value, str | Path) else value
+
+
+# Run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub: what `trine chat --model` takes too.
+ModelName = Annotated[str, BeforeValidator(_as_name)]
 
 
 class Config(BaseModel):
@@ -103,7 +112,7 @@ class LoopConfig(Config):
     on_bad_step: Literal["stop", "skip"] = "stop"
     """when loss or gradient is not finite, or jumps in pretraining: stop, or drop that step and count it;
     bad_step.json names the batch either way"""
-    largest_skips: PositiveInt = 10
+    max_skips: PositiveInt = 10
     """with skip: stop all the same when more than this many of the last spike_window steps were dropped"""
     spike_window: PositiveInt = 100
     """a jump is measured against this many steps before it, and not looked for until there are as many"""

@@ -25,10 +25,11 @@ Algorithm = Literal["reinforce", "actor_critic", "ppo"]
 ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
     "ppo": {},
     "actor_critic": {
-        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip": None, "normalize_advantages": "none",
+        "rollout_steps": 16, "epochs": 1, "minibatches": 1, "clip_range": None, "normalize_advantages": "none",
     },
     "reinforce": {
-        "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip": None, "normalize_advantages": "none", "lam": 1.0,
+        "rollout_steps": None, "epochs": 1, "minibatches": 1, "clip_range": None, "normalize_advantages": "none",
+        "gae_lambda": 1.0,
         "optimizer": {"learning_rate": 1e-2},
     },
 }  # fmt: skip
@@ -57,7 +58,7 @@ class ControlConfig(StageConfig):
     """steps of each copy between updates; null: twice the environment's time limit, which is reinforce's default"""
     gamma: Share = 0.99
     """discount"""
-    lam: Share = 0.95
+    gae_lambda: Share = 0.95
     """GAE's lambda"""
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
     """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal
@@ -66,11 +67,11 @@ class ControlConfig(StageConfig):
     """passes over each rollout"""
     minibatches: PositiveInt = 4
     """updates in each pass"""
-    clip: PositiveFloat | None = 0.2
+    clip_range: PositiveFloat | None = 0.2
     """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
-    dual_clip: PositiveFloat | None = None
+    dual_clip_range: PositiveFloat | None = None
     """bound on the loss where the advantage is negative; null is plain PPO"""
-    value_clip: PositiveFloat | None = None
+    value_clip_range: PositiveFloat | None = None
     """how far a value may move from the old one; null is plain squared error"""
     value_weight: NonNegativeFloat = 0.5
     """weight of the value loss; reinforce has none"""
@@ -113,15 +114,17 @@ class ControlConfig(StageConfig):
     @model_validator(mode="after")
     def _agree(self) -> "ControlConfig":
         """What belongs to one algorithm is refused with another, not passed over."""
-        if self.algorithm != "ppo" and (self.epochs, self.minibatches, self.clip) != (1, 1, None):
+        if self.algorithm != "ppo" and (self.epochs, self.minibatches, self.clip_range) != (1, 1, None):
             raise ValueError(
                 f"{self.algorithm} takes one unclipped update from a rollout: epochs={self.epochs}, "
-                f"minibatches={self.minibatches}, clip={self.clip} belong to algorithm ppo"
+                f"minibatches={self.minibatches}, clip_range={self.clip_range} belong to algorithm ppo"
             )
-        if self.algorithm == "reinforce" and self.lam != 1.0:
-            raise ValueError(f"lam={self.lam}: reinforce has no critic to lean on, so that it would only discount")
-        if self.algorithm == "reinforce" and self.value_clip is not None:
-            raise ValueError(f"value_clip={self.value_clip}: reinforce has no critic")
+        if self.algorithm == "reinforce" and self.gae_lambda != 1.0:
+            raise ValueError(
+                f"gae_lambda={self.gae_lambda}: reinforce has no critic to lean on, so that it would only discount"
+            )
+        if self.algorithm == "reinforce" and self.value_clip_range is not None:
+            raise ValueError(f"value_clip_range={self.value_clip_range}: reinforce has no critic")
         if (self.optimizer.kind, self.optimizer.weight_decay) != ("adamw", 0.0):
             raise ValueError(
                 f"optimizer.kind={self.optimizer.kind!r}, optimizer.weight_decay={self.optimizer.weight_decay}: "

@@ -133,7 +133,7 @@ class CorpusConfig(Config):
     filters: FilterConfig = FilterConfig()
     held_out_share: Share = 0.1
     """share of top-level modules (or files of a folder, or records) kept for evaluation, by a hash of their name"""
-    largest_broken_share: Share = 0.01
+    max_broken_share: Share = 0.01
     """refuse a source when more of its records than this cannot be read"""
 
     @model_validator(mode="after")

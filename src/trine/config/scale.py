@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 HEAD_WIDTH = 64
 CONTEXT_PER_LAYER = 128
-SMALLEST_CONTEXT, LARGEST_CONTEXT = 256, 2048
+MIN_CONTEXT, MAX_CONTEXT = 256, 2048
 TOKENS_PER_PARAMETER = 20.0
 REFERENCE_DEPTH = 12
 REFERENCE_BATCH_TOKENS = 2**18
@@ -37,7 +37,7 @@ ADAMW_RATE, ADAMW_WIDTH = 6e-4, 768
 MICRO_BATCH_TOKENS = 8192
 
 # What `moved` takes along: a recipe's own figures, right at the recipe's own depth.
-SCALED = ("tokens", "batch_rows", "optimizer.learning_rate", "optimizer.learning_rate_rest")
+SCALED = ("tokens", "batch_size", "optimizer.learning_rate", "optimizer.learning_rate_rest")
 # Counted in steps, and so scaled as the number of steps is.
 COUNTED_IN_STEPS = ("optimizer.warmup_steps", "loop.evaluate_every", "loop.save_every")
 
@@ -84,9 +84,9 @@ def moved(values: dict[str, Any], depth: int) -> dict[str, Any]:
         steps = _given(own, name)
         if steps is not None:
             _set(own, name, max(1, round(steps * fewer)))
-    micro, rows = _given(own, "micro_batch_rows"), _given(own, "batch_rows")
+    micro, rows = _given(own, "micro_batch_size"), _given(own, "batch_size")
     if micro is not None and rows is not None:
-        own["micro_batch_rows"] = int(min(micro, rows))
+        own["micro_batch_size"] = int(min(micro, rows))
     return own | {"depth": depth}
 
 
@@ -116,13 +116,13 @@ def _plan(values: dict[str, Any], depth: int) -> dict[str, int | float]:
     row_tokens = value("row_tokens", context)
     ratio = _given(values, "tokens_per_parameter") or TOKENS_PER_PARAMETER
     tokens = value("tokens", round(ratio * block_parameters(layers, width)))
-    batch_rows = value("batch_rows", max(1, round(_batch_tokens(tokens) / row_tokens)))
-    value("micro_batch_rows", min(batch_rows, max(1, MICRO_BATCH_TOKENS // row_tokens)))
-    return plan | _learning_rates(values, width, batch_rows * row_tokens)
+    batch_size = value("batch_size", max(1, round(_batch_tokens(tokens) / row_tokens)))
+    value("micro_batch_size", min(batch_size, max(1, MICRO_BATCH_TOKENS // row_tokens)))
+    return plan | _learning_rates(values, width, batch_size * row_tokens)
 
 
 def _steps(plan: dict[str, int | float]) -> float:
-    return plan["tokens"] / (plan["batch_rows"] * plan["row_tokens"])
+    return plan["tokens"] / (plan["batch_size"] * plan["row_tokens"])
 
 
 def _learning_rates(values: dict[str, Any], width: int, batch_tokens: int) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _batch_tokens(tokens: int) -> int:
 
 def _context(depth: int) -> int:
     power = 2 ** int(math.log2(CONTEXT_PER_LAYER * depth))
-    return min(max(power, SMALLEST_CONTEXT), LARGEST_CONTEXT)
+    return min(max(power, MIN_CONTEXT), MAX_CONTEXT)
 
 
 def _heads(width: int) -> int:

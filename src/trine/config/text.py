@@ -25,7 +25,7 @@ class TokenizerConfig(StageConfig):
     corpus: CorpusConfig = CorpusConfig()
     vocab_size: PositiveInt = 32768
     """entries, the 256 bytes and 4 reserved tokens included"""
-    largest_bytes: PositiveInt = 2_000_000_000
+    max_bytes: PositiveInt = 2_000_000_000
     """how much of the corpus, from its beginning, to learn from: more changes little and takes memory"""
 
 
@@ -65,7 +65,7 @@ class PretrainConfig(StageConfig):
     """horizon that depth gives, in tokens per parameter of the blocks (Hoffmann et al. 2022)"""
     shards: Path | None = None
     """folder of a shards stage, instead of a corpus; null makes them in the run folder from corpus and tokenizer"""
-    cutting: Literal["packed", "windows", "stream"] = "packed"
+    packing: Literal["packed", "windows", "stream"] = "packed"
     """how documents become rows. packed: attention and positions restart in each document, rows are filled best-fit and
     padded, no token is dropped; windows: codeparrot's, whole windows of each document, its rest dropped; stream:
     windows over all documents joined by end-of-text"""
@@ -76,9 +76,9 @@ class PretrainConfig(StageConfig):
     """passes over the training rows instead of tokens; may be a fraction"""
     row_tokens: PositiveInt = 1024
     """length of a training row, at most the model's context"""
-    batch_rows: PositiveInt = 32
+    batch_size: PositiveInt = 32
     """rows per optimizer step"""
-    micro_batch_rows: PositiveInt = 32
+    micro_batch_size: PositiveInt = 32
     """rows that go through the model at once; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
     """tokens of each held-out part read by each evaluation during training; the last one reads all"""
@@ -118,11 +118,11 @@ class FunctionsConfig(StageConfig):
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
     """folder of a tokenizer stage; budgets are counted in its tokens"""
-    prompt_tokens: PositiveInt = 80
+    max_prompt_tokens: PositiveInt = 80
     """longest prompt kept"""
-    response_tokens: PositiveInt = 64
+    max_response_tokens: PositiveInt = 64
     """longest body kept, its end token included"""
-    smallest_response_tokens: PositiveInt = 8
+    min_response_tokens: PositiveInt = 8
     """shortest body kept"""
-    judge_share: Share = 0.4
+    held_out_reward_share: Share = 0.4
     """share of the tasks set apart, by a hash of their prompt, for a second, independent reward model"""

@@ -11,17 +11,17 @@ COMPRESSED_BYTES = 16_000_000
 SEARCHED_BYTES = 500_000_000
 
 
-def xz_bits_per_byte(documents: Iterable[Document], most_bytes: int = COMPRESSED_BYTES) -> float:
-    """Bits per byte of `xz -9` on the documents, one after the other, up to their first `most_bytes` bytes.
+def xz_bits_per_byte(documents: Iterable[Document], max_bytes: int = COMPRESSED_BYTES) -> float:
+    """Bits per byte of `xz -9` on the documents, one after the other, up to their first `max_bytes` bytes.
 
     xz compresses some 2 MB a second; its window of 64 MB makes more text cheaper by little.
     """
     data = bytearray()
     for document in documents:
         data += document.text.encode("utf-8", "replace")
-        if len(data) >= most_bytes:
+        if len(data) >= max_bytes:
             break
-    data = data[:most_bytes]
+    data = data[:max_bytes]
     return 8 * len(lzma.compress(data, preset=9)) / max(len(data), 1)
 
 

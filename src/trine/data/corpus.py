@@ -121,7 +121,7 @@ class Corpus:
             for document in unit.read(damage):
                 found += 1
                 yield document
-        damage.check(source.name, self.config.largest_broken_share)
+        damage.check(source.name, self.config.max_broken_share)
         if not found:
             raise no_text(source.name)
 

@@ -56,7 +56,7 @@ def read_from(corpus: Corpus, place: Place) -> Iterator[ReadBatch]:
         start = place if number == place.source else Place()
         read = _SourceReader(corpus, number, start, damage)
         yield from read.batches()
-        damage.setdefault(source.name, Damage()).check(source.name, corpus.config.largest_broken_share)
+        damage.setdefault(source.name, Damage()).check(source.name, corpus.config.max_broken_share)
         if not read.found:
             raise no_text(source.name)
 

@@ -1,11 +1,11 @@
-"""Examples and comparisons as JSONL, one record a line; wrong lines are named by file and number."""
+"""Examples and preferences as JSONL, one record a line; wrong lines are named by file and number."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from trine.records import Comparison, Example, Message, Role
+from trine.records import Example, Message, PreferencePair, Role
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_numbered_jsonl, write_jsonl
 
@@ -29,14 +29,14 @@ def read_examples(path: Path) -> list[Example]:
     ]
 
 
-def write_comparisons(path: Path, comparisons: Sequence[Comparison]) -> None:
-    write_jsonl(path, [asdict(comparison) for comparison in comparisons])
+def write_preferences(path: Path, preferences: Sequence[PreferencePair]) -> None:
+    write_jsonl(path, [asdict(comparison) for comparison in preferences])
 
 
-def read_comparisons(path: Path) -> list[Comparison]:
+def read_preferences(path: Path) -> list[PreferencePair]:
     """Rows with `prompt`, `chosen`, `rejected`."""
     return [
-        Comparison(
+        PreferencePair(
             _messages(row, path, number),
             _string(row, "chosen", path, number),
             _string(row, "rejected", path, number),

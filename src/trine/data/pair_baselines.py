@@ -9,7 +9,7 @@ from torch import Tensor
 
 Sides = Sequence[tuple[Sequence[int], Sequence[int]]]
 PENALTY = 1e-3
-MOST_PAIRS = 4096  # dense counts: more pairs would take gigabytes and change little
+MAX_PAIRS = 4096  # dense counts: more pairs would take gigabytes and change little
 
 
 def length_accuracy(train: Sides, held_out: Sides) -> float:
@@ -29,7 +29,7 @@ def _length_features(pairs: Sides) -> Tensor:
 
 
 def _bags(pairs: Sides, vocab_size: int) -> Tensor:
-    pairs = pairs[:MOST_PAIRS]
+    pairs = pairs[:MAX_PAIRS]
     rows = [[np.bincount(side, minlength=vocab_size) for side in pair] for pair in pairs]
     counts = torch.from_numpy(np.array(rows, dtype=np.float32)).log1p()  # P, side, V
     return counts[:, 0] - counts[:, 1]

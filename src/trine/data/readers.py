@@ -30,8 +30,8 @@ from trine.config.corpus import SourceConfig
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
-LARGEST_TEXT = 2**28
-MOST_LISTED = 1000
+MAX_TEXT = 2**28
+MAX_LISTED = 1000
 ROWS_AT_A_TIME = 128
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -47,22 +47,22 @@ class Damage:
     def report(self, place: str, reason: str, records: int = 1) -> None:
         """Count `records` that cannot be read."""
         self.broken += records
-        if len(self.listed) < MOST_LISTED:
+        if len(self.listed) < MAX_LISTED:
             self.listed.append(f"{place}: {reason}")
 
     def merge(self, other: "Damage") -> None:
         """Add what another reader, of a later part of the source, found."""
         self.seen += other.seen
         self.broken += other.broken
-        self.listed += other.listed[: MOST_LISTED - len(self.listed)]
+        self.listed += other.listed[: MAX_LISTED - len(self.listed)]
 
-    def check(self, source: str, largest_share: float) -> None:
-        """Raise when more than `largest_share` of the records were broken."""
-        if self.seen and self.broken / self.seen > largest_share:
+    def check(self, source: str, max_share: float) -> None:
+        """Raise when more than `max_share` of the records were broken."""
+        if self.seen and self.broken / self.seen > max_share:
             first = "; ".join(self.listed[:5])
             raise TrineError(
                 f"{source}: {self.broken} of {self.seen} records cannot be read ({first}); "
-                f"more than {largest_share:.0%} is refused: mend the files or raise largest_broken_share"
+                f"more than {max_share:.0%} is refused: mend the files or raise max_broken_share"
             )
 
 
@@ -149,9 +149,9 @@ def _whole_document(
     stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
 ) -> Iterator[Document]:
     damage.seen += 1
-    data = stream.read(LARGEST_TEXT + 1)
-    if len(data) > LARGEST_TEXT:
-        damage.report(f"{path}:1", f"longer than {LARGEST_TEXT} bytes; split it, or give its texts as records (.jsonl)")
+    data = stream.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        damage.report(f"{path}:1", f"longer than {MAX_TEXT} bytes; split it, or give its texts as records (.jsonl)")
         return
     text = decoded(data, path, damage)
     if text is not None:
@@ -166,8 +166,8 @@ def _jsonl_documents(
         if not line.strip():
             continue
         try:
-            if len(line) > LARGEST_TEXT:
-                raise ValueError(f"longer than {LARGEST_TEXT} bytes")
+            if len(line) > MAX_TEXT:
+                raise ValueError(f"longer than {MAX_TEXT} bytes")
             record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(record, dict):
                 raise ValueError(f"not a JSON object but {type(record).__name__}")
@@ -183,11 +183,11 @@ def _jsonl_documents(
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """(number, line) from 1; of a line that is too long only so much that one can tell."""
     number = 0
-    while line := stream.readline(LARGEST_TEXT + 1):
+    while line := stream.readline(MAX_TEXT + 1):
         number += 1
         rest = line
-        while len(rest) > LARGEST_TEXT and not rest.endswith(b"\n"):
-            rest = stream.readline(LARGEST_TEXT + 1)
+        while len(rest) > MAX_TEXT and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_TEXT + 1)
         yield number, line
 
 
@@ -195,7 +195,7 @@ def _csv_documents(
     stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
 ) -> Iterator[Document]:
     """Bytes that are not UTF-8 pass through as surrogates, so that they break their own record only."""
-    csv.field_size_limit(LARGEST_TEXT)
+    csv.field_size_limit(MAX_TEXT)
     rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
     try:
         header = next(rows, [])

@@ -49,11 +49,11 @@ class RowTable:
         return 1 - self.pairs / max((len(self.rows) - 1) * self.row_length, 1)
 
 
-def open_row_table(shard: Shard, cutting: Cutting, row_length: int) -> RowTable:
+def open_row_table(shard: Shard, packing: Cutting, row_length: int) -> RowTable:
     """The rows of `shard`, made at first use."""
-    folder = shard.folder / f"rows-{cutting}-{row_length}"
+    folder = shard.folder / f"rows-{packing}-{row_length}"
     if not (folder / "table.json").exists():
-        cut = window_rows if cutting == "windows" else packed_rows
+        cut = window_rows if packing == "windows" else packed_rows
         with folder_lock(shard.folder, wait=True):  # another run may be making the same table
             if not (folder / "table.json").exists():
                 write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))

@@ -178,15 +178,15 @@ def stream_sampler(ids: NDArray[np.integer], length: int, seed: int) -> RowSampl
 
 
 def open_sampler(
-    shard: Shard, cutting: Cutting | Literal["stream"], length: int, seed: int, weights: tuple[float, ...], padding: int
+    shard: Shard, packing: Cutting | Literal["stream"], length: int, seed: int, weights: tuple[float, ...], padding: int
 ) -> RowSampler:
     """Rows of T of a training shard, cut and mixed as asked; makes the table of rows at first use."""
-    if cutting == "stream" and all(weight == 1 for weight in weights):
+    if packing == "stream" and all(weight == 1 for weight in weights):
         return stream_sampler(shard.ids, length, seed)
     rows: Rows
-    if cutting == "stream":
+    if packing == "stream":
         rows = StreamRows(shard.ids, length, shard.source_runs())
-    elif cutting == "windows":
+    elif packing == "windows":
         rows = WindowTableRows(shard.ids, open_row_table(shard, "windows", length), padding)
     else:
         rows = TableRows(shard.ids, open_row_table(shard, "packed", length), padding)

@@ -18,8 +18,8 @@ from trine.data.readers import Damage, decoded, is_readable, read_file
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
-LARGEST_FILE = 2_000_000
-SMALLEST_TEXT = 64
+MAX_FILE = 2_000_000
+MIN_TEXT = 64
 
 # Parts of the standard library that are not code a person wrote to be read: tests, two legacy applications,
 # bundled wheels, and tables.
@@ -141,7 +141,7 @@ def distribution_units(distribution: str) -> Iterator[Unit]:
 
 def _code_unit(path: Path, name: str, distribution: str, module: str) -> Iterator[Unit]:
     """One unit, or none where the file is gone or larger than code that a person wrote."""
-    if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+    if path.is_file() and path.stat().st_size <= MAX_FILE:
         group = f"{distribution}/{module.removesuffix('.py')}"
         read = partial(_code_documents, path, f"{distribution}:{name}", distribution, group)
         yield Unit(f"{distribution}:{name}", read, (path,))
@@ -150,7 +150,7 @@ def _code_unit(path: Path, name: str, distribution: str, module: str) -> Iterato
 def _code_documents(path: Path, name: str, distribution: str, group: str, damage: Damage) -> Iterator[Document]:
     damage.seen += 1
     text = decoded(path.read_bytes(), path, damage)
-    if text is not None and len(text) >= SMALLEST_TEXT and not GENERATED.search(text[:2000]):
+    if text is not None and len(text) >= MIN_TEXT and not GENERATED.search(text[:2000]):
         yield Document(text, name, distribution, group)
 
 

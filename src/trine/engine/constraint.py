@@ -14,7 +14,7 @@ from trine.engine.sampling import Constraint
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
 
-MOST_VOCABULARIES = 8  # one for every set of end ids that requests come with
+MAX_VOCABULARIES = 8  # one for every set of end ids that requests come with
 
 
 class _Vocabulary:
@@ -42,7 +42,7 @@ class Constraints:
         """Raises `TrineError` where the constraint itself is no valid schema, expression or grammar."""
         llguidance = _llguidance()
         if eos_ids not in self._vocabularies:
-            if len(self._vocabularies) == MOST_VOCABULARIES:
+            if len(self._vocabularies) == MAX_VOCABULARIES:
                 self._vocabularies.clear()
             wrapper = llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer, self.vocab_size, eos_ids))
             self._vocabularies[eos_ids] = llguidance.LLTokenizer(wrapper, self.vocab_size, list(eos_ids))

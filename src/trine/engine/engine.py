@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from trine.engine.checks import check_prompt, check_sampling, check_scored, pages_needed
-from trine.engine.choosing import choose
 from trine.engine.constraint import Constraints
 from trine.engine.native.runner import NativeRunner, native_supports
 from trine.engine.pages import PAGE, PagePool, page_digests
 from trine.engine.quantization import rounded_to_int8
-from trine.engine.request import Drawn, Request
-from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run, Runner
+from trine.engine.request import Request, SampledToken
+from trine.engine.runner import MAX_TOKENS, DecodeRow, DrawState, Run, Runner
+from trine.engine.sampler import choose
 from trine.engine.sampling import Sampling
 from trine.engine.scoring import Scored, score
-from trine.engine.speculation import MOST_GUESSED, NgramLookup
+from trine.engine.speculation import MAX_DRAFT_TOKENS, NgramLookup
 from trine.engine.torch_runner import TorchRunner
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
@@ -38,7 +38,7 @@ from trine.tokenizer.tokenizer import Tokenizer
 DEFAULT_CACHE_BYTES = 4 << 30
 # A call of several steps cannot be cancelled within, and shows its tokens at its end.
 SECONDS_A_CALL = 0.05
-MOST_STEPS = 32
+MAX_STEPS = 32
 # Below this, looking for a guess costs more than a token.
 SHORTEST_GUESSED_STEP = 0.002
 
@@ -291,7 +291,7 @@ class Engine:
         return started
 
     def _read_prompts(self, rows: Sequence[_Row], others: Sequence[_Row]) -> None:
-        """Run all prompts through the model, `MOST_TOKENS` tokens at a time, and draw each row's first token.
+        """Run all prompts through the model, `MAX_TOKENS` tokens at a time, and draw each row's first token.
 
         Rows that decode already come along, a token with each call: the weights are read anyway.
         """
@@ -299,9 +299,9 @@ class Engine:
             self._forward([*batch, *(row.next_run() for row in others if not row.request.done)])
 
     def _calls(self, rows: Sequence[_Row]) -> Iterator[list[tuple[_Row, Run]]]:
-        """What is left to read of the rows' prompts, cut into calls of at most `MOST_TOKENS` tokens."""
+        """What is left to read of the rows' prompts, cut into calls of at most `MAX_TOKENS` tokens."""
         batch: list[tuple[_Row, Run]] = []
-        room = MOST_TOKENS
+        room = MAX_TOKENS
         for row in rows:
             prompt, start = row.request.prompt_ids, row.decoding.position
             while start < len(prompt):
@@ -311,7 +311,7 @@ class Engine:
                 start = end
                 if room == 0:
                     yield batch
-                    batch, room = [], MOST_TOKENS
+                    batch, room = [], MAX_TOKENS
         if batch:
             yield batch
 
@@ -342,7 +342,7 @@ class Engine:
         if self._speculates() and self._decode_guessed(active[0]):
             return
         steps = min(row.request.budget for row in active)
-        most = 1 if self._speculates() else MOST_STEPS
+        most = 1 if self._speculates() else MAX_STEPS
         steps = max(1, min(steps, most, int(SECONDS_A_CALL / self._step_seconds)))
         began = time.perf_counter()
         all_ids, all_log_probs = self.runner.decode([row.decoding for row in active], steps)
@@ -350,7 +350,7 @@ class Engine:
         for ids, log_probs in zip(all_ids, all_log_probs, strict=True):
             for row, token_id, log_prob in zip(active, ids, log_probs, strict=True):
                 if not row.request.done:
-                    row.request.accept(Drawn(token_id, log_prob), self.tokenizer)
+                    row.request.accept(SampledToken(token_id, log_prob), self.tokenizer)
 
     def _speculates(self) -> bool:
         """One row alone, on the runner whose numbers do not depend on how many tokens are read at once."""
@@ -359,7 +359,7 @@ class Engine:
     def _decode_guessed(self, row: _Row) -> bool:
         """Check the tokens that followed the last time; False where nothing like the row's end was seen before."""
         request, decoding = row.request, row.decoding
-        guess = row.guess(min(MOST_GUESSED, request.budget - 1))
+        guess = row.guess(min(MAX_DRAFT_TOKENS, request.budget - 1))
         if not guess:
             return False
         ids = [decoding.next_id, *guess]
@@ -368,7 +368,7 @@ class Engine:
         states = [DrawState(draw.temperature, draw.seed, draw.counter + place) for place in range(len(ids))]
         drawn = zip(*self.runner.draw(range(len(ids)), states), [*guess, -1], strict=True)
         for token_id, log_prob, guessed in drawn:
-            request.accept(Drawn(token_id, log_prob), self.tokenizer)
+            request.accept(SampledToken(token_id, log_prob), self.tokenizer)
             decoding.next_id = token_id
             decoding.position += 1
             draw.counter += 1

@@ -12,7 +12,7 @@ from trine.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledToken:
     """A token with its log-probability; what only filters or reports ask for is None without them."""
 
     id: int
@@ -64,7 +64,7 @@ class Request:
         if self.stop_reason is None:
             self.stop_reason = "cancelled"
 
-    def accept(self, drawn: Drawn, tokenizer: Tokenizer | None) -> None:
+    def accept(self, drawn: SampledToken, tokenizer: Tokenizer | None) -> None:
         """Write one token down, and see whether it ends the answer."""
         self.ids.append(drawn.id)
         self.log_probs.append(drawn.log_prob)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_TOKENS = 1024  # new tokens a runner is given at once: what a prompt's activations may take
+MAX_TOKENS = 1024  # new tokens a runner is given at once: what a prompt's activations may take
 
 
 @dataclass(frozen=True)

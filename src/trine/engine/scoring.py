@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trine.engine.pages import PAGE, PagePool, page_digests
-from trine.engine.runner import MOST_TOKENS, Run, Runner
+from trine.engine.runner import MAX_TOKENS, Run, Runner
 from trine.runtime.errors import TrineError
 
 
@@ -60,7 +60,7 @@ def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[li
         pages.append(numbers)
         starts.append(len(shared) * PAGE)
         tokens += len(row.ids) - starts[-1]
-        if tokens >= MOST_TOKENS:
+        if tokens >= MAX_TOKENS:
             break
     if not taken:
         raise TrineError(f"a row of {len(rows[0].ids)} tokens does not fit into the free cache; raise cache_bytes")
@@ -80,10 +80,10 @@ def _score_group(
 def _calls(
     rows: Sequence[Scored], pages: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> Iterator[tuple[list[Run], list[int]]]:
-    """The rows cut into calls of at most `MOST_TOKENS` tokens, with the tokens that follow the wanted ones."""
+    """The rows cut into calls of at most `MAX_TOKENS` tokens, with the tokens that follow the wanted ones."""
     runs: list[Run] = []
     targets: list[int] = []
-    room = MOST_TOKENS
+    room = MAX_TOKENS
     for row, numbers, known in zip(rows, pages, starts, strict=True):
         ids, first_wanted, start = row.ids, len(row.prompt) - 1, known
         while start < len(ids):
@@ -95,6 +95,6 @@ def _calls(
             start = end
             if room == 0:
                 yield runs, targets
-                runs, targets, room = [], [], MOST_TOKENS
+                runs, targets, room = [], [], MAX_TOKENS
     if runs:
         yield runs, targets

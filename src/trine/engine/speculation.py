@@ -8,7 +8,7 @@ that very token. So the answer is the same, bit for bit where no sum depends on 
 
 from collections.abc import Sequence
 
-MOST_GUESSED = 5
+MAX_DRAFT_TOKENS = 5
 SIZES = (3, 2)  # lengths of the endings that are looked up, the longest first
 
 

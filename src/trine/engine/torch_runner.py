@@ -108,9 +108,9 @@ class TorchRunner:
         return torch.cat([self._wanted_of(rectangle) for rectangle in _rectangles(runs)])
 
     def _wanted_of(self, runs: Sequence[Run]) -> Tensor:
-        longest, most_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
+        longest, max_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
         ids = torch.zeros(len(runs), longest, dtype=torch.int64)
-        tables = torch.zeros(len(runs), most_pages, dtype=torch.int64)
+        tables = torch.zeros(len(runs), max_pages, dtype=torch.int64)
         for row, run in enumerate(runs):
             ids[row, : len(run.ids)] = torch.tensor(run.ids)
             tables[row, : len(run.pages)] = torch.from_numpy(run.pages)

@@ -31,7 +31,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-LARGEST_NUMBER = 2**31
+MAX_NUMBER = 2**31
 _READ = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights")
 # Where an adapter comes from, how it was trained, and settings read only where a feature that is refused is on.
 # `fan_in_fan_out` tells how the base keeps its weight; the adapter's own two lie alike either way.
@@ -126,9 +126,9 @@ def _settings(described: dict[str, Any], place: str) -> LoraSettings:
 
 def _check_values(described: dict[str, Any], place: str) -> None:
     rank, alpha, stabilized = described["r"], described["lora_alpha"], described.get("use_rslora")
-    if type(rank) is not int or not 1 <= rank <= LARGEST_NUMBER:
+    if type(rank) is not int or not 1 <= rank <= MAX_NUMBER:
         raise TrineError(f"{place}: r={rank!r} is no rank, which is a positive whole number")
-    if type(alpha) not in (int, float) or not abs(alpha) <= LARGEST_NUMBER:  # NaN is not <= either
+    if type(alpha) not in (int, float) or not abs(alpha) <= MAX_NUMBER:  # NaN is not <= either
         raise TrineError(f"{place}: lora_alpha={alpha!r} is no number to scale by")
     if stabilized not in (None, True, False):
         raise TrineError(f"{place}: use_rslora={stabilized!r} is neither true nor false")

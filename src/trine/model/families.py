@@ -137,7 +137,7 @@ _REQUIRED = ("vocab_size", "context", "layers", "width", "heads")
 _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias", "qk_norm")
 _FIELD_TYPES = {described.name: described.type for described in fields(ModelConfig)}
 # No dimension of a model comes near it, and a matrix of two such sides still has a size that 64 bits hold.
-LARGEST_DIMENSION = 2**24
+MAX_DIMENSION = 2**24
 # Features of no family here, harmless while they are switched off; never written.
 SWITCHED_OFF: dict[str, Any] = {
     "attn_logit_softcapping": None, "final_logit_softcapping": None, "chunk_size_feed_forward": 0,
@@ -231,7 +231,7 @@ def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[
     if "head_dim" not in values and width % heads:
         raise TrineError(f"{place}: a width of {width} cannot be shared evenly by {heads} heads")
     values = {"kv_heads": heads, "head_dim": width // heads, "mlp_width": 4 * width} | values
-    if max(values["heads"], values["kv_heads"]) * values["head_dim"] > LARGEST_DIMENSION:
+    if max(values["heads"], values["kv_heads"]) * values["head_dim"] > MAX_DIMENSION:
         raise TrineError(f"{place}: {heads} heads of {values['head_dim']} are wider than any model")
     return values
 
@@ -241,11 +241,11 @@ def _checked(key: str, value: Any, name: str, place: str) -> Any:
     kind = _FIELD_TYPES[name]
     if kind is bool and isinstance(value, bool):
         return value
-    if kind is int and type(value) is int and 0 < value <= LARGEST_DIMENSION:
+    if kind is int and type(value) is int and 0 < value <= MAX_DIMENSION:
         return value
     if kind is float and type(value) in (int, float) and 0 <= value < math.inf:
         return float(value)
-    expected = {bool: "true or false", int: f"a whole number from 1 to {LARGEST_DIMENSION}", float: "a number"}
+    expected = {bool: "true or false", int: f"a whole number from 1 to {MAX_DIMENSION}", float: "a number"}
     raise TrineError(f"{place}: {key}={value!r} is not {expected[kind]}")  # type: ignore[index]
 
 

@@ -24,7 +24,7 @@ from trine.model.heads import ScoreModel
 from trine.model.json_object import read_json_object
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
-from trine.model.weight_files import LARGEST_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
+from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 
@@ -38,7 +38,7 @@ def save_model(
     eos_token_id: int | list[int] | None = None,
     pad_token_id: int | None = None,
     dtype: StoredDtype = "float32",
-    max_shard_bytes: int = LARGEST_SHARD,
+    max_shard_bytes: int = MAX_SHARD,
 ) -> None:
     """Write a language model into an existing `folder`; where either token is given, generation_config.json too.
 
@@ -70,7 +70,7 @@ def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> N
     weights = to_hugging_face_weights(_on_cpu(model.trunk), config)
     weights.pop("lm_head.weight", None)
     write_json(folder / "config.json", described)
-    write_weights(folder, weights | {SCORE_WEIGHT: model.head.weight}, "float32", LARGEST_SHARD)
+    write_weights(folder, weights | {SCORE_WEIGHT: model.head.weight}, "float32", MAX_SHARD)
 
 
 def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> Transformer:

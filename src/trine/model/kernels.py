@@ -139,7 +139,7 @@ def rotary_table(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> 
     return cos_table, torch.cat((-sin, sin), -1).unsqueeze(-2).to(dtype)
 
 
-def turn_heads(
+def apply_rotary(
     qkv: Tensor,
     scales: tuple[Tensor, Tensor] | None,
     rotary: tuple[Tensor, Tensor] | None,
@@ -155,7 +155,7 @@ def turn_heads(
         return qkv
     exact = scales is None or scales[0].dtype == torch.float32
     if native.usable(qkv, qkv.shape[-1], multiple=2 * native.LANES) and exact:
-        return native.turn_heads(qkv, None if scales is None else torch.stack(scales), rotary, heads, epsilon)
+        return native.apply_rotary(qkv, None if scales is None else torch.stack(scales), rotary, heads, epsilon)
     turned, value = qkv[:, :, : sum(heads)], qkv[:, :, sum(heads) :]
     if scales is not None:
         weight = torch.cat([scale.expand(count, -1) for scale, count in zip(scales, heads, strict=True)])

@@ -18,8 +18,8 @@ from torch import Tensor
 from trine.model.json_object import parse_json_object
 from trine.runtime.errors import TrineError
 
-LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
-LARGEST_RANK = 16
+MAX_HEADER = 100_000_000  # the limit of the safetensors library
+MAX_RANK = 16
 # Bytes per value of every dtype of whole bytes; those with a torch dtype are the ones Trine reads.
 _BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
@@ -72,8 +72,8 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 _damaged(path, f"its header should have {length} bytes, the file has {size}")
-            if length > LARGEST_HEADER:
-                _damaged(path, f"its header has {length} bytes, the format allows {LARGEST_HEADER}")
+            if length > MAX_HEADER:
+                _damaged(path, f"its header has {length} bytes, the format allows {MAX_HEADER}")
             header = parse_json_object(file.read(length), f"the header of {path}")
     except OSError as error:
         raise TrineError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -89,7 +89,7 @@ def _place(path: Path, name: str, entry: Any, data_start: int) -> TensorPlace:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BYTES:
         raise TrineError(f"{path}: tensor {name} has dtype {dtype!r}; Trine reads {', '.join(_READ)}")
-    if not _are_counts(shape) or len(shape) > LARGEST_RANK:
+    if not _are_counts(shape) or len(shape) > MAX_RANK:
         _damaged(path, f"tensor {name} has the shape {str(shape)[:100]}")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _damaged(path, f"tensor {name} has the offsets {str(offsets)[:100]}")

@@ -35,7 +35,7 @@ SOURCE = NativeSource(
     "training runs on PyTorch alone, slower",
 )
 LANES = 16
-LEAST_ROWS = 128
+MIN_ROWS = 128
 _ARGUMENTS = {  # p pointer, i int64, f float
     "norm_forward": "ppppppiifi",
     "norm_backward": "pppppppiifi",
@@ -237,7 +237,7 @@ class _TurnHeads(torch.autograd.Function):
         return gradient, None if scales is None else scales_gradient, None, None, None, None
 
 
-def turn_heads(
+def apply_rotary(
     qkv: Tensor,
     scales: Tensor | None,
     rotary: tuple[Tensor, Tensor] | None,
@@ -315,7 +315,7 @@ class _Linear(torch.autograd.Function):
 def linear_usable(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` takes these, and is faster than PyTorch's: packing a weight pays from some rows on."""
     outputs, inputs = weight.shape
-    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < LEAST_ROWS * inputs:
+    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < MIN_ROWS * inputs:
         return False
     library = training_library() if usable(x, inputs, 2 * outputs, multiple=2 * LANES) else None
     return library is not None and bool(library.trine_has_fast_products())

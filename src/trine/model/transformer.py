@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from trine.model.config import ModelConfig
 from trine.model.kernels import (
     add_norm,
+    apply_rotary,
     attends_natively,
     attention,
     causal_attention,
@@ -27,7 +28,6 @@ from trine.model.kernels import (
     rotary_table,
     starts_bias,
     swiglu,
-    turn_heads,
 )
 from trine.model.rope import rotary_frequencies
 
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         H, K = config.heads, config.kv_heads  # noqa: N806
         qkv = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)
         scales = (self.q_norm, self.k_norm) if config.qk_norm else None
-        qkv = turn_heads(qkv, scales, sight.rotary, (H, K), config.norm_epsilon)
+        qkv = apply_rotary(qkv, scales, sight.rotary, (H, K), config.norm_epsilon)
         if sight.bias is None and sight.cache is None:
             return self.out(causal_attention(qkv, sight.starts, H))
         query, key, value = qkv.transpose(1, 2).split((H, K, K), 1)  # B, heads, T, d

@@ -18,7 +18,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import disk_errors, write_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-LARGEST_SHARD = 5_000_000_000
+MAX_SHARD = 5_000_000_000
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

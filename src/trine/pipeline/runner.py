@@ -5,9 +5,10 @@ multiplies matrices compared with the machine the recipe was written on.
 """
 
 import time
-from importlib import import_module
 from pathlib import Path
 
+from trine.catalog.publishing import check_publishing, push_model
+from trine.config.registry import STAGES
 from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, load_recipe
 from trine.runtime.allocator import give_back_memory
@@ -19,7 +20,6 @@ from trine.runtime.lock import folder_lock
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
 from trine.runtime.speed import time_factor
-from trine.stages.publishing import check_publishing, push_model
 
 MAKE_MODELS = ("pretrain", "finetune", "ppo")
 
@@ -35,7 +35,7 @@ def run(config: RunConfig) -> Path:
     say(f"{recipe.title} on {hardware.description}{estimate}")
     with folder_lock(config.out):
         _run_stages(recipe, config)
-        from trine.pipeline.report import write_report
+        from trine.report.report import write_report
 
         path, text = write_report(config.out)
     print(text)
@@ -64,7 +64,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         say(f"{number}/{len(recipe.steps)} {step.name}", style="bold")
         earlier, started = _seconds(marker), time.perf_counter()
         try:
-            import_module(f"trine.stages.{step.stage}").run(step.config.model_copy(update=changes))
+            STAGES[step.stage].run_function()(step.config.model_copy(update=changes))
         finally:
             if step.config.out.is_dir() and not (done_before and marker.exists()):
                 before = earlier if marker.exists() else 0.0  # a stage that was started over has removed it

@@ -10,14 +10,14 @@ import platform
 from trine.runtime.regions import give_back_regions
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_LARGEST_INT = 2**31 - 1
+_MAX_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
     """Tell malloc to keep what is freed; True where that was possible."""
     if platform.libc_ver()[0] != "glibc":
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 << 20))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MAX_INT), (_M_TOP_PAD, 64 << 20))
     return all(ctypes.CDLL(None).mallopt(name, value) == 1 for name, value in settings)
 
 

@@ -18,8 +18,8 @@ from threading import Lock
 
 from trine.runtime.launch import launch
 
-LEAST_BYTES = 1 << 18  # smaller tensors are malloc's
-LARGEST_BYTES = 1 << 25  # larger ones are among themselves
+MIN_BYTES = 1 << 18  # smaller tensors are malloc's
+MAX_BYTES = 1 << 25  # larger ones are among themselves
 # Only addresses are reserved: a system that counts promised memory would refuse to fork. (A name since Python 3.13.)
 NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -71,7 +71,7 @@ class Region:
 
 @cache
 def regions() -> tuple[Region, Region] | None:
-    """This process's, for tensors up to `LARGEST_BYTES` and beyond; each could hold the machine's whole memory.
+    """This process's, for tensors up to `MAX_BYTES` and beyond; each could hold the machine's whole memory.
 
     None where the system has no such mappings, or refuses one; and in one process of several, since what they exchange
     may be let go by a thread of the exchange when Python, which a place goes back through, has ended.

@@ -17,7 +17,7 @@ from trine.tokenizer.tokenizer import Tokenizer
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, TURN_START, TURN_END)
-SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+MIN_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 CHATML_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -41,10 +41,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, progress: bool = F
 
     Deterministic in the texts. Raises `TrineError` when the texts are too few for so many entries.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
+    if vocab_size < MIN_VOCABULARY:
         raise TrineError(
             f"vocab_size={vocab_size} is too small: 256 bytes and {len(SPECIAL_TOKENS)} reserved tokens "
-            f"need at least {SMALLEST_VOCABULARY}"
+            f"need at least {MIN_VOCABULARY}"
         )
     backend = HuggingFaceTokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # type: ignore[assignment]

@@ -50,7 +50,7 @@ class StepGuard:
         """Count `step` as dropped; False when too many were lately."""
         self.skipped += 1
         self.dropped = [other for other in self.dropped if other > step - self.config.spike_window] + [step]
-        return self.config.on_bad_step == "skip" and len(self.dropped) <= self.config.largest_skips
+        return self.config.on_bad_step == "skip" and len(self.dropped) <= self.config.max_skips
 
     def state(self) -> dict[str, Any]:
         return {"losses": self.losses, "norms": self.norms, "dropped": self.dropped, "skipped": self.skipped}

@@ -36,11 +36,12 @@ from trine.training.tracking import Tracking
 # Neither where the results go, nor the permission to replace them, nor who is told of them changes what they are.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
 # What may differ when a run is continued: how its work is spread, and what happens to a step that goes wrong.
-MAY_CHANGE = ("parallel", "recompute_blocks", "resume", "loop.on_bad_step", "loop.largest_skips")
+MAY_CHANGE = ("parallel", "recompute_blocks", "resume", "loop.on_bad_step", "loop.max_skips")
 # All that starting over removes; whatever else lies in the folder is not a stage's and stays.
 WRITTEN_BY_STAGES = (
     "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
-    "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "judge.jsonl", "held_out.jsonl",
+    "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "held_out_reward.jsonl",
+    "held_out.jsonl",
     "adapter", "agent", "film.gif", "bad_step.json", "trackers", "config.yaml", "run.json",
 )  # fmt: skip
 

@@ -9,7 +9,7 @@
 #include "vectors.h"
 
 constexpr int PAGE = 16;
-constexpr int MOST_QUERIES = 4;
+constexpr int MAX_QUERIES = 4;
 
 template <class C> struct Cache {
     const C *keys, *values;  // one layer

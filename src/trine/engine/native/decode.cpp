@@ -17,7 +17,7 @@ struct Layer {
 
 struct Model {
     int64_t layers, width, heads, kv_heads, head_dim, mlp_width, vocabulary;
-    int64_t layer_norm, gated, weight_bytes, threads, most_positions, logit_rows;
+    int64_t layer_norm, gated, weight_bytes, threads, max_positions, logit_rows;
     double epsilon;
     const float *embedding, *positions, *cosines, *sines, *norm, *norm_bias;
     const Layer* layer;
@@ -115,15 +115,15 @@ static void place_head(const Model& m, const Layer& layer, const Run& run, int64
 // The queries of a unit: its tokens x the query heads that share its key head, four at a time.
 template <class C, class Out>
 static void attend_unit(const Model& m, const Layer& layer, const Unit& unit, std::vector<float>& scores, Out* mixed) {
-    int64_t group = m.heads / m.kv_heads, stride = padded(m.most_positions);
+    int64_t group = m.heads / m.kv_heads, stride = padded(m.max_positions);
     int64_t in_row = padded((m.heads + 2 * m.kv_heads) * m.head_dim), out_row = padded(m.heads * m.head_dim);
     Cache<C> cache{(const C*)layer.keys, (const C*)layer.values, unit.run->pages, m.kv_heads, m.head_dim, unit.head};
-    const float* queries[MOST_QUERIES];
-    int64_t lengths[MOST_QUERIES];
-    Out* out[MOST_QUERIES];
-    scores.resize(MOST_QUERIES * stride);
-    for (int64_t index = 0; index < unit.count * group; index += MOST_QUERIES) {
-        int64_t many = std::min<int64_t>(MOST_QUERIES, unit.count * group - index);
+    const float* queries[MAX_QUERIES];
+    int64_t lengths[MAX_QUERIES];
+    Out* out[MAX_QUERIES];
+    scores.resize(MAX_QUERIES * stride);
+    for (int64_t index = 0; index < unit.count * group; index += MAX_QUERIES) {
+        int64_t many = std::min<int64_t>(MAX_QUERIES, unit.count * group - index);
         for (int64_t r = 0; r < many; r++) {
             int64_t offset = unit.first + (index + r) / group, head = unit.head * group + (index + r) % group;
             queries[r] = m.qkv + (unit.run->first + offset) * in_row + head * m.head_dim;
@@ -271,7 +271,7 @@ void trine_sample(const Model* m, int64_t count, const int64_t* places, const in
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)m->threads)
     for (int64_t i = 0; i < count; i++) {
         const float* logits = m->logits + places[i] * padded(m->vocabulary);
-        Drawn drawn = draw(logits, m->vocabulary, temperatures[i], uniform(seeds[i], counters[i]));
+        SampledToken drawn = draw(logits, m->vocabulary, temperatures[i], uniform(seeds[i], counters[i]));
         ids[i] = drawn.id;
         log_probs[i] = drawn.log_prob;
     }

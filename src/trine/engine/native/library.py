@@ -51,7 +51,7 @@ class ModelRecord(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocabulary", "layer_norm", "gated",
-                "weight_bytes", "threads", "most_positions", "logit_rows",
+                "weight_bytes", "threads", "max_positions", "logit_rows",
             )
         ),
         ("epsilon", ctypes.c_double),

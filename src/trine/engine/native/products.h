@@ -8,7 +8,7 @@
 
 constexpr int PANEL = 64;
 constexpr int VECTORS = PANEL / LANES;
-constexpr int MOST_ROWS = 6;  // rows a kernel holds in registers: 6 x 4 accumulators of the 32
+constexpr int MAX_ROWS = 6;  // rows a kernel holds in registers: 6 x 4 accumulators of the 32
 
 struct Matrix {
     const void* weight;
@@ -97,7 +97,7 @@ inline void product(const Matrix& m, const Input<W>* x, int64_t stride, int64_t 
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t panel = 0; panel < panels; panel++) {
         int64_t row = 0;
-        for (; row + MOST_ROWS <= rows; row += MOST_ROWS) panel_rows<MOST_ROWS, W>(m, x, stride, row, panel, finish);
+        for (; row + MAX_ROWS <= rows; row += MAX_ROWS) panel_rows<MAX_ROWS, W>(m, x, stride, row, panel, finish);
         switch (rows - row) {
             case 5: panel_rows<5, W>(m, x, stride, row, panel, finish); break;
             case 4: panel_rows<4, W>(m, x, stride, row, panel, finish); break;

@@ -25,8 +25,8 @@ from trine.engine.native.library import (
 )
 from trine.engine.pages import PAGE
 from trine.engine.quantization import quantize
-from trine.engine.runner import MOST_TOKENS, DecodeRow, DrawState, Run
-from trine.engine.speculation import MOST_GUESSED
+from trine.engine.runner import MAX_TOKENS, DecodeRow, DrawState, Run
+from trine.engine.speculation import MAX_DRAFT_TOKENS
 from trine.model.config import ModelConfig
 from trine.model.kernels import rotary_table
 from trine.model.rope import rotary_frequencies
@@ -59,8 +59,8 @@ class NativeRunner:
             layers=config.layers, width=config.width, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, mlp_width=config.mlp_width, vocabulary=config.vocab_size,
             layer_norm=config.norm == "layer", gated=config.mlp == "swiglu", weight_bytes=_BYTES[precision],
-            threads=threads, most_positions=min(config.context, pages * PAGE),
-            logit_rows=max(rows, 1 + MOST_GUESSED, SCORED_ROWS), epsilon=config.norm_epsilon,
+            threads=threads, max_positions=min(config.context, pages * PAGE),
+            logit_rows=max(rows, 1 + MAX_DRAFT_TOKENS, SCORED_ROWS), epsilon=config.norm_epsilon,
             layer=ctypes.cast(self.layers, ctypes.POINTER(LayerRecord)),
         )  # fmt: skip
         self._make_workspace(rows)
@@ -75,7 +75,7 @@ class NativeRunner:
         return tensor.data_ptr()
 
     def _make_workspace(self, rows: int) -> None:
-        config, tokens = self.config, rows + MOST_TOKENS
+        config, tokens = self.config, rows + MAX_TOKENS
         heads = config.heads + 2 * config.kv_heads
         input_dtype = torch.float32 if self.precision != "bf16" else torch.bfloat16
         if self.precision == "bf16" and not self.library.trine_has_bf16_product():
@@ -99,7 +99,7 @@ class NativeRunner:
                 setattr(layer, name, self._keep(f"{name}.{index}", large_zeros(values, dtype)))
 
     def _make_rotary_table(self) -> None:
-        positions = torch.arange(self.model.most_positions)
+        positions = torch.arange(self.model.max_positions)
         cosines, sines = rotary_table(rotary_frequencies(self.config), positions, torch.float32)
         half = self.config.head_dim // 2
         self.model.cosines = self._keep("cosines", cosines.squeeze(1)[:, :half].contiguous())

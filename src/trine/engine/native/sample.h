@@ -14,7 +14,7 @@ inline double uniform(uint64_t seed, uint64_t counter) {
     return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-struct Drawn {
+struct SampledToken {
     int64_t id;  // -1: the logits hold a NaN, or nothing but -inf
     float log_prob;
 };
@@ -41,7 +41,7 @@ inline float log_probability(const float* logits, int64_t vocabulary, float temp
     return (logits[target] - top) * inverse - std::log(sum(total));
 }
 
-inline Drawn draw(const float* logits, int64_t vocabulary, float temperature, double point) {
+inline SampledToken draw(const float* logits, int64_t vocabulary, float temperature, double point) {
     float top = largest_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
     auto weight = [&](int64_t i) { return exponential((logits_at(logits, i, vocabulary) - top) * inverse); };
     auto segment_sum = [&](int64_t start) {

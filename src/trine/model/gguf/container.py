@@ -24,13 +24,13 @@ READABLE_TYPES = (
     GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K,
 )  # fmt: skip
 _VERSIONS = (2, 3)
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 _LONGEST_KEY = 65535
 # Value types by number: their struct format; strings and arrays are read apart.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_SMALLEST_PAIR = 8 + 1 + 4 + 1  # key length, a character, value type, a byte
-_SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8  # name length, a character, dimension count, one dimension, type, offset
+_MIN_PAIR = 8 + 1 + 4 + 1  # key length, a character, value type, a byte
+_MIN_TENSOR = 8 + 1 + 4 + 8 + 4 + 8  # name length, a character, dimension count, one dimension, type, offset
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class _Header:
             hint = " (a big-endian file)" if version & 0xFFFF == 0 else ""
             self._refuse("version", f"is {version}{hint}; Trine reads {_VERSIONS[0]} and {_VERSIONS[1]}, little-endian")
         tensor_count, pair_count = self._number("Q", "tensor count"), self._number("Q", "metadata count")
-        self._room_for(tensor_count, _SMALLEST_TENSOR, "tensor count")
-        self._room_for(pair_count, _SMALLEST_PAIR, "metadata count")
+        self._room_for(tensor_count, _MIN_TENSOR, "tensor count")
+        self._room_for(pair_count, _MIN_PAIR, "metadata count")
         return tensor_count, pair_count
 
     def _tensor(self, index: int, alignment: int) -> TensorInfo:
@@ -125,8 +125,8 @@ class _Header:
         name = self._string(f"name of tensor {index}", longest=_LONGEST_KEY)
         field = f"tensor {name!r}"
         dimensions = self._number("I", field)
-        if not 1 <= dimensions <= _MOST_DIMENSIONS:
-            self._refuse(field, f"has {dimensions} dimensions; 1 to {_MOST_DIMENSIONS} are possible")
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
+            self._refuse(field, f"has {dimensions} dimensions; 1 to {_MAX_DIMENSIONS} are possible")
         shape = tuple(self._number("Q", field) for _ in range(dimensions))[::-1]
         number, offset = self._number("I", field), self._number("Q", field)
         if number not in GGMLQuantizationType.__members__.values():

@@ -1,0 +1,30 @@
+"""Config of the stage finetune."""
+
+from pathlib import Path
+
+from trine.config.base import LoopConfig, ModelName, OptimizerConfig, PositiveFloat, PositiveInt, Share, StageConfig
+from trine.config.lora import LoraConfig
+
+
+class FinetuneConfig(StageConfig):
+    """Fine-tune a model on prompts and answers, packed several to a row."""
+
+    model: ModelName
+    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    examples: Path
+    """JSONL of {prompt, response}"""
+    held_out: Path | None = None
+    """JSONL of examples to evaluate on"""
+    epochs: PositiveFloat = 1.0
+    """passes over the examples; may be a fraction"""
+    row_tokens: PositiveInt = 256
+    """length of a packed row, at most the model's context"""
+    batch_size: PositiveInt = 8
+    """rows per optimizer step"""
+    micro_batch_size: PositiveInt = 8
+    """rows that go through the model at once"""
+    prompt_weight: Share = 0.0
+    """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
+    loop: LoopConfig = LoopConfig()

@@ -1,0 +1,24 @@
+"""LoRA as a setting of every stage that trains a language model."""
+
+from trine.config.base import Config, NonNegativeInt, OptimizerConfig, PositiveFloat
+
+
+class LoraConfig(Config):
+    """Low-rank adapters trained in place of the weights (Hu et al. 2021)."""
+
+    rank: NonNegativeInt = 0
+    """rank of the adapters, the base staying as it is; 0 makes none and trains all weights"""
+    alpha: PositiveFloat = 32.0
+    """an adapter's output is multiplied by alpha / rank"""
+    targets: str = "all"
+    """which matrices, by their Hugging Face names with commas between (q_proj,v_proj); all takes every one"""
+    learning_rate: PositiveFloat = 2e-4
+    """peak learning rate of the adapters, which AdamW trains whatever optimizer.kind says"""
+
+    def optimizer(self, given: OptimizerConfig) -> OptimizerConfig:
+        """What trains a stage's model: `given`, or where there are adapters AdamW at their learning rate.
+
+        Not Muon: it orthogonalises the step of a weight matrix, and here that is a product of two.
+        """
+        changes = {"kind": "adamw", "learning_rate": self.learning_rate}
+        return given.model_copy(update=changes) if self.rank else given

@@ -1,0 +1,196 @@
+"""The end of the story: what PPO changed, in scores, in figures that no reward sees, and side by side."""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Literal
+
+from trine.report.plots import Group, histogram_plot
+from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.sections import Answer, Plot, Sample, Section, titled, units
+from trine.report.tables import ABSENT, Table, number, percent, share_of, signed, whole
+
+REWARDS = ("reward", "held_out_reward")
+HEADLINE = "Rewards, before and after PPO: mean and median"
+
+
+def headline_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """The one table to look at first."""
+    scaled = all(units(recipe.at(run.config.get(reward), "reward")) != "raw" for reward in REWARDS)
+    unit = (
+        "Scores are in standard deviations of what the fine-tuned model writes: 0 is its average answer to the prompts "
+        "the score was learned on, +1 is one standard deviation better."
+        if scaled
+        else "Scores are as the reward models give them, not scaled to the fine-tuned model's answers."
+    )
+    words = (
+        f"{unit} PPO maximised the reward, so a gain there is expected; the judge is a second reward model that PPO "
+        "never saw. Good is a gain that both see; a gain that only the reward sees means that PPO found its weaknesses."
+    )
+    return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)])
+
+
+def reward_label(reward: str, run: StageRun) -> str:
+    name = Path(str(run.config.get(reward, reward))).name
+    role = "reward it learned from" if reward == "reward" else "held-out reward model"
+    return role if name == reward else f"{role} ({name})"
+
+
+def rewards_table(run: StageRun) -> Table:
+    """Mean and median of both scores, before, after, and the gain in deviations of the scores before."""
+    results = run.results
+    rows: list[tuple[str, ...]] = []
+    for reward in REWARDS:
+        for statistic in ("mean", "median"):
+            before, after = (results[side][reward][statistic] for side in ("before", "after"))
+            gain = signed(after - before)
+            if statistic == "mean":
+                gain += f" ± {number(_standard_error(results, reward), 2)}"
+            deviations = results.get(f"{reward}_gain_in_deviations", {}).get(statistic)
+            label = f"{reward_label(reward, run)}, {statistic}"
+            rows.append((label, number(before, 2), number(after, 2), gain, signed(deviations)))
+    caption = (
+        f"{whole(results.get('prompts'))} answers to held-out prompts on each side. In deviations: the gain over the "
+        "standard deviation of the scores before. ± is one standard error of the mean gain, answer by answer."
+    )
+    return Table(("score", "before", "after", "gain", "in deviations"), rows, caption)
+
+
+def _standard_error(results: dict[str, Any], reward: str) -> float | None:
+    """Of the mean gain: before and after answer the same prompts, so differences are taken prompt by prompt."""
+    scores = results.get("scores", {}).get(reward, {})
+    differences = [b - a for a, b in zip(scores.get("before", []), scores.get("after", []), strict=False)]
+    return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
+
+
+def gains(run: StageRun) -> list[tuple[str, str, str]]:
+    """Label, gain in deviations, and before and after: the big numbers on top of the page."""
+    found = []
+    for reward in REWARDS:
+        gain = run.results.get(f"{reward}_gain_in_deviations", {}).get("mean")
+        before, after = (run.results[side][reward]["mean"] for side in ("before", "after"))
+        found.append((reward_label(reward, run), signed(gain), f"mean {number(before, 2)} → {number(after, 2)}"))
+    return found
+
+
+def evaluation_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """What else changed, and who judged."""
+    words = (
+        "Both policies answer the same held-out prompts with the same seeds. Good is scores that rose while "
+        "answers parse as often as before, distinct-2 (the share of token pairs that differ) has not collapsed, and "
+        "length has not drifted: a policy that cheats its reward gives itself away here."
+    )
+    tables = [changes_table(run)]
+    rewards = [reward for reward in REWARDS if recipe.at(run.config.get(reward), "reward")]
+    if rewards:
+        tables.append(_rewards_table(run, recipe, rewards))
+    return Section(titled("What PPO changed", run, recipe), words, tables, _score_plots(run, recipe))
+
+
+def changes_table(run: StageRun) -> Table:
+    """Figures that no reward model sees, before and after, and those of the person's answers where there are any."""
+    names = [name for name in ("before", "after", "person") if name in run.results]
+    sides = [run.results[name] for name in names]
+    parsing = [side.get("parsing", {}) for side in sides]
+    rows: list[tuple[str, ...]] = [
+        ("KL to the reference, nats per response", *(_kl(run, name) for name in names)),
+        ("completions that parse", *(_parsing(part, "share", _total(part)) for part in parsing)),
+        ("  of those ended by themselves", *(_parsing(part, "ended_share", part.get("ended")) for part in parsing)),
+        ("  of those cut by the budget", *(_parsing(part, "cut_share", part.get("cut")) for part in parsing)),
+        ("ended by themselves", *(percent(side.get("ended_share")) for side in sides)),
+        ("distinct-2", *(number(side.get("distinct_2")) for side in sides)),
+        ("mean length, tokens", *(number(side.get("length"), 1) for side in sides)),
+    ]
+    caption = "A completion cut by the budget is judged up to its last complete statement. ± is one standard error."
+    headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
+    return Table((run.name, *(headings[name] for name in names)), rows, caption)
+
+
+def _kl(run: StageRun, side: str) -> str:
+    """0 before by definition; a person's answers have no KL."""
+    return {"before": number(0.0, 2), "after": number(run.results.get("kl"), 2)}.get(side, ABSENT)
+
+
+def _total(parsing: dict[str, Any]) -> int:
+    return int(parsing.get("ended", 0) + parsing.get("cut", 0))
+
+
+def _parsing(parsing: dict[str, Any], key: str, count: int | None) -> str:
+    return f"{share_of(parsing.get(key), count)} (n {whole(count)})" if count else ABSENT
+
+
+def _rewards_table(run: StageRun, recipe: RecipeRun, rewards: list[str]) -> Table:
+    """What each score was learned from: the judge is independent as far as these differ."""
+    rows: list[tuple[str, ...]] = []
+    for reward in rewards:
+        model = recipe.at(run.config.get(reward), "reward")
+        assert model is not None
+        compared = recipe.at(model.config.get("preferences"), "preferences")
+        prompts = Path(str(compared.config.get("examples", ""))).name if compared else ABSENT
+        samples = f"{compared.name}, seed {compared.config.get('seed', 0)}" if compared else ABSENT
+        seed, right = str(model.config.get("seed", 0)), percent(model.results.get("accuracy"))
+        rows.append((reward_label(reward, run), prompts, samples, seed, right))
+    caption = "The judge is independent as far as these differ."
+    return Table(("learned from", "prompts", "samples", "seed", "ranked right"), rows, caption, brief=False)
+
+
+def _score_plots(run: StageRun, recipe: RecipeRun) -> list[Plot]:
+    plots = []
+    for reward in REWARDS:
+        scores = run.results.get("scores", {}).get(reward, {})
+        if scores.get("before") and scores.get("after"):
+            groups: list[Group] = [
+                ("before PPO", scores["before"], "before"),
+                ("after PPO", scores["after"], "after"),
+            ]
+            unit = units(recipe.at(run.config.get(reward), "reward"))
+            label = reward_label(reward, run)
+            svg = histogram_plot(groups, f"score, {unit}", f"{run.name}: scores of the {label}")
+            plots.append(Plot(svg, f"Scores of the {label}; dashed: means."))
+    return plots
+
+
+def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """Answers side by side."""
+    words = (
+        "Held-out prompts at even distances, none chosen by how it looks: what the model wrote before and after PPO, "
+        "and what a person wrote. An answer that ran out of budget ends in …"
+    )
+    samples = [
+        Sample(
+            str(row.get("prompt", "")),
+            [
+                _answer("before", "Before PPO", row.get("before", {})),
+                _answer("after", "After PPO", row.get("after", {})),
+                _answer("person", "What the person wrote", row.get("person", {})),
+            ],
+        )
+        for row in run.samples
+    ]
+    return Section(titled("Side by side", run, recipe), words, samples=samples)
+
+
+def _answer(side: Literal["before", "after", "person"], heading: str, answer: dict[str, Any]) -> Answer:
+    scores = [f"{reward} {signed(answer[reward])}" for reward in REWARDS if reward in answer]
+    return Answer(side, heading, str(answer.get("text", "")), " · ".join(scores))
+
+
+def completions_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """The three fixed prompts."""
+    words = (
+        "The same three prompts in every run, each token the likeliest one: the pretrained model goes on with two "
+        "beginnings, and both policies answer the third. Good is code that looks like Python and does what it is asked."
+    )
+    headings: dict[str, tuple[Literal["before", "after", "plain"], str]] = {
+        "pretrained": ("plain", "Pretrained model goes on"),
+        "before": ("before", "Before PPO"),
+        "after": ("after", "After PPO"),
+    }
+    samples = [
+        Sample(
+            str(row.get("prompt", "")),
+            [Answer(side, heading, str(row[key])) for key, (side, heading) in headings.items() if key in row],
+        )
+        for row in run.results.get("completions", [])
+    ]
+    return Section(titled("Three fixed prompts", run, recipe), words, samples=samples)

@@ -1,0 +1,256 @@
+"""Sections on learning from plain text: the corpus as it was encoded, and pretraining.
+
+A figure that a run does not have, since its stage does not log it or an earlier version did not, is left out.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from trine.report.plots import Colour, Line, line_plot
+from trine.report.run_reader import RecipeRun, Series, StageRun
+from trine.report.sections import Answer, Plot, Sample, Section, titled
+from trine.report.tables import Table, number, percent, whole
+from trine.report.training_sections import loss_plot
+
+PARTS = {"standard_library": "standard library", "packages": "packages", "folders": "folders"}
+PART_COLOURS: tuple[Colour, ...] = ("accent", "after", "person", "before")
+SHOWN_SAMPLES = 4
+BITS = "bits_per_byte/"
+
+# Metrics over steps: key, vertical axis, what one sees.
+CURVES = (
+    ("tokens_per_second", "tokens a second", "Speed. Dips are other work on the machine."),
+    ("matmul_share", "share", "Share of the machine's own rate of matrix products: 1 would be nothing but products."),
+    ("gradient_norm", "norm", "Norm of the gradient before it is clipped: a wall of spikes is a run about to diverge."),
+    ("learning_rate", "rate", "Learning rate of the matrices: the warm-up, and the fall."),
+)
+
+
+def shards_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """What became of the documents, and how fast."""
+    words = (
+        "The corpus was read once, filtered, encoded to token ids and kept on disk. Every document is accounted for: "
+        "kept, or left out by the filter that is named. A filter that takes much more than a few percent deserves a "
+        "look at what it took."
+    )
+    return Section(titled("The corpus, encoded", run, recipe), words, corpus_tables(run.results))
+
+
+def corpus_tables(results: dict[str, Any]) -> list[Table]:
+    """Documents by outcome and by source, sizes and speed; empty ones left out."""
+    sources: dict[str, dict[str, dict[str, int]]] = results.get("outcomes") or {}
+    tables = [_outcomes_table(sources, results), _sources_table(sources), _encoding_table(results)]
+    return [table for table in tables if table.rows]
+
+
+def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict[str, Any]) -> Table:
+    totals: dict[str, tuple[int, int]] = {}
+    for outcomes in sources.values():
+        for outcome, amount in outcomes.items():
+            documents, size = totals.get(outcome, (0, 0))
+            totals[outcome] = (documents + amount["documents"], size + amount["bytes"])
+    seen = max(totals.get("seen", (0, 0))[0], 1)
+    order = ["seen", "kept", *sorted(totals.keys() - {"seen", "kept"})]
+    rows = [
+        (_outcome(name), whole(totals[name][0]), f"{totals[name][1] / 1e6:,.1f}", percent(totals[name][0] / seen))
+        for name in order
+        if name in totals
+    ]
+    records = (results.get("records") or {}).values()
+    broken = sum(each.get("broken", 0) for each in records)
+    if rows and records:
+        rows.append(("records that cannot be read", whole(broken), "", ""))
+    return Table(("documents", "count", "MB", "share"), rows)
+
+
+def _outcome(name: str) -> str:
+    return name if name in ("seen", "kept") else f"left out: {name.replace('_', ' ')}"
+
+
+def _sources_table(sources: dict[str, dict[str, dict[str, int]]]) -> Table:
+    rows = [
+        (name, whole(_count(outcomes, "seen")), whole(_count(outcomes, "kept")), f"{_bytes(outcomes) / 1e6:,.1f}")
+        for name, outcomes in sources.items()
+    ]
+    return Table(("source", "documents", "kept", "kept MB"), rows if len(rows) > 1 else [], brief=False)
+
+
+def _count(outcomes: dict[str, dict[str, int]], outcome: str) -> int:
+    return outcomes.get(outcome, {}).get("documents", 0)
+
+
+def _bytes(outcomes: dict[str, dict[str, int]]) -> int:
+    return outcomes.get("kept", {}).get("bytes", 0)
+
+
+def _encoding_table(results: dict[str, Any]) -> Table:
+    parts = results.get("parts") or {}
+    rows: list[tuple[str, ...]] = [
+        (f"tokens, {_part_label(name)}", whole(part.get("tokens"))) for name, part in parts.items()
+    ]
+    if "bytes_per_token" in results:
+        rows.append(("bytes per token", number(results["bytes_per_token"], 2)))
+    if "megabytes_per_second" in results:
+        workers = results.get("workers")
+        label = "MB a second, reading to writing" + (f", {workers} processes" if workers else "")
+        rows.append((label, number(results["megabytes_per_second"], 1)))
+    return Table(("", ""), rows)
+
+
+def _part_label(part: str) -> str:
+    return "training" if part == "train" else f"held-out {PARTS.get(part, part)}"
+
+
+def pretrain_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """Loss, bits per byte, and what those stand beside."""
+    results, row_tokens = run.results, run.config.get("row_tokens")
+    words = (
+        "The model reads plain text and guesses every next token. Cross-entropy is its surprise, in nats per token: it "
+        "should fall fast at first, then slowly. Bits per byte is the same surprise on held-out text, per byte instead "
+        "of per token, so that models with other vocabularies compare: lower is better, and below xz -9 means that it "
+        "knows more of the text than repetition."
+    )
+    tables = [table for table in (held_out_table(results, row_tokens),) if table.rows]
+    tables.append(Table(("", ""), _facts(run), brief=False))
+    if "outcomes" in results:
+        tables += corpus_tables(results)
+    return Section(titled("Pretraining", run, recipe), words, tables, _pretrain_plots(run), _samples_over_time(run))
+
+
+def _facts(run: StageRun) -> list[tuple[str, ...]]:
+    results = run.results
+    rows: list[tuple[str, ...]] = [
+        ("parameters", whole(results.get("parameters"))),
+        ("tokens read", whole(results.get("tokens"))),
+        ("passes over the training part", number(results.get("epochs"), 2)),
+    ]
+    speeds, shares = _speeds(run), run.by_step("matmul_share")[1]
+    if speeds:
+        rows.append(("tokens a second, median", whole(statistics.median(speeds))))
+    if shares:
+        rows.append(("share of the machine's matrix products, median", percent(statistics.median(shares))))
+    for key, label in (("padded_share", "places of rows left empty"), ("dropped_share", "tokens no row holds")):
+        if key in results:
+            rows.append((label, percent(results[key])))
+    skipped = run.by_step("skipped")[1]
+    if skipped:
+        rows.append(("steps skipped for what was wrong with them", whole(max(skipped))))
+    return rows
+
+
+def _speeds(run: StageRun) -> list[float]:
+    """Tokens a second, step by step."""
+    logged = run.by_step("tokens_per_second")[1]
+    rows = [row for row in run.metrics if row.get("tokens") and row.get("seconds")]
+    return logged or [row["tokens"] / row["seconds"] for row in rows]
+
+
+def held_out_table(results: dict[str, Any], row_tokens: int | None) -> Table:
+    """Model against compressor, for each held-out part."""
+    rows = [
+        (
+            f"held-out {PARTS.get(part, part)}",
+            number(results[f"{BITS}{part}"]),
+            number(results.get(f"xz_bits_per_byte/{part}")),
+            percent(results.get(f"verbatim_line_share/{part}")),
+        )
+        for part in _parts(results)
+    ]
+    sight = f"The model sees at most {row_tokens} tokens at a time, xz the whole. " if row_tokens else ""
+    return Table(
+        ("bits per byte", "model", "xz -9", "known lines"),
+        rows,
+        f"{sight}Known lines: share of held-out lines of at least 12 characters "
+        "that stand verbatim in the training part.",
+    )
+
+
+def _parts(keys: Any) -> list[str]:
+    """Held-out parts that bits per byte are known of, the usual ones first."""
+    named = {key.removeprefix(BITS) for key in keys if key.startswith(BITS)}
+    return [*(part for part in PARTS if part in named), *sorted(named - PARTS.keys())]
+
+
+def _pretrain_plots(run: StageRun) -> list[Plot]:
+    plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
+    tokens, minutes = _progress(run, "tokens", 1e6), _progress(run, "seconds", 60)
+    caption = "Held-out bits per byte. The last point is measured on all held-out text, earlier ones on its beginning."
+    for progress, axis, words in (
+        (tokens, "tokens read, millions", caption),
+        (minutes, "minutes of training", "The same over the time that the steps took."),
+    ):
+        lines = _bits_lines(run, progress) if progress else []
+        if lines:
+            unit = axis.split(",", maxsplit=1)[0]
+            plots.append(Plot(line_plot(lines, axis, "bits per byte", f"Held-out bits per byte over {unit}"), words))
+    return [*plots, *_curves(run)]
+
+
+def _progress(run: StageRun, key: str, unit: float) -> dict[float, float]:
+    """{step: the sum of `key` over the steps up to it, in units of `unit`}."""
+    total, reached = 0.0, {}
+    for row in run.metrics:
+        if "step" in row and isinstance(row.get(key), int | float):
+            total += row[key]
+            reached[float(row["step"])] = total / unit
+    return reached
+
+
+def _bits_lines(run: StageRun, progress: dict[float, float]) -> list[Line]:
+    """A curve and the compressor's level for each held-out part."""
+    lines: list[Line] = []
+    for index, part in enumerate(_parts({key for row in run.metrics for key in row})):
+        colour, label = PART_COLOURS[index % len(PART_COLOURS)], PARTS.get(part, part)
+        steps, bits = run.by_step(f"{BITS}{part}")
+        points = [(progress[step], value) for step, value in zip(steps, bits, strict=True) if step in progress]
+        if not points:
+            continue
+        x, y = ([float(point[axis]) for point in points] for axis in range(2))
+        lines.append(Line(x, y, label, colour))
+        level = run.results.get(f"xz_bits_per_byte/{part}")
+        if level is not None:
+            lines.append(Line([0.0, x[-1]], [level, level], f"{label}, xz -9", colour, "dashed"))
+    return lines
+
+
+def _curves(run: StageRun) -> list[Plot]:
+    found: list[tuple[Series, str, str, str]] = [
+        (run.by_step(key), key.replace("_", " "), axis, caption) for key, axis, caption in CURVES
+    ]
+    return [
+        Plot(
+            line_plot([Line(*series)], "step", axis, f"{run.name}: {name} over steps", counted=True),
+            caption,
+        )
+        for series, name, axis, caption in found
+        if series[0]
+    ]
+
+
+def _samples_over_time(run: StageRun) -> list[Sample]:
+    """Each fixed beginning, and what the model made of it at a few moments from first to last."""
+    prompts = dict.fromkeys(str(row["prompt"]) for row in run.samples if "step" in row and "prompt" in row)
+    return [
+        Sample(
+            prompt,
+            [
+                Answer("plain", f"after {whole(row['step'])} steps", _visible(str(row.get("text", ""))))
+                for row in _spread([row for row in run.samples if row.get("prompt") == prompt and "step" in row])
+            ],
+        )
+        for prompt in prompts
+    ]
+
+
+def _visible(text: str) -> str:
+    """A sample without the white space it ends in, which a model at its beginning writes by the page."""
+    return text.rstrip() or "(white space)"
+
+
+def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `SHOWN_SAMPLES` of the rows at even distances, the last among them; of each step the last row."""
+    rows = list({row["step"]: row for row in rows}.values())
+    if len(rows) <= SHOWN_SAMPLES:
+        return rows
+    return [rows[round(index * (len(rows) - 1) / (SHOWN_SAMPLES - 1))] for index in range(SHOWN_SAMPLES)]

@@ -1,0 +1,175 @@
+"""Sections on the stages that align: fine-tuning, reward models, PPO; and the plot of a training loss."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
+from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.sections import Plot, Section, titled, units
+from trine.report.tables import Table, number, share_of, whole
+
+
+def loss_plot(run: StageRun, key: str, y_label: str) -> list[Plot]:
+    """The training loss over steps, when it was logged."""
+    steps, values = run.by_step(key)
+    if not steps:
+        return []
+    svg = line_plot(loss_lines(steps, values), "step", y_label, f"{run.name}: {y_label} over steps", counted=True)
+    return [Plot(svg, "Training loss. Thin: each step; bold: running mean.")]
+
+
+def finetune_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """How well the model predicts the answers."""
+    weight = run.config.get("prompt_weight") or 0
+    counted = f"answer tokens, and prompt tokens at weight {weight:g}" if weight else "answer tokens only"
+    words = (
+        f"The model learns to answer prompts. The training loss counts {counted}, in nats per token; held-out "
+        "cross-entropy counts the answers of held-out examples. Lower is better; held-out is usually the higher of the "
+        "two, and if it rises while training falls, the model is memorising."
+    )
+    rows: list[tuple[str, ...]] = [("examples", whole(run.results.get("examples")))]
+    last = run.by_step("cross_entropy")[1][-20:]
+    if last:
+        rows.append((f"training cross-entropy, mean of last {len(last)} steps", number(sum(last) / len(last))))
+    if "held_out_cross_entropy" in run.results:
+        rows.append(("held-out cross-entropy", number(run.results["held_out_cross_entropy"])))
+    plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
+    return Section(titled("Fine-tuning", run, recipe), words, [Table(("", ""), rows)], plots)
+
+
+def reward_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """How well a reward model ranks, beside what needs no understanding."""
+    source = " (here: what a person wrote)" if recipe.at(run.config.get("preferences"), "preferences") else ""
+    words = (
+        f"From pairs of answers the model learns a score that puts the chosen one{source} above the rejected one. "
+        "Guessing is right half the time; good is well above what length alone or mere words achieve, and about as "
+        "good on pairs of like length. ± is one standard error."
+    )
+    if "accuracy" not in run.results:
+        table = Table(("", ""), [("training pairs", whole(run.results.get("training_pairs")))])
+    else:
+        table = accuracy_table(run.name, run.results)
+    return Section(titled("Reward model", run, recipe), words, [table], _reward_plots(run))
+
+
+def accuracy_table(name: str, results: dict[str, Any]) -> Table:
+    """Held-out accuracy of the model and of its two baselines."""
+    pairs, alike = int(results.get("pairs", 0)), int(results.get("pairs_alike_lengths", 0))
+    rows: list[tuple[str, ...]] = [
+        ("reward model", share_of(results.get("accuracy"), pairs), whole(pairs)),
+        ("reward model, lengths within 2 tokens", share_of(results.get("accuracy_alike_lengths"), alike), whole(alike)),
+        ("a classifier that sees only length", share_of(results.get("accuracy_length_only"), pairs), whole(pairs)),
+        ("a classifier on the bag of tokens", share_of(results.get("accuracy_bag_of_tokens"), pairs), whole(pairs)),
+    ]
+    caption = f"Share of held-out pairs ranked right; all learned from {whole(results.get('training_pairs'))} pairs."
+    return Table((name, "ranked right", "pairs"), rows, caption)
+
+
+def _reward_plots(run: StageRun) -> list[Plot]:
+    caption = "Ranking loss in training; ln 2 = 0.69 is guessing."
+    plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "loss, nats per pair")]
+    plots += _accuracy_plot(run)
+    results = run.results
+    if results.get("reliability"):
+        svg = reliability_plot(results["reliability"], f"{run.name}: reliability")
+        caption = "Sureness is the sigmoid of the score difference. On the dashed line, 80% sure is 80% right."
+        plots.append(Plot(svg, caption))
+    if results.get("chosen_scores"):
+        groups: list[Group] = [
+            ("rejected", results["rejected_scores"], "before"),
+            ("chosen", results["chosen_scores"], "person"),
+        ]
+        svg = histogram_plot(groups, f"score, {units(run)}", f"{run.name}: scores of chosen and rejected")
+        plots.append(Plot(svg, "Scores of held-out answers; dashed: means. The further apart, the better told."))
+    return plots
+
+
+def _accuracy_plot(run: StageRun) -> list[Plot]:
+    steps, values = run.by_step("accuracy")
+    if not steps:
+        return []
+    lines = loss_lines(steps, values)
+    held_out = run.by_step("held_out_accuracy")
+    if held_out[0]:
+        lines.append(Line(*held_out, "held out", "after"))
+    svg = line_plot(lines, "step", "share ranked right", f"{run.name}: accuracy over steps", counted=True)
+    return [Plot(svg, "Share of each training batch ranked right.")]
+
+
+# Metrics of one plot, its vertical axis, and what to see in it.
+PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("score", "score_median"), "score", "Score of each iteration's answers: should rise."),
+    (("kl",), "nats per response", "KL: how far the policy is from its reference. Should settle, not run away."),
+    (("length",), "tokens", "Mean length of responses. A steady drift, up or down, may be a trick."),
+    (("entropy",), "nats per token", "Entropy: how open the choice of a token is. A fall to 0 is collapse."),
+    (("clip_fraction",), "share of tokens", "Tokens where the clip acts. Up to about 0.2 is usual."),
+    (("explained_variance",), "1 is perfect", "How well the critic foresees returns: 0 is a constant guess."),
+    (("kl_coefficient",), "reward per nat", "KL coefficient: the price of one nat."),
+    (("approximate_kl",), "nats per token", "Approximate KL of an iteration's updates: small is safe."),
+    (("ended_share",), "share of responses", "Responses that ended by themselves within the budget."),
+)
+
+
+def ppo_section(run: StageRun, recipe: RecipeRun) -> Section:
+    """The curves of PPO, iteration by iteration."""
+    words = (
+        "In every iteration the policy answers a batch of prompts, the reward scores the answers, and the policy is "
+        "nudged towards what scored higher than expected, at a price for leaving its reference. Good is a score that "
+        "rises while KL stays moderate and entropy, length and the share that ends stay steady."
+    )
+    kl = run.config.get("kl") or {}
+    target = f"steered to {kl['target']:g} nats per response" if kl.get("target") else "fixed"
+    rows: list[tuple[str, ...]] = [
+        ("iterations", whole(run.results.get("iterations"))),
+        ("responses per iteration", whole(run.config.get("batch_size"))),
+        ("reward", Path(str(run.config.get("reward", ""))).name),
+        ("KL coefficient", f"{number(kl.get('coefficient'))}, {target}"),
+    ]
+    tables = [table for table in (_ppo_table(run),) if table.rows]
+    tables.append(Table(("", ""), rows, brief=False))
+    return Section(titled("PPO", run, recipe), words, tables, _ppo_plots(run))
+
+
+PPO_FIGURES = {
+    "score": "score, mean",
+    "score_median": "score, median",
+    "kl": "KL to the reference, nats per response",
+    "length": "response length, tokens",
+    "ended_share": "ended by themselves",
+    "entropy": "entropy, nats per token",
+    "explained_variance": "explained variance",
+    "clip_fraction": "clip fraction",
+    "approximate_kl": "approximate KL, nats per token",
+    "kl_coefficient": "KL coefficient",
+}
+
+
+def _ppo_table(run: StageRun) -> Table:
+    """First against last iterations: what the curves say, in numbers."""
+    rows: list[tuple[str, ...]] = []
+    window = 1
+    for key, label in PPO_FIGURES.items():
+        values = run.by_iteration(key)[1]
+        if values:
+            window = max(1, len(values) // 10)
+            digits = 4 if key == "approximate_kl" else 3
+            ends = (values[:window], values[-window:])
+            rows.append((label, *(number(sum(part) / window, digits) for part in ends)))
+    caption = f"Means of the first and last {window} iterations." if window > 1 else ""
+    return Table((run.name, "at first", "at last"), rows, caption)
+
+
+def _ppo_plots(run: StageRun) -> list[Plot]:
+    plots = []
+    colours: tuple[Colour, ...] = ("accent", "before")
+    for keys, y_label, caption in PPO_CURVES:
+        curves = [(run.by_iteration(key), colour) for key, colour in zip(keys, colours, strict=False)]
+        labels = ("mean", "median") if len(keys) > 1 else ("",)
+        lines = [Line(*curve, label, colour) for (curve, colour), label in zip(curves, labels, strict=True) if curve[0]]
+        if lines:
+            svg = line_plot(
+                lines, "iteration", y_label, f"{run.name}: {keys[0]} over iterations", counted=True, compact=True
+            )
+            plots.append(Plot(svg, caption))
+    return plots

@@ -1,0 +1,208 @@
+"""What PPO changed: the policy before and after, on held-out prompts.
+
+Both answer the same prompts with the same seeds. Reported: scores of the reward it learned from and of a judge it
+never saw, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trine.algorithms.text_log_probs import target_log_probs
+from trine.algorithms.text_statistics import distinct_share, summary
+from trine.catalog.loading import open_hardware, open_model, open_score_model
+from trine.catalog.locating import find_model
+from trine.config.evaluation import EvaluateConfig
+from trine.data.files import read_examples
+from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+from trine.model.transformer import Transformer
+from trine.records import Example, Message, Rollout
+from trine.rewards.reward import ModelReward
+from trine.runtime.device import Hardware
+from trine.runtime.errors import TrineError
+from trine.runtime.files import write_jsonl
+from trine.runtime.progress import progress_bar
+from trine.runtime.seeds import derive_seed
+from trine.stages.rl.experience import lay_out
+from trine.tokenizer.chat_format import Chat, chat_format
+from trine.tokenizer.tokenizer import Tokenizer
+from trine.training.run_folder import fingerprint, open_run
+
+ROWS_AT_ONCE = 64
+PLAIN_PROMPTS = (
+    "import numpy as",
+    "from sklearn.model_selection import train_test_split\n\nX_train, X_test, y_train, y_test =",
+)
+FUNCTION_PROMPT = 'def print_hello_world():\n    """Print \'Hello, World!\' to the screen."""'
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One policy's rollouts and their texts, a row per prompt and sample."""
+
+    rollouts: list[Rollout]
+    texts: list[str]
+
+
+def run(config: EvaluateConfig) -> Path:
+    """Write evaluation figures to done.json and samples.jsonl."""
+    hardware = open_hardware(config.hardware)
+    models = ("before", "after", "base", "reward", "held_out_reward")
+    inputs = {role: fingerprint(find_model(getattr(config, role))) for role in models}
+    inputs["prompts"] = fingerprint(config.prompts)
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        examples = read_examples(config.prompts)
+        if not examples:
+            raise TrineError(f"{config.prompts} holds no prompts to evaluate on")
+        examples = examples * config.samples
+        before, tokenizer = open_model(config.before, hardware)
+        after, _ = open_model(config.after, hardware)
+        chat = chat_format(tokenizer)
+        answers = {
+            "before": _answer(before, examples, chat, config),
+            "after": _answer(after, examples, chat, config),
+            "person": _persons(examples, chat),
+        }
+        scores = {
+            reward: _score(getattr(config, reward), answers, tokenizer, hardware)
+            for reward in ("reward", "held_out_reward")
+        }
+        results = _figures(answers, scores, examples)
+        results["kl"] = _kl(after, before, answers["after"].rollouts, config.temperature, tokenizer.pad)
+        results["completions"] = _completions(config, chat, before, after, hardware)
+        write_jsonl(folder.path / "samples.jsonl", _samples(examples, answers, scores, config.shown))
+        folder.finish(results)
+    return folder.path
+
+
+def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Answers:
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=chat.end_ids
+    )
+    with progress_bar("answering", len(examples)) as bar:
+        prompts = [chat.prompt_ids(example.prompt) for example in examples]
+        rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance_or_stop)
+    return Answers(rollouts, [chat.text(rollout.response_ids) for rollout in rollouts])
+
+
+def _persons(examples: list[Example], chat: Chat) -> Answers:
+    """What people wrote, as if it had been sampled: the measure of every figure."""
+    rollouts = [
+        Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
+        for example in examples
+    ]
+    return Answers(rollouts, [example.response for example in examples])
+
+
+def _score(
+    name: str, answers: dict[str, Answers], policy_tokenizer: Tokenizer, hardware: Hardware
+) -> dict[str, list[float]]:
+    model, tokenizer = open_score_model(name, hardware)
+    reward = ModelReward(model, tokenizer)
+    rollouts = [rollout for side in answers.values() for rollout in side.rollouts]
+    longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
+    reward.check_reads(policy_tokenizer, longest, name)
+    return {side_name: reward.score(side.rollouts, lambda _: ("", "")).tolist() for side_name, side in answers.items()}
+
+
+def _figures(
+    answers: dict[str, Answers], scores: dict[str, dict[str, list[float]]], examples: list[Example]
+) -> dict[str, Any]:
+    results: dict[str, Any] = {"prompts": len(examples), "scores": scores}
+    for name, side in answers.items():
+        results[name] = {
+            **{reward: summary(scores[reward][name]) for reward in scores},
+            "parsing": _parsing(side, examples),
+            "distinct_2": distinct_share([rollout.response_ids for rollout in side.rollouts], 2),
+            "length": summary([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
+            "ended_share": sum(rollout.ended for rollout in side.rollouts) / len(side.rollouts),
+        }
+    for reward in scores:
+        gain = {
+            statistic: results["after"][reward][statistic] - results["before"][reward][statistic]
+            for statistic in ("mean", "median")
+        }
+        deviation = results["before"][reward]["deviation"] or 1.0
+        results[f"{reward}_gain_in_deviations"] = {name: value / deviation for name, value in gain.items()}
+    return results
+
+
+def _parsing(side: Answers, examples: list[Example]) -> dict[str, float]:
+    check: ParseCheck = check_parsing(
+        (example.prompt[-1].content, text, rollout.ended)
+        for example, text, rollout in zip(examples, side.texts, side.rollouts, strict=True)
+    )
+    return {
+        "share": check.share,
+        "ended": check.ended,
+        "ended_share": check.ended_parsing / max(check.ended, 1),
+        "cut": check.cut,
+        "cut_share": check.cut_parsing / max(check.cut, 1),
+    }
+
+
+@torch.no_grad()
+def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], temperature: float, pad: int) -> float:
+    """Mean over responses of the sum over tokens of log policy - log reference, nats."""
+    total = 0.0
+    for start in range(0, len(rollouts), ROWS_AT_ONCE):
+        layout = lay_out(rollouts[start : start + ROWS_AT_ONCE], pad, policy.output_weight.device)
+        logs = [
+            target_log_probs(
+                model(layout.ids)[layout.rows, layout.columns], model.output_weight, layout.targets, temperature
+            )
+            for model in (policy, reference)
+        ]
+        total += float((logs[0] - logs[1]).sum())
+    return total / len(rollouts)
+
+
+def _completions(
+    config: EvaluateConfig, chat: Chat, before: Transformer, after: Transformer, hardware: Hardware
+) -> list[dict[str, str]]:
+    """Greedy answers to three fixed prompts: two continued by the pretrained model, one answered by both policies."""
+    base, tokenizer = open_model(config.base, hardware)
+    prompts = [tokenizer.prompt_ids(text) for text in PLAIN_PROMPTS]
+    plain = Engine(base).generate(prompts, Sampling(24, 0.0, eos_ids=tokenizer.stop_ids))
+    rows = [
+        {"prompt": prompt, "pretrained": tokenizer.decode(rollout.response_ids, skip="")}
+        for prompt, rollout in zip(PLAIN_PROMPTS, plain, strict=True)
+    ]
+    ask = [chat.prompt_ids((Message("user", FUNCTION_PROMPT),))]
+    sampling = Sampling(config.max_new_tokens, 0.0, eos_ids=chat.end_ids)
+    answered = {
+        name: chat.text(Engine(model).generate(ask, sampling)[0].response_ids)
+        for name, model in (("before", before), ("after", after))
+    }
+    return [*rows, {"prompt": FUNCTION_PROMPT, **answered}]
+
+
+def _samples(
+    examples: list[Example], answers: dict[str, Answers], scores: dict[str, dict[str, list[float]]], shown: int
+) -> list[dict[str, Any]]:
+    """Every n-th prompt: nothing is chosen by how it looks."""
+    every = max(1, len(examples) // shown)
+    return [
+        {
+            "prompt": examples[index].prompt[-1].content,
+            "name": examples[index].name,
+            **{
+                name: {
+                    "text": side.texts[index]
+                    if side.rollouts[index].ended
+                    else cut_at_last_line(side.texts[index]) + " …",
+                    "reward": scores["reward"][name][index],
+                    "held_out_reward": scores["held_out_reward"][name][index],
+                }
+                for name, side in answers.items()
+            },
+        }
+        for index in range(0, every * shown, every)
+        if index < len(examples)
+    ]

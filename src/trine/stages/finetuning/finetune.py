@@ -1,0 +1,153 @@
+"""Step 2: fine-tune on prompts and answers (Radford et al. 2018; Ouyang et al. 2022), packed several to a row.
+
+The loss is the cross-entropy of the answer's tokens; `prompt_weight` adds GPT-1's auxiliary language-modelling loss
+on the prompt's. Packed examples do not see each other.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trine.algorithms.text_log_probs import cross_entropy_sum
+from trine.catalog.adapters import begin_lora, finish_lora
+from trine.catalog.loading import open_hardware, open_model
+from trine.catalog.locating import find_model
+from trine.config.finetuning import FinetuneConfig
+from trine.data.files import read_examples
+from trine.data.packing import PackedRows, fit_rows, pack
+from trine.model.folder import save_model
+from trine.model.transformer import Transformer
+from trine.records import Example, Term, TokenSpan
+from trine.runtime.errors import TrineError
+from trine.runtime.files import write_folder
+from trine.runtime.progress import say
+from trine.runtime.seeds import generator_for, seed_torch
+from trine.tokenizer.chat_format import Chat, format_to_learn
+from trine.training.loop import Loop, StepObjective
+from trine.training.optimizers import make_optimizers
+from trine.training.run_folder import fingerprint, open_run
+
+
+class PackedExamples:
+    """Rows of examples in a seeded order: each epoch packs and orders them anew."""
+
+    def __init__(self, spans: list[TokenSpan], row_tokens: int, seed: int) -> None:
+        self.spans, self.row_tokens, self.seed = spans, row_tokens, seed
+        self.rows_per_epoch = len(self._fit(0))
+        self._epoch, self._rows = -1, [[0]]
+
+    def _fit(self, epoch: int) -> list[list[int]]:
+        """Every epoch's rows have the same count: fitting depends on lengths; ties and row order on the epoch."""
+        order = generator_for(self.seed, "epoch", epoch).permutation(len(self.spans))
+        rows = fit_rows([len(self.spans[int(index)].ids) for index in order], self.row_tokens)
+        shuffled = generator_for(self.seed, "rows", epoch).permutation(len(rows))
+        return [[int(order[item]) for item in rows[int(row)]] for row in shuffled]
+
+    def row(self, index: int) -> list[int]:
+        """Row number `index` of the endless sequence."""
+        epoch, place = divmod(index, self.rows_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._fit(epoch)
+        return self._rows[place]
+
+
+class FinetuneObjective(StepObjective):
+    """Cross-entropy of answers, in nats per answer token."""
+
+    name = "finetune"
+
+    def __init__(
+        self, model: Transformer, packed: PackedExamples, held_out: list[TokenSpan], config: FinetuneConfig
+    ) -> None:
+        self.model, self.packed, self.held_out, self.config = model, packed, held_out, config
+
+    def batches(self, step: int) -> Sequence[PackedRows]:
+        size, micro = self.config.batch_size, self.config.micro_batch_size
+        rows = [self.packed.row(index) for index in range(step * size, (step + 1) * size)]
+        return [self._pack(self.packed.spans, rows[start : start + micro]) for start in range(0, size, micro)]
+
+    def _pack(self, spans: list[TokenSpan], rows: list[list[int]]) -> PackedRows:
+        return pack(spans, rows, self.config.row_tokens, self.config.prompt_weight)
+
+    def counts(self, batch: PackedRows) -> dict[str, float]:
+        return {"cross_entropy": float(batch.weights.sum())}
+
+    def terms(self, batch: PackedRows) -> dict[str, Term]:
+        return {"cross_entropy": Term(packed_cross_entropy(self.model, batch), float(batch.weights.sum()))}
+
+    def evaluate(self, final: bool) -> dict[str, Any]:
+        if not self.held_out:
+            return {}
+        rows = fit_rows([len(span.ids) for span in self.held_out], self.config.row_tokens)
+        total, count = 0.0, 0.0
+        for start in range(0, len(rows), self.config.micro_batch_size):
+            batch = pack(self.held_out, rows[start : start + self.config.micro_batch_size], self.config.row_tokens, 0.0)
+            total += float(packed_cross_entropy(self.model, batch))
+            count += float(batch.weights.sum())
+        return {"held_out_cross_entropy": total / max(count, 1.0)}
+
+
+def packed_cross_entropy(model: Transformer, batch: PackedRows) -> Tensor:
+    """Weighted sum of the cross-entropy of every target in packed rows."""
+    device = model.output_weight.device
+    batch = PackedRows(*(tensor.to(device) for tensor in (batch.ids, batch.positions, batch.segments, batch.weights)))
+    hidden = model(batch.ids, positions=batch.positions, bias=batch.bias(model.compute_dtype))
+    targets, weights = batch.ids[:, 1:].flatten(), batch.weights[:, 1:].flatten()
+    return cross_entropy_sum(hidden[:, :-1].flatten(0, 1), model.output_weight, targets, weights)
+
+
+def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) -> list[TokenSpan]:
+    """Examples as token spans; raises `TrineError` naming the first that is longer than a row."""
+    spans = []
+    for number, example in enumerate(examples, 1):
+        span = chat.example(example.prompt, example.response)
+        if len(span.ids) > row_tokens:
+            raise TrineError(
+                f"{place}:{number}: the example has {len(span.ids)} tokens, more than row_tokens={row_tokens}; "
+                "shorten it or raise row_tokens"
+            )
+        spans.append(span)
+    if not spans:
+        raise TrineError(f"{place} holds no examples")
+    return spans
+
+
+def run(config: FinetuneConfig) -> Path:
+    """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
+    hardware = open_hardware(config.hardware)
+    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
+    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        model, tokenizer = open_model(config.model, hardware)
+        chat = format_to_learn(tokenizer)
+        spans = render(read_examples(config.examples), chat, config.row_tokens, config.examples)
+        held_out = (
+            render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
+        )
+        if config.row_tokens > model.config.context:
+            raise TrineError(
+                f"row_tokens={config.row_tokens} is longer than the model's context, {model.config.context}"
+            )
+        seed_torch(config.seed)
+        begin_lora(model, config.lora, config.seed)
+        packed = PackedExamples(spans, config.row_tokens, config.seed)
+        steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_size))
+        share = sum(len(span.ids) for span in spans) / (packed.rows_per_epoch * config.row_tokens)
+        say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({1 - share:.1%} padding), {steps} steps")
+        objective = FinetuneObjective(model, packed, held_out, config)
+        optimizer = config.lora.optimizer(config.optimizer)
+        optimizers = make_optimizers(model.named_parameters(), optimizer, model.config, hardware.compute_dtype)
+        results = Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
+        finish_lora(model, folder.path / "adapter", config.model)
+
+        def fill(aside: Path) -> None:
+            save_model(model, aside, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad)
+            chat.tokenizer.save(aside)
+
+        write_folder(folder.path / "model", fill)
+        folder.finish(results | {"examples": len(spans), "padding_share": 1 - share})
+    return folder.path

@@ -1,0 +1,95 @@
+"""Step 3a: preferences without a labeller: what a person wrote against what the fine-tuned model samples.
+
+Nothing but content may tell the two sides apart. Both are text of at most the token budget, dedented, encoded the
+same way and closed by the end token; a sample that ran out of budget has no end of its own and makes no pair (the
+number left out is reported).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trine.catalog.loading import open_hardware, open_model
+from trine.catalog.locating import find_model
+from trine.config.preferences import PreferencesConfig
+from trine.data.files import read_examples, write_preferences
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+from trine.records import Example, PreferencePair
+from trine.runtime.errors import TrineError
+from trine.runtime.progress import progress_bar, say
+from trine.runtime.seeds import derive_seed, generator_for
+from trine.tokenizer.chat_format import Chat, chat_format
+from trine.training.run_folder import fingerprint, open_run
+
+MISMATCHES_LOOKED_AT = 8
+
+
+def run(config: PreferencesConfig) -> Path:
+    """Sample answers and write train.jsonl and held_out.jsonl of preferences."""
+    hardware = open_hardware(config.hardware)
+    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
+    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
+    with open_run(config.model_dump(mode="json"), inputs) as folder:
+        if folder.finished:
+            return folder.path
+        model, tokenizer = open_model(config.model, hardware)
+        engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
+        examples = read_examples(config.examples)
+        if config.max_prompts and len(examples) > config.max_prompts:
+            order = generator_for(config.seed, "prompts").permutation(len(examples))
+            examples = [examples[index] for index in sorted(order[: config.max_prompts])]
+        train, left_out = compare(engine, chat, examples * config.samples, config, "train")
+        mismatched = mismatch(examples, config)
+        train += mismatched
+        held_out_examples = read_examples(config.held_out) if config.held_out else []
+        held_out, _ = compare(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
+        if not train:
+            raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
+        write_preferences(folder.path / "train.jsonl", train)
+        write_preferences(folder.path / "held_out.jsonl", held_out)
+        say(
+            f"preferences: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} samples hit max_new_tokens"
+        )
+        counts = {"train": len(train), "held_out": len(held_out), "left_out": left_out}
+        folder.finish(counts | {"mismatched": len(mismatched)})
+    return folder.path
+
+
+def mismatch(examples: Sequence[Example], config: PreferencesConfig) -> list[PreferencePair]:
+    """The person's answer against the answer, of all those to a few other prompts, that is most like it in length."""
+    generator = generator_for(config.seed, "mismatch")
+    chosen = generator.permutation(len(examples))[: round(config.mismatched_share * len(examples))]
+    pairs = []
+    for index in sorted(chosen.tolist()):
+        example = examples[index]
+        others = [examples[other] for other in generator.integers(len(examples), size=MISMATCHES_LOOKED_AT)]
+        others = [other for other in others if other.response != example.response]
+        if others:
+            other = min(others, key=lambda other: abs(len(other.response) - len(example.response)))
+            pairs.append(
+                PreferencePair(example.prompt, example.response, other.response, name=example.name, group=example.group)
+            )
+    return pairs
+
+
+def compare(
+    engine: Engine, chat: Chat, examples: Sequence[Example], config: PreferencesConfig, name: str
+) -> tuple[list[PreferencePair], int]:
+    """One pair per example whose sample ended by itself and differs from the person's answer; how many did not end."""
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=derive_seed(config.seed, "compare", name),
+        eos_ids=chat.end_ids,
+    )
+    with progress_bar(f"sampling {name}", len(examples)) as bar:
+        prompts = [chat.prompt_ids(example.prompt) for example in examples]
+        rollouts = engine.generate(prompts, sampling, on_finished=bar.advance_or_stop)
+    pairs = []
+    for example, rollout in zip(examples, rollouts, strict=True):
+        answer = chat.text(rollout.response_ids).strip("\n").rstrip()
+        if rollout.ended and answer and answer != example.response:
+            pairs.append(
+                PreferencePair(example.prompt, example.response, answer, name=example.name, group=example.group)
+            )
+    return pairs, sum(not rollout.ended for rollout in rollouts)

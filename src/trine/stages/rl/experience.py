@@ -1,0 +1,115 @@
+"""What one PPO iteration learns from: rollouts, laid out for the trainer, with their scores and advantages.
+
+Rows are prompt + response, right-padded: causality keeps the padding out, so padding changes nothing.
+Shapes: B responses, T row length, R longest response, N response tokens of all rows (row by row).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trine.algorithms.advantages import generalized_advantages
+from trine.algorithms.masked import explained_variance, masked_mean, masked_whiten
+from trine.algorithms.text_rewards import token_rewards
+from trine.data.packing import pad
+from trine.records import Rollout
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rollouts as tensors: `ids` [B, T]; response token n of all N is predicted at (`rows`[n], `columns`[n])."""
+
+    ids: Tensor
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+
+
+def lay_out(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> Layout:
+    """The tensors of a (micro-)batch of rollouts."""
+    ids, _ = pad([[*rollout.prompt_ids, *rollout.response_ids] for rollout in rollouts], pad_id)
+    rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.response_ids])
+    columns = torch.tensor(
+        [len(rollout.prompt_ids) - 1 + t for rollout in rollouts for t in range(len(rollout.response_ids))]
+    )
+    targets = ids[rows, columns + 1]
+    return Layout(ids.to(device), rows.to(device), columns.to(device), targets.to(device))
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
+
+    `old_log_probs`, `old_values`, `reference_log_probs` come from the trainer's own forward pass.
+    """
+
+    rollouts: list[Rollout]
+    scores: Tensor
+    mask: Tensor
+    old_log_probs: Tensor
+    old_values: Tensor
+    reference_log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def flat(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        """`values` [B, R] at the response tokens of `rows`, as [N]."""
+        chosen = list(rows)
+        return values[chosen][self.mask[chosen]]
+
+
+def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
+    """[B, R]: which places hold response tokens."""
+    lengths = torch.tensor([len(rollout.response_ids) for rollout in rollouts])
+    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+
+
+def final_scores(
+    scores: Tensor, rollouts: Sequence[Rollout], missing_eos_penalty: float, missing_eos_score: float | None
+) -> Tensor:
+    """Scores with the price of running out of budget: subtracted, or put in their place."""
+    cut = torch.tensor([not rollout.ended for rollout in rollouts])
+    if missing_eos_score is not None:
+        scores = torch.where(cut, missing_eos_score, scores)
+    return torch.where(cut, scores - missing_eos_penalty, scores)
+
+
+def advantages_of(
+    scores: Tensor,
+    log_ratios: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    kl_coefficient: float,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """Whitened advantages and unwhitened returns [B, R]; every response is terminal, cut ones too."""
+    rewards = token_rewards(scores, log_ratios, mask, kl_coefficient)
+    nothing_follows = torch.zeros(len(values))
+    advantages, returns = generalized_advantages(
+        rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda, final_values=nothing_follows
+    )
+    return masked_whiten(advantages, mask), returns
+
+
+def statistics_of(experience: Experience) -> dict[str, float]:
+    """What to watch of an iteration; every mean is over responses, or over response tokens."""
+    scores, mask = experience.scores, experience.mask
+    log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
+    engine_log_probs = torch.zeros(mask.shape)
+    for row, rollout in enumerate(experience.rollouts):
+        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
+    difference = (engine_log_probs - experience.old_log_probs).abs()
+    return {
+        "score": float(scores.mean()),
+        "score_median": float(scores.median()),
+        "score_deviation": float(scores.std(unbiased=False)),
+        "kl": float(log_ratios.sum(1).mean()),
+        "length": float(mask.sum(1).float().mean()),
+        "ended_share": sum(rollout.ended for rollout in experience.rollouts) / len(experience.rollouts),
+        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
+        "engine_difference": float(masked_mean(difference, mask)),
+    }
