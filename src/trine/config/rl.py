@@ -13,10 +13,9 @@ from trine.config.base import (
     OptimizerConfig,
     PositiveFloat,
     PositiveInt,
-    Share,
-    StageConfig,
 )
 from trine.config.lora import LoraConfig
+from trine.config.policy_gradient import PolicyGradientConfig
 
 
 class KlConfig(Config):
@@ -34,7 +33,7 @@ class KlConfig(Config):
     """none: KL is part of the reward (k1); k1, k2, k3: a penalty in the loss instead, with exact gradient"""
 
 
-class PpoConfig(StageConfig):
+class PpoConfig(PolicyGradientConfig):
     """Improve a policy against a reward by PPO, held near a reference by KL."""
 
     model: ModelName
@@ -42,12 +41,12 @@ class PpoConfig(StageConfig):
     prompts: Path
     """JSONL of examples; their prompts are used"""
     reward: ModelName
-    """reward run or model folder, owner/name on the hub, or package.module:function, which takes (prompts, responses)
-    and returns scores"""
+    """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
+    responses) and by name whatever other fields of the prompts' records it asks for; returns scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
     critic_warmup: NonNegativeInt = 0
-    """first iterations in which only the values learn, so that the policy never follows a critic that knows nothing"""
+    """first iterations that train the critic only"""
     iterations: PositiveInt = 100
     """rollout-then-update rounds"""
     batch_size: PositiveInt = 64
@@ -62,24 +61,14 @@ class PpoConfig(StageConfig):
     """token budget of a response"""
     temperature: PositiveFloat = 1.0
     """of rollouts, old, new and reference log-probabilities alike"""
-    gamma: Share = 1.0
-    """discount"""
-    gae_lambda: Share = 0.95
-    """GAE's lambda"""
-    clip_range: PositiveFloat | None = 0.2
-    """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
-    dual_clip_range: PositiveFloat | None = None
-    """bound on the loss where the advantage is negative; null is plain PPO"""
     value_clip_range: PositiveFloat | None = 0.2
     """how far a value may move from the old one; null is plain squared error"""
     value_weight: PositiveFloat = 0.1
     """weight of the value loss"""
-    entropy_weight: Annotated[float, Field(ge=0)] = 0.0
-    """weight of the entropy bonus"""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """subtracted from the score of a response that ran out of budget"""
+    """subtracted from the score of a response that has no end token within max_new_tokens"""
     missing_eos_score: float | None = None
-    """score of a response that ran out of budget, in place of the reward's; null keeps the reward's"""
+    """score of such a response in place of the reward's; null keeps the reward's"""
     kl: KlConfig = KlConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(

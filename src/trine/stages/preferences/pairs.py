@@ -48,7 +48,7 @@ def run(config: PreferencesConfig) -> Path:
         write_preferences(folder.path / "train.jsonl", train)
         write_preferences(folder.path / "held_out.jsonl", held_out)
         say(
-            f"preferences: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} samples hit max_new_tokens"
+            f"preferences: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} hit max_new_tokens"
         )
         counts = {"train": len(train), "held_out": len(held_out), "left_out": left_out}
         folder.finish(counts | {"mismatched": len(mismatched)})
