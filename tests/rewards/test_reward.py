@@ -67,7 +67,10 @@ def test_an_ended_response_is_shown_as_it_is() -> None:
 
 
 def test_a_cut_response_is_shown_up_to_its_last_whole_line_and_closed() -> None:
-    assert model_reward().closed_response(ANSWERS[2].response_ids, ended=False) == [*tiny_tokenizer().encode("first"), END]
+    assert model_reward().closed_response(ANSWERS[2].response_ids, ended=False) == [
+        *tiny_tokenizer().encode("first"),
+        END,
+    ]
 
 
 @pytest.mark.parametrize("last", [7, 0, END])

@@ -7,7 +7,6 @@ from torch.testing import assert_close
 
 from tests.tiny import random_tensor, rollout
 from trine.algorithms.text_rewards import token_rewards
-from trine.stages.rl.ppo import gae_of_responses
 from trine.stages.rl.experience import (
     Experience,
     final_scores,
@@ -15,6 +14,7 @@ from trine.stages.rl.experience import (
     response_mask,
     rollout_statistics,
 )
+from trine.stages.rl.ppo import gae_of_responses
 
 END, PAD = 3, 1
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from trine.config.corpus import CorpusConfig
 from trine.data.duplicates import DuplicateFinder, content_digest, signature
 from trine.data.filters import FilterCounts, rejection
 from trine.data.readers import Damage
-from trine.data.sources import Source, Unit, is_held_out, open_source
+from trine.data.sources import is_held_out, open_source
+from trine.data.units import Source, Unit
 from trine.records import Document
 from trine.runtime.errors import TrineError
 from trine.runtime.files import sha256_of, sha256_of_file

@@ -14,7 +14,7 @@ from typing import Any
 
 from trine.config.corpus import SourceConfig
 from trine.data.readers import Damage, record_document
-from trine.data.sources import Unit
+from trine.data.units import Unit
 from trine.records import Document
 from trine.runtime.errors import TrineError
 from trine.runtime.files import sha256_of

@@ -25,8 +25,8 @@ def policy_terms(
     return {
         "policy": Term(policy.loss, weight),
         "entropy": Term(entropy.sum(), -config.entropy_weight * weight),
-        "clip_fraction": Term(policy.clipped, 0.0),
-        "approximate_kl": Term(policy.approximate_kl, 0.0),
+        "clip_fraction": Term(policy.clipped, weight=0.0),
+        "approximate_kl": Term(policy.approximate_kl, weight=0.0),
     }
 
 

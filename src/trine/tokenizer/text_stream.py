@@ -6,21 +6,43 @@ byte (so decodes `tokenizers`), hence a run is held until it ends.
 """
 
 import codecs
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Set
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from trine.tokenizer.tokenizer import Tokenizer
+from trine.tokenizer.spelling import Spelling
+
+
+class TokenTable(Protocol):
+    """What decoding needs of a tokenizer."""
+
+    @property
+    def token_bytes(self) -> list[bytes]: ...
+
+    @property
+    def byte_ids(self) -> Set[int]: ...
+
+    @property
+    def special_ids(self) -> Set[int]: ...
+
+    @property
+    def spelling(self) -> Spelling: ...
 
 
 class TextStream:
-    """Special ids vanish unless `keep_special`; an id that the tokenizer lacks is no text.
+    """Decodes token ids as they arrive; special ids are dropped unless `keep_special`, and so are unknown ids.
 
-    `skip` is dropped where the text begins with it: by default the space that Llama-2 puts before every text.
-    For text that goes on from earlier text pass "".
+    Example::
+
+        stream = TextStream(tokenizer)
+        for token_ids in batches_of_ids:
+            print(stream.push(token_ids), end="")
+        print(stream.finish())
+
+    `skip` is removed from the start of the text: by default the space that Llama-2 puts before every text.
+    Pass "" for text that continues earlier text.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", *, keep_special: bool = False, skip: str | None = None) -> None:
+    def __init__(self, tokenizer: TokenTable, *, keep_special: bool = False, skip: str | None = None) -> None:
         self._bytes, self._byte_ids = tokenizer.token_bytes, tokenizer.byte_ids
         self._hidden = frozenset() if keep_special else tokenizer.special_ids
         self._byte_level = tokenizer.spelling.byte_level

@@ -151,7 +151,10 @@ class RolloutObjective(IterationObjective[list[int]]):
         update = self.experience.update_batch(batch, self.device)
         log_probs, entropy, values = self._forward(padded)
         peak = (log_probs - update.old_log_probs).detach().abs().max()
-        return {**self.loss(log_probs, entropy, values, update), "peak_log_ratio": Term(peak, 0.0, "max")}
+        return {
+            **self.loss(log_probs, entropy, values, update),
+            "peak_log_ratio": Term(peak, weight=0.0, reduction="max"),
+        }
 
     @property
     def experience(self) -> Experience:

@@ -55,9 +55,8 @@ def run(config: FunctionsConfig) -> Path:
         write_examples(folder.path / "held_out.jsonl", held_out)
         counts = {"train": len(train) - len(set_apart), "held_out_reward": len(set_apart), "held_out": len(held_out)}
         train_count, apart_count, held_out_count = counts.values()
-        say(
-            f"functions: {train_count} tasks to train on, {apart_count} for held-out reward, {held_out_count} held out"
-        )
+        apart = f"{apart_count} for the held-out reward model"
+        say(f"functions: {train_count} tasks for training, {apart}, {held_out_count} held out")
         folder.finish(counts)
     return folder.path
 

@@ -1,0 +1,33 @@
+"""What a corpus is read in: a source is a list of units, each read from its beginning and in a fixed order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trine.data.readers import Damage
+from trine.records import Document
+
+Read = Callable[[Damage], Iterator[Document]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest thing that is read from its beginning: one file, or the stream of one data set.
+
+    `read` yields its documents in a fixed order, streaming, and can be sent to another process. `files` are the files
+    it reads; `identity` stands for what it reads elsewhere (a data set's commit).
+    """
+
+    name: str
+    read: Read
+    files: tuple[Path, ...] = ()
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Units under one name, and how often an epoch goes through them."""
+
+    name: str
+    weight: float
+    units: tuple[Unit, ...]
