@@ -163,7 +163,7 @@ class Loop:
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
-        totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
+        totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
         sums, weights = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
         means = {name: value / max(totals[name], 1.0) for name, value in sums.items()}
@@ -191,7 +191,7 @@ class Loop:
                 (loss * self.parallel.divides_by).backward()  # type: ignore[union-attr]
             sums = add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
             weights = {name: term.weight for name, term in terms.items()}
-        return self.world.add_up(sums), weights
+        return self.world.all_reduce_sum(sums), weights
 
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
         """Write down which batch it was; then go on without the step, or raise `TrineError`."""
@@ -239,9 +239,9 @@ class Loop:
 
         One that comes later is seen after the next step: it must be neither forgotten nor acted on alone.
         """
-        agreed = int(self.world.largest({"signal": float(stop_request.received or 0)})["signal"])
+        agreed = int(self.world.all_reduce_max({"signal": float(stop_request.received or 0)})["signal"])
         if agreed:
-            stop_request.tell(agreed)
+            stop_request.receive(agreed)
         return bool(agreed)
 
     def _evaluate(self, *, final: bool) -> dict[str, Any]:
