@@ -94,14 +94,20 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of a loss: a sum over tokens (or pairs), how many there were, and its weight.
+    """One named part of a micro-batch's loss.
 
-    `sum` is a scalar tensor with a gradient; the training loop divides it by the global count of the step.
+    `value` is a scalar tensor. Reduction `sum`: a sum over tokens (or pairs), which the training loop adds up over the
+    whole step, divides by the step's count and multiplies by `weight`. Reduction `max`: a maximum, of which the step's
+    is the largest; it is logged and never trained on, so its weight has to be 0.
     """
 
-    sum: Any
-    count: float
+    value: Any
     weight: float = 1.0
+    reduction: Literal["sum", "max"] = "sum"
+
+    def __post_init__(self) -> None:
+        if self.reduction == "max" and self.weight:
+            raise ValueError("a maximum is logged, not trained on: give it weight 0")
 
 
 class EncodeArray(Protocol):

@@ -131,8 +131,8 @@ def test_the_first_ratio_of_an_iteration_is_exactly_1(tmp_path: Path) -> None:
             outputs, _ = learner.agent(batch.observations)
             log_probs, _ = learner.distribution.log_probs_and_entropy(outputs, batch.actions)
             assert torch.equal(log_probs, batch.old_log_probs)
-            assert float(terms["approximate_kl"].sum) == 0.0
-            assert_close(terms["policy"].sum, -batch.advantages.sum(), atol=1e-4, rtol=1e-4)
+            assert float(terms["approximate_kl"].value) == 0.0
+            assert_close(terms["policy"].value, -batch.advantages.sum(), atol=1e-4, rtol=1e-4)
 
 
 def test_the_terms_have_the_weights_of_the_config(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_terms_have_the_weights_of_the_config(tmp_path: Path) -> None:
     terms = learner.terms(batch)
     weights_of = {name: term.weight for name, term in terms.items()}
     assert weights_of == {"policy": 1.0, "entropy": -0.25, "clip_fraction": 0.0, "approximate_kl": 0.0, "value": 0.75}
-    assert float(terms["entropy"].sum.detach()) == pytest.approx(len(batch) * log(2), rel=1e-3)
+    assert float(terms["entropy"].value.detach()) == pytest.approx(len(batch) * log(2), rel=1e-3)
 
 
 def test_a_value_may_be_held_near_the_old_one(tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_a_value_may_be_held_near_the_old_one(tmp_path: Path) -> None:
     values = batch.old_values + 1.0
     near = (batch.old_values + 0.01 - batch.returns).square()
     squares = (values - batch.returns).square()
-    assert_close(plain.terms(batch)["value"].sum, 0.5 * squares.sum())
-    assert_close(clipped.terms(batch)["value"].sum, 0.5 * torch.maximum(squares, near).sum())
+    assert_close(plain.terms(batch)["value"].value, 0.5 * squares.sum())
+    assert_close(clipped.terms(batch)["value"].value, 0.5 * torch.maximum(squares, near).sum())
 
 
 def test_observations_are_normalized_by_all_rollouts_before(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_dropped_update_costs_no_figures_and_is_counted_once(tmp_path: Path, m
         calls.append(batch)
         found = terms(self, batch)
         if len(calls) == 7:
-            found["policy"] = replace(found["policy"], sum=found["policy"].sum * float("nan"))
+            found["policy"] = replace(found["policy"], value=found["policy"].value * float("nan"))
         return found
 
     monkeypatch.setattr(ControlObjective, "terms", broken)
@@ -263,7 +263,7 @@ def test_advantages_are_whitened_over_the_rollout_or_the_minibatch_or_not(tmp_pa
     by_minibatch = objective(tmp_path, normalize_advantages="minibatch")
     batch = by_minibatch.batches(0)[0]
     expected = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
-    assert_close(by_minibatch.terms(batch)["policy"].sum, -expected.sum())
+    assert_close(by_minibatch.terms(batch)["policy"].value, -expected.sum())
 
 
 def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -
 def test_the_gradient_of_reinforce_is_that_of_the_log_probability(tmp_path: Path) -> None:
     learner = objective(tmp_path, algorithm="reinforce", rollout_steps=24)
     lesson = learner._collect(0)
-    learner.terms(lesson)["policy"].sum.backward()
+    learner.terms(lesson)["policy"].value.backward()
     found, learner.agent.weights.grad = learner.agent.weights.grad, None
     outputs, _ = learner.agent.plain(lesson.observations)
     log_probs = torch.log_softmax(outputs, 1).gather(1, lesson.actions.unsqueeze(1)).squeeze(1)

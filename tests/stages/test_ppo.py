@@ -79,7 +79,7 @@ def gradients(objective: PpoObjective, batches: Sequence[list[int]]) -> dict[str
             totals[name] = totals.get(name, 0.0) + count
     for batch in batches:
         terms = objective.terms(batch)
-        sum(term.weight * term.sum / totals[name] for name, term in terms.items() if term.weight).backward()
+        sum(term.weight * term.value / totals[name] for name, term in terms.items() if term.weight).backward()
     return {name: parameter.grad.clone() for name, parameter in objective.model.named_parameters()}
 
 
@@ -91,7 +91,9 @@ def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -
 
 
 def peak_log_ratios(objective: PpoObjective, steps: Sequence[int]) -> list[float]:
-    return [float(objective.terms(batch)["peak_log_ratio"].sum) for step in steps for batch in objective.batches(step)]
+    return [
+        float(objective.terms(batch)["peak_log_ratio"].value) for step in steps for batch in objective.batches(step)
+    ]
 
 
 def disturb(objective: PpoObjective) -> None:
@@ -114,7 +116,7 @@ def test_the_ratio_is_exactly_one_throughout_the_first_epoch_before_any_update(
     objective = objective_of(family, dtype, critic, temperature=temperature)
     assert peak_log_ratios(objective, steps=[0, 1]) == [0.0] * 4
     terms = objective.terms(objective.batches(1)[0])
-    assert terms["clip_fraction"].sum == terms["approximate_kl"].sum == 0
+    assert terms["clip_fraction"].value == terms["approximate_kl"].value == 0
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
@@ -208,7 +210,7 @@ def test_extra_padding_changes_neither_gradients_nor_experience(monkeypatch: pyt
     batches = plain.batches(1)
     assert_same_gradients(gradients(plain, batches), gradients(padded, batches))
     for name, term in plain.terms(batches[0]).items():
-        assert_close(term.sum, padded.terms(batches[0])[name].sum, atol=1e-5, rtol=1e-4)
+        assert_close(term.value, padded.terms(batches[0])[name].value, atol=1e-5, rtol=1e-4)
 
 
 def test_terms_count_the_response_tokens_of_their_rows() -> None:
@@ -217,7 +219,7 @@ def test_terms_count_the_response_tokens_of_their_rows() -> None:
         tokens = sum(len(objective.experience.rollouts[row].response_ids) for row in batch)
         counts = objective.counts(batch)
         for name, term in objective.terms(batch).items():
-            assert term.count == counts[name] == (1.0 if name == "peak_log_ratio" else tokens)
+            assert counts.get(name) == (tokens if term.reduction == "sum" else None)
 
 
 def test_the_reference_and_the_reward_get_no_gradient() -> None:

@@ -111,7 +111,7 @@ class Line:
 
     def terms(self, batch: Tensor) -> dict[str, Term]:
         error = (self.model(batch) - batch.sum(1, keepdim=True)).square().sum()
-        return {"square": Term(error, len(batch), 2.0), "watched": Term(error, len(batch), 0.0)}
+        return {"square": Term(error, 2.0), "watched": Term(error, 0.0)}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         return {"held_out": float(self.model.weight.detach().sum()), "final": final}
@@ -130,6 +130,21 @@ class Line:
 
     def identity(self, step: int) -> dict[str, Any]:
         return {"seed": step}
+
+
+class Peaked(Line):
+    """A line that logs its largest error too."""
+
+    def __init__(self, model: nn.Linear, micro: int) -> None:
+        super().__init__(model)
+        self.micro = micro
+
+    def batches(self, step: int) -> Sequence[Tensor]:
+        return random_tensor(8, 3, seed=step).split(self.micro)
+
+    def terms(self, batch: Tensor) -> dict[str, Term]:
+        error = (self.model(batch) - batch.sum(1, keepdim=True)).detach().abs()
+        return super().terms(batch) | {"peak": Term(error.max(), 0.0, "max")}
 
 
 def line_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop, nn.Linear, RunFolder]:
@@ -162,6 +177,21 @@ def test_a_row_tells_loss_terms_norm_rate_and_observations(tmp_path: Path) -> No
     assert row["loss"] == pytest.approx(2 * row["square"])
     assert row["watched"] == row["square"]
     assert set(row) == {"step", "loss", "square", "watched", "gradient_norm", "learning_rate", "seen", "seconds"}
+
+
+def test_a_logged_maximum_does_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    peaks = []
+    for micro in (8, 3, 1):
+        loop, model, run = line_loop(tmp_path / str(micro), LoopConfig(save_every=0))
+        loop.objective = Peaked(model, micro)
+        loop.train()
+        peaks.append([row["peak"] for row in step_rows(run)])
+    assert peaks[1] == pytest.approx(peaks[0], rel=1e-4) and peaks[2] == pytest.approx(peaks[0], rel=1e-4)
+
+
+def test_a_maximum_is_never_trained_on() -> None:
+    with pytest.raises(ValueError, match="give it weight 0"):
+        Term(torch.tensor(1.0), reduction="max")
 
 
 def test_a_row_may_stand_for_several_steps(tmp_path: Path) -> None:

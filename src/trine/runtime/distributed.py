@@ -62,7 +62,7 @@ class World:
         return self._all_reduce(numbers, dist.ReduceOp.MAX)
 
     def _all_reduce(self, numbers: dict[str, float], operation: "dist.ReduceOp.RedOpType") -> dict[str, float]:
-        if self.size == 1:
+        if self.size == 1 or not numbers:
             return numbers
         names = sorted(numbers)
         values = torch.tensor([numbers[name] for name in names], dtype=torch.float64, device=self.device)

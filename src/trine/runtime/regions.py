@@ -1,10 +1,10 @@
 """A best-fit allocator for the large, short-lived tensors of a training step, beside malloc.
 
-malloc places small long-lived objects between large short-lived ones, so its heap fragments: half of a step's memory was
-holes. Here large tensors are allocated in reserved regions, each in the smallest hole where it fits, and adjacent free
-blocks are merged. The largest tensors (those with a vocabulary dimension) have a region of their own, because smaller
-ones would split the holes they leave. Pages stay with the process after first use, as with `allocator.py`. A block is
-freed when the tensor's storage is, in whichever thread that happens.
+malloc places small long-lived objects between large short-lived ones, so its heap fragments: half of a step's memory
+was holes. Here large tensors are allocated in reserved regions, each in the smallest hole where it fits, and adjacent
+free blocks are merged. The largest tensors (those with a vocabulary dimension) have a region of their own, because
+smaller ones would split the holes they leave. Pages stay with the process after first use, as with `allocator.py`. A
+block is freed when the tensor's storage is, in whichever thread that happens.
 """
 
 import mmap

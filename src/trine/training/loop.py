@@ -8,7 +8,7 @@ run is bitwise the run that was never stopped.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -44,11 +44,11 @@ class Objective(Protocol[Batch]):
         ...
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """How many tokens, pairs, ... each term of `batch` sums over."""
+        """How many tokens, pairs, ... each term of `batch` that is a sum is over; a maximum has none."""
         ...
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """The loss of `batch` as named sums. Terms of weight 0 are only logged."""
+        """The loss of `batch` as named terms. Those of weight 0 are only logged."""
         ...
 
     def evaluate(self, final: bool) -> dict[str, Any]:
@@ -164,13 +164,13 @@ class Loop:
             self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
         totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
-        sums, weights = self._backward(batches, totals)
+        terms = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
-        means = {name: value / max(totals[name], 1.0) for name, value in sums.items()}
-        loss = sum(weights[name] * mean for name, mean in means.items())
+        figures = self._reduced(terms, totals)
+        loss = sum(term.weight * figures[name] for name, term in terms[-1].items())
         problem = self.guard.problem(step, loss, norm)
         if problem is not None:
-            return self._drop(step, problem, {"loss": loss, **means, "gradient_norm": norm})
+            return self._drop(step, problem, {"loss": loss, **figures, "gradient_norm": norm})
         self.guard.take(loss, norm)
         rate = set_learning_rates(self.optimizers, step, self.steps, self.optimizer_config)
         for optimizer in self.optimizers:
@@ -178,20 +178,27 @@ class Loop:
         for parameter in self.parameters:
             parameter.grad = None
         observed = self.objective.observations()
-        return {"loss": loss, **means, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
+        return {"loss": loss, **figures, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
 
-    def _backward(self, batches: Sequence[Any], totals: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Leave the gradient of the whole step in the parameters; each term's sum over all processes, and weight."""
-        sums: dict[str, float] = {}
-        weights: dict[str, float] = {}
+    def _backward(self, batches: Sequence[Any], totals: dict[str, float]) -> list[dict[str, Term]]:
+        """Leave the gradient of the whole step in the parameters; returns each micro-batch's terms, for the log."""
+        found: list[dict[str, Term]] = []
         for index, batch in enumerate(batches):
             with self.parallel.gradients(last=index == len(batches) - 1):
                 terms = self.objective.terms(batch)
                 loss = sum(_mean_part(term, totals[name]) for name, term in terms.items() if term.weight)
                 (loss * self.parallel.divides_by).backward()  # type: ignore[union-attr]
-            sums = add_up([sums, {name: float(term.sum.detach()) for name, term in terms.items()}])
-            weights = {name: term.weight for name, term in terms.items()}
-        return self.world.all_reduce_sum(sums), weights
+            found.append({name: replace(term, value=float(term.value.detach())) for name, term in terms.items()})
+        return found
+
+    def _reduced(self, batches: list[dict[str, Term]], totals: dict[str, float]) -> dict[str, float]:
+        """Each term over all micro-batches and processes: a sum's mean, or the largest of a maximum."""
+        kinds: dict[str, list[dict[str, float]]] = {"sum": [], "max": []}
+        for terms in batches:
+            for kind, rows in kinds.items():
+                rows.append({name: term.value for name, term in terms.items() if term.reduction == kind})
+        sums, maxima = self.world.all_reduce_sum(add_up(kinds["sum"])), self.world.all_reduce_max(largest(kinds["max"]))
+        return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
 
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
         """Write down which batch it was; then go on without the step, or raise `TrineError`."""
@@ -293,13 +300,20 @@ class Loop:
 
 
 def _mean_part(term: Term, total: float) -> Tensor:
-    part: Tensor = term.weight / max(total, 1.0) * term.sum
+    part: Tensor = term.weight / max(total, 1.0) * term.value
     return part
 
 
 def add_up(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The sum of each name's values."""
     total: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
             total[name] = total.get(name, 0.0) + value
     return total
+
+
+def largest(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The largest value of each name."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: max(row[name] for row in rows if name in row) for name in names}

@@ -109,7 +109,7 @@ class ControlObjective:
         return dict.fromkeys(names, float(len(batch)))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Term]:
-        config, count = self.config, float(len(batch))
+        config = self.config
         outputs, values = self.agent(batch.observations)
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.actions)
         advantages = batch.advantages
@@ -123,14 +123,14 @@ class ControlObjective:
             dual_clip_range=config.dual_clip_range,
         )
         terms = {
-            "policy": Term(policy.loss, count, 1.0),
-            "entropy": Term(entropy.sum(), count, -config.entropy_weight),
-            "clip_fraction": Term(policy.clipped, count, 0.0),
-            "approximate_kl": Term(policy.approximate_kl, count, 0.0),
+            "policy": Term(policy.loss),
+            "entropy": Term(entropy.sum(), -config.entropy_weight),
+            "clip_fraction": Term(policy.clipped, weight=0.0),
+            "approximate_kl": Term(policy.approximate_kl, weight=0.0),
         }
         if self.agent.has_critic:
             value = clipped_value_loss(values, batch.old_values, batch.returns, clip_range=config.value_clip_range)
-            terms["value"] = Term(value, count, config.value_weight)
+            terms["value"] = Term(value, config.value_weight)
         return terms
 
     def evaluate(self, final: bool) -> dict[str, Any]:

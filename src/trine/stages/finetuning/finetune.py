@@ -75,7 +75,7 @@ class FinetuneObjective(StepObjective):
         return {"cross_entropy": float(batch.weights.sum())}
 
     def terms(self, batch: PackedRows) -> dict[str, Term]:
-        return {"cross_entropy": Term(packed_cross_entropy(self.model, batch), float(batch.weights.sum()))}
+        return {"cross_entropy": Term(packed_cross_entropy(self.model, batch))}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         if not self.held_out:

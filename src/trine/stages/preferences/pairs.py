@@ -47,9 +47,8 @@ def run(config: PreferencesConfig) -> Path:
             raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
         write_preferences(folder.path / "train.jsonl", train)
         write_preferences(folder.path / "held_out.jsonl", held_out)
-        say(
-            f"preferences: {len(train)} pairs to train on, {len(held_out)} held out, {left_out} samples hit max_new_tokens"
-        )
+        pairs = f"{len(train)} pairs to train on, {len(held_out)} held out"
+        say(f"preferences: {pairs}, {left_out} samples hit max_new_tokens")
         counts = {"train": len(train), "held_out": len(held_out), "left_out": left_out}
         folder.finish(counts | {"mismatched": len(mismatched)})
     return folder.path

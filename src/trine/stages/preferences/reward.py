@@ -113,7 +113,7 @@ class RewardObjective(StepObjective):
         chosen, rejected = score_pairs(self.model, batch)
         right = (chosen > rejected).float().sum()
         loss = pairwise_ranking_loss(chosen, rejected, self.config.margin)
-        return {"ranking": Term(loss, float(len(batch))), "accuracy": Term(right, float(len(batch)), 0.0)}
+        return {"ranking": Term(loss), "accuracy": Term(right, weight=0.0)}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         if not self.held_out:

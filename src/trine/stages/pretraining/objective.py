@@ -72,7 +72,7 @@ class PretrainObjective(StepObjective):
         return {"cross_entropy": batch.count}
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        return {"cross_entropy": Term(loss_sum(self.module, batch), batch.count)}
+        return {"cross_entropy": Term(loss_sum(self.module, batch))}
 
     def identity(self, step: int) -> dict[str, Any]:
         first = step * self.config.batch_size

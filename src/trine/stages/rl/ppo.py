@@ -107,8 +107,8 @@ class PpoObjective:
     def counts(self, batch: list[int]) -> dict[str, float]:
         assert self.experience is not None
         tokens = float(self.experience.mask[batch].sum())
-        names = ("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl", "peak_log_ratio")
-        return dict.fromkeys(names, tokens) | {"peak_log_ratio": 1.0}
+        names = ("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl")
+        return dict.fromkeys(names, tokens)
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         assert self.experience is not None
@@ -126,18 +126,17 @@ class PpoObjective:
             dual_clip_range=config.dual_clip_range,
         )
         value = clipped_value_loss(values, flat["old_values"], flat["returns"], clip_range=config.value_clip_range)
-        count = float(len(log_probs))
         terms = {
-            "policy": Term(policy.loss, count, self.policy_weight),
-            "value": Term(value, count, config.value_weight),
-            "entropy": Term(entropy.sum(), count, -config.entropy_weight * self.policy_weight),
-            "clip_fraction": Term(policy.clipped, count, 0.0),
-            "approximate_kl": Term(policy.approximate_kl, count, 0.0),
-            "peak_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 1.0, 0.0),
+            "policy": Term(policy.loss, self.policy_weight),
+            "value": Term(value, config.value_weight),
+            "entropy": Term(entropy.sum(), -config.entropy_weight * self.policy_weight),
+            "clip_fraction": Term(policy.clipped, weight=0.0),
+            "approximate_kl": Term(policy.approximate_kl, weight=0.0),
+            "peak_log_ratio": Term((log_probs - flat["old_log_probs"]).detach().abs().max(), 0.0, "max"),
         }
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, flat["old_log_probs"], flat["reference_log_probs"], config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), count, self.kl_coefficient * self.policy_weight)
+            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient * self.policy_weight)
         return terms
 
     def evaluate(self, final: bool) -> dict[str, Any]:
