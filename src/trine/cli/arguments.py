@@ -25,7 +25,7 @@ def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[Any
     parser = _parser(command, cls, fields)
     known, left = parser.parse_known_args(_with_positional(cls, [_underscored(each, fields) for each in arguments]))
     if left:
-        name = left[0].removeprefix("--").split("=")[0]
+        name = left[0].removeprefix("--").split("=")[0].replace("-", "_")
         raise TrineError(f"trine {command}: unknown option {left[0]}{nearest(name, fields)}")
     values = read_yaml(Path(known.config)) if known.config else {}
     for name, field in fields.items():

@@ -1,4 +1,7 @@
-"""From YAML and dotted overrides to a checked config; every mistake is named with the nearest known key."""
+"""From YAML and dotted overrides to a checked config; every mistake is named with the nearest known key.
+
+A key that was renamed is refused with its new name (`config/renamed.py`).
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -9,14 +12,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trine.config.base import Config
+from trine.config.renamed import new_name
 from trine.runtime.errors import TrineError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """'; did you mean x?' when there is something alike, else the list of what there is."""
+    """'; it is now x' for a key that was renamed, '; did you mean x?' when there is one alike, else all known keys."""
     known = sorted(known)
+    renamed = new_name(key, known)
+    if renamed:
+        return f"; it is now {renamed!r}"
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 

@@ -155,7 +155,7 @@ def _step(entry: Any, place: str, earlier: list[str], out: Path, seed: int, scal
         raise TrineError(f"{place}: 'config' is a mapping of config keys")
     for field in entry.get("scale") or ():
         if field not in values:
-            raise TrineError(f"{place}: scale names {field!r}, which its config does not set")
+            raise TrineError(f"{place}: scale names {field!r}, which its config does not set{nearest(field, values)}")
         _number(values[field], f"{place}: {field}")
         values[field] = _scaled(values[field], scale)
     offset = int(_number(entry.get("seed", 0), f"{place}: seed"))

@@ -167,7 +167,7 @@ class Loop:
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self.objective.batches(step)
-        totals = self.world.add_up(add_up([self.objective.counts(batch) for batch in batches]))
+        totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
         terms = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
         figures = self._reduced(terms, totals)
@@ -201,7 +201,7 @@ class Loop:
         for terms in batches:
             for kind, rows in kinds.items():
                 rows.append({name: term.value for name, term in terms.items() if term.reduction == kind})
-        sums, maxima = self.world.add_up(add_up(kinds["sum"])), self.world.largest(largest(kinds["max"]))
+        sums, maxima = self.world.all_reduce_sum(add_up(kinds["sum"])), self.world.all_reduce_max(largest(kinds["max"]))
         return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
 
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
@@ -251,9 +251,9 @@ class Loop:
         A signal that arrives after this check is seen after the next step: it must be neither lost nor acted on by one
         process alone.
         """
-        agreed = int(self.world.largest({"signal": float(stop_request.received or 0)})["signal"])
+        agreed = int(self.world.all_reduce_max({"signal": float(stop_request.received or 0)})["signal"])
         if agreed:
-            stop_request.tell(agreed)
+            stop_request.receive(agreed)
         return bool(agreed)
 
     def _evaluate(self, *, final: bool) -> dict[str, Any]:

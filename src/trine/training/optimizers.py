@@ -126,7 +126,7 @@ class Muon(torch.optim.Optimizer):
             return found
         padded = found.new_zeros(each, *stacked.shape[1:])
         padded[: len(own)] = found
-        return self.world.gathered(padded)[: len(stacked)]
+        return self.world.all_gather(padded)[: len(stacked)]
 
 
 def grouped(matrices: list[Matrix], max_elements: int) -> Iterator[list[Matrix]]:

@@ -65,7 +65,7 @@ class PretrainObjective(StepObjective):
         self._began, before = time.perf_counter(), self._loader.waiting_seconds
         batches = self._loader.get(step)
         self._waited = self._loader.waiting_seconds - before
-        self._tokens = self.world.add_up({"tokens": sum(batch.count for batch in batches)})["tokens"]
+        self._tokens = self.world.all_reduce_sum({"tokens": sum(batch.count for batch in batches)})["tokens"]
         return [batch.to(self.world.device) for batch in batches]
 
     def counts(self, batch: Batch) -> dict[str, float]:
