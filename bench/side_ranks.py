@@ -49,7 +49,7 @@ def _step(parallel: Parallel, optimizers: list[torch.optim.Optimizer], number: i
     """One step over this rank's part of global batch `number`; the mean loss over all ranks."""
     assert parallel.module is not None
     batches = _batches(number, vocab_size, parallel.world)
-    count = parallel.world.add_up({"count": sum(batch.count for batch in batches)})["count"]
+    count = parallel.world.all_reduce_sum({"count": sum(batch.count for batch in batches)})["count"]
     total = 0.0
     for place, batch in enumerate(batches):
         with parallel.gradients(last=place == len(batches) - 1):
@@ -57,7 +57,7 @@ def _step(parallel: Parallel, optimizers: list[torch.optim.Optimizer], number: i
             loss.backward()
         total += float(loss.detach())
     finish_step(parallel.module, optimizers)
-    return parallel.world.add_up({"loss": total})["loss"]
+    return parallel.world.all_reduce_sum({"loss": total})["loss"]
 
 
 def _batches(number: int, vocab_size: int, world: World) -> list[Batch]:

@@ -7,8 +7,9 @@ import trine
 
 ROOT = Path(trine.__file__).parent
 SHARED = sorted(path for path in (ROOT / "algorithms").glob("*.py") if not path.stem.startswith(("text_", "__")))
-CONTROL = [*sorted((ROOT / "agents").glob("*.py")), *sorted((ROOT / "stages" / "control").glob("*.py"))]
-TEXT = [path for path in sorted((ROOT / "stages").rglob("*.py")) if path not in CONTROL]
+BOTH = ROOT / "stages" / "policy_gradient.py"
+CONTROL = [BOTH, *sorted((ROOT / "agents").glob("*.py")), *sorted((ROOT / "stages" / "control").glob("*.py"))]
+TEXT = [path for path in sorted((ROOT / "stages").rglob("*.py")) if path not in CONTROL or path == BOTH]
 
 
 def imported(files: list[Path]) -> set[tuple[str, str]]:

@@ -39,7 +39,7 @@ def test_a_termination_forwarded_at_once_is_the_same_one(monkeypatch: pytest.Mon
 def test_what_another_process_told_is_no_first_signal() -> None:
     """It asks for the same, and a signal that arrives after it is this process's first."""
     request = StopRequest()
-    request.tell(signal.SIGTERM)
+    request.receive(signal.SIGTERM)
     request._on_signal(signal.SIGTERM, None)
     with pytest.raises(Interrupted, match="SIGTERM"):
         request.check()
@@ -50,7 +50,7 @@ def test_what_another_process_told_is_no_first_signal() -> None:
 def test_a_signal_of_ones_own_stays_when_another_process_tells_one() -> None:
     request = StopRequest()
     request._on_signal(signal.SIGINT, None)
-    request.tell(signal.SIGTERM)
+    request.receive(signal.SIGTERM)
     assert request.received == signal.SIGINT
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trine.runtime import regions as module
-from trine.runtime.allocator import give_back_memory
+from trine.runtime.allocator import release_memory
 from trine.runtime.regions import MAX_BYTES, MIN_BYTES, Region, regions
 from trine.runtime.working_memory import empty, empty_like
 
@@ -25,15 +25,15 @@ def test_what_is_held_is_never_given_twice_and_all_comes_back() -> None:
             assert set(view) == {mark}
             del view
         else:
-            found = region.take(random.randrange(1, 9 * PAGE))
+            found = region.allocate(random.randrange(1, 9 * PAGE))
             if found is not None:
                 found[:] = bytes([number % 251]) * len(found)
                 held.append((found, number % 251))
             del found
     assert all(set(view) == {mark} for view, mark in held)
     held.clear()
-    assert region.take(65 * PAGE) is None
-    assert len(region.take(64 * PAGE) or b"") == 64 * PAGE
+    assert region.allocate(65 * PAGE) is None
+    assert len(region.allocate(64 * PAGE) or b"") == 64 * PAGE
 
 
 def test_one_process_of_several_has_no_regions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,11 +51,11 @@ def test_one_process_of_several_has_no_regions(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_smallest_hole_is_taken() -> None:
     region = Region(16 * PAGE)
-    places = [region.take(pages * PAGE) for pages in (4, 1, 2, 1)]
+    places = [region.allocate(pages * PAGE) for pages in (4, 1, 2, 1)]
     places[0] = places[2] = None  # holes of 4 and 2 pages, and the rest
-    small = region.take(2 * PAGE)
-    assert region.take(12 * PAGE) is None
-    assert small is not None and region.take(4 * PAGE) is not None and len(places) == 4
+    small = region.allocate(2 * PAGE)
+    assert region.allocate(12 * PAGE) is None
+    assert small is not None and region.allocate(4 * PAGE) is not None and len(places) == 4
 
 
 def test_a_tensor_and_its_views_hold_their_place() -> None:
@@ -99,6 +99,6 @@ def test_a_process_with_regions_can_fork() -> None:
 def test_giving_back_leaves_what_is_held() -> None:
     held, passing = empty((MIN_BYTES,), torch.float32).fill_(3), empty((MIN_BYTES,), torch.float32).fill_(4)
     del passing
-    give_back_memory()
+    release_memory()
     assert (held == 3).all()
     assert (empty((MIN_BYTES,), torch.float32) == 0).all()  # new pages

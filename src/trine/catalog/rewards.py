@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from trine.catalog.loading import open_score_model
-from trine.catalog.locating import find_model
 from trine.rewards.base import Reward
 from trine.rewards.function import import_function
 from trine.rewards.model import ModelReward
@@ -18,8 +17,3 @@ def open_reward(name: str, hardware: Hardware) -> Reward:
 def is_function(reward: str) -> bool:
     """Whether `reward` has the form package.module:function and is no path."""
     return ":" in reward and not Path(reward).exists()
-
-
-def reward_source(name: str) -> Path | None:
-    """The files a reward is read from; None of a function."""
-    return None if is_function(name) else find_model(name)

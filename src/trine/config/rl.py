@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trine.config.base import (
     Config,
@@ -75,3 +75,18 @@ class PpoConfig(PolicyGradientConfig):
         kind="adamw", learning_rate=1e-4, beta2=0.95, decay="linear", warmup_share=0.02
     )
     loop: LoopConfig = LoopConfig(save_every=40)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "PpoConfig":
+        """Sizes that divide, and a critic that there is."""
+        if self.critic_warmup and self.critic == "shared":
+            raise ValueError(
+                "critic_warmup needs a critic of its own: set critic to policy or reward, or critic_warmup to 0"
+            )
+        if self.critic == "reward" and ":" in self.reward and not Path(self.reward).exists():
+            raise ValueError(f"critic=reward starts from a reward model, and reward={self.reward} is a function")
+        for name, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
+            size, divisor = getattr(self, name), getattr(self, part)
+            if size % divisor:
+                raise ValueError(f"{name}={size} is not a multiple of {part}={divisor}")
+        return self

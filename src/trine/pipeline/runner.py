@@ -11,7 +11,7 @@ from trine.catalog.publishing import check_publishing, push_model
 from trine.config.registry import STAGES
 from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, load_recipe
-from trine.runtime.allocator import give_back_memory
+from trine.runtime.allocator import release_memory
 from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
@@ -69,7 +69,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
             if step.config.out.is_dir() and not (done_before and marker.exists()):
                 before = earlier if marker.exists() else 0.0  # a stage that was started over has removed it
                 write_json(marker, {"seconds": before + time.perf_counter() - started})
-        give_back_memory()
+        release_memory()
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
         say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")

@@ -1,7 +1,7 @@
-"""Device, precision and threads: chosen once, here, and carried as one value.
+"""Device, precision and number of threads, chosen once and passed on as one `Hardware` value.
 
-The policy is fp32 master weights with bf16 products where the hardware has them (GPUs since Ampere, CPUs with
-AVX512-BF16 or AMX), fp32 everywhere else. `TRINE_DEVICE` and `TRINE_PRECISION` override the choice.
+Master weights are always fp32. Matrix products run in bf16 where the hardware supports it (GPUs since Ampere, CPUs with
+AVX512-BF16 or AMX) and in fp32 elsewhere. `TRINE_DEVICE` and `TRINE_PRECISION` override the choice.
 """
 
 import os
@@ -22,7 +22,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where to compute, and in which dtype products run."""
+    """Where to compute, and the dtype of matrix products."""
 
     device: torch.device
     compute_dtype: torch.dtype
@@ -41,12 +41,12 @@ def cpu_has_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False  # macOS and Windows: no flag to read, so the exact and slower choice
+        return False  # macOS and Windows have no such file: use fp32, which is exact and slower
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto", threads: int = 0) -> Hardware:
-    """The hardware to use; every argument may be left to Trine (`auto`, 0)."""
+    """The hardware to use. `auto` and 0 let Trine choose."""
     device = os.environ.get("TRINE_DEVICE", device)
     precision = os.environ.get("TRINE_PRECISION", precision)
     if precision not in ("auto", *PRECISIONS):
@@ -63,13 +63,13 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
 
 @contextmanager
 def numpy_threads(count: int) -> Iterator[None]:
-    """NumPy's products on `count` threads, which PyTorch's setting does not reach; 0 leaves them as they are."""
+    """Limit NumPy's matrix products to `count` threads (PyTorch's setting does not apply to them); 0: no limit."""
     with threadpool_limits(count or None, user_api="blas"):
         yield
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -87,7 +87,7 @@ def _choose_device(name: str) -> torch.device:
 
 
 def _own_gpu() -> torch.device:
-    """Each process of several on a machine has a GPU of its own."""
+    """The GPU of this process: one for each process on the machine."""
     if launch().local_rank >= torch.cuda.device_count():
         raise TrineError(
             f"{launch().local_size} processes and {torch.cuda.device_count()} GPUs here: each process needs a GPU of "
@@ -103,10 +103,10 @@ def _device_has_bf16(device: torch.device) -> bool:
 
 
 def _use_fast_exact_fp32() -> None:
-    """Send fp32 products through oneDNN, twice as fast as MKL on AMD, if it keeps them exact here.
+    """Use oneDNN for fp32 products, which is twice as fast as MKL on AMD, if its results stay exact on this machine.
 
-    The setting named "bf16" only selects the library on processors without AMX; where it would really round
-    to bf16 the measured error shows it, and the setting is taken back.
+    On processors without AMX, the setting named "bf16" only selects the library. Where it would really round to
+    bf16, the error measured here shows it, and the setting is reverted.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return

@@ -1,8 +1,8 @@
-"""Several processes as one run: who each is, sums over all of them, and waiting for each other.
+"""Distributed training: the rank of each process, reductions over all of them, and synchronisation.
 
-`torchrun --nproc-per-node 2 -m trine pretrain ...` starts them; without it there is one, `ALONE`, for which everything
-here is a no-op. gloo connects processes on CPUs, NCCL those on GPUs. No process waits for one that has ended: a broken
-connection ends the others with `QuietError`, and what is waited for at length is asked for, not blocked on.
+`torchrun --nproc-per-node 2 -m trine pretrain ...` starts the processes. Without torchrun there is one, `ALONE`, and
+everything here is a no-op. CPUs communicate by gloo, GPUs by NCCL. No process waits for one that has ended: a lost
+connection ends the others with `QuietError`, and long waits poll the store, so that signals are noticed.
 """
 
 import gc
@@ -22,14 +22,14 @@ from trine.runtime.errors import QuietError, TrineError
 from trine.runtime.launch import launch
 from trine.runtime.signals import Interrupted, stop_request
 
-# How long a process may be behind the others within a step.
+# How long one process may lag behind the others within a step.
 STEP_TIMEOUT = timedelta(minutes=10)
-SECONDS_BETWEEN_QUESTIONS = 0.05
+POLL_SECONDS = 0.05
 DONE, FAILED = "done", "failed"
 
 
 class KeyValueStore(Protocol):
-    """What processes leave notes in for each other."""
+    """The part of PyTorch's key-value store that is used here."""
 
     def set(self, key: str, value: str) -> None: ...
 
@@ -40,7 +40,7 @@ class KeyValueStore(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """This process (`rank`) among the `size` of the run; `device` is where its tensors lie."""
+    """This process (`rank`) among the `size` processes of the run; its tensors are on `device`."""
 
     rank: int = 0
     size: int = 1
@@ -50,18 +50,18 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that logs, prints and writes."""
+        """Whether this is rank 0, the only process that logs, prints and writes."""
         return self.rank == 0
 
-    def add_up(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Each number summed over all processes, which must bring the same names; in float64."""
-        return self._reduced(numbers, dist.ReduceOp.SUM)
+    def all_reduce_sum(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Sum each number over all processes, in float64; every process passes the same names."""
+        return self._all_reduce(numbers, dist.ReduceOp.SUM)
 
-    def largest(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Each number's largest over all processes."""
-        return self._reduced(numbers, dist.ReduceOp.MAX)
+    def all_reduce_max(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The maximum of each number over all processes."""
+        return self._all_reduce(numbers, dist.ReduceOp.MAX)
 
-    def _reduced(self, numbers: dict[str, float], operation: "dist.ReduceOp.RedOpType") -> dict[str, float]:
+    def _all_reduce(self, numbers: dict[str, float], operation: "dist.ReduceOp.RedOpType") -> dict[str, float]:
         if self.size == 1 or not numbers:
             return numbers
         names = sorted(numbers)
@@ -69,8 +69,8 @@ class World:
         dist.all_reduce(values, operation)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """Every process's `tensor` [n, ...], one below the other by rank: [size n, ...]."""
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Concatenate the `tensor` [n, ...] of every process in the order of ranks: [size * n, ...]."""
         if self.size == 1:
             return tensor
         result = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
@@ -79,7 +79,7 @@ class World:
         return result
 
     def share(self, total: int, name: str) -> tuple[int, int]:
-        """(first, count) of this process's part of `total`; `TrineError` when it does not divide evenly."""
+        """(first, count) of this process's share of `total`; raises `TrineError` if it does not divide evenly."""
         if total % self.size:
             raise (TrineError if self.is_main else QuietError)(
                 f"{name}={total} does not divide among {self.size} processes; choose a multiple of {self.size}"
@@ -88,14 +88,14 @@ class World:
         return self.rank * count, count
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
-        self.add_up({"here": 1.0})
+        """Wait until every process has reached this point."""
+        self.all_reduce_sum({"here": 1.0})
 
     @contextmanager
     def main_first(self, name: str) -> Iterator[None]:
-        """The main process does the block first, however long it takes; the others then find it done.
+        """Run the block on rank 0 first, however long it takes, and on the others after it has finished.
 
-        `name` is unique in the run.
+        `name` must be unique in the run.
         """
         if self.store is None:
             yield
@@ -113,7 +113,7 @@ class World:
     def _wait_for(self, store: KeyValueStore, name: str) -> None:
         while not store.check([name]):
             stop_request.check()
-            time.sleep(SECONDS_BETWEEN_QUESTIONS)
+            time.sleep(POLL_SECONDS)
         if store.get(name) != DONE.encode():
             stop_request.check()
             raise QuietError(f"process {self.rank} waited for one that failed: {name}")
@@ -124,9 +124,9 @@ ALONE = World()
 
 @contextmanager
 def open_world(device: torch.device) -> Iterator[World]:
-    """The world that `torchrun` describes, connected; `ALONE` without it.
+    """Connect the processes that `torchrun` started; without torchrun, a world of one process.
 
-    Raises `QuietError` (or `Interrupted`, once a signal came) where another process ends before its time.
+    Raises `QuietError` (or `Interrupted`, after a signal) if another process ends early.
     """
     place = launch()
     if place.size == 1:
@@ -144,15 +144,15 @@ def open_world(device: torch.device) -> Iterator[World]:
     world = World(place.rank, place.size, place.local_rank, device, PrefixStore("trine", store))
     try:
         yield world
-        gc.collect()  # a wrapped module is a cycle that holds on to the process group
+        gc.collect()  # a wrapped module is a reference cycle that keeps the process group alive
         world.barrier()
     except RuntimeError as error:
-        raise _what_happened(error) from error
+        raise _explained(error) from error
     dist.destroy_process_group()
 
 
 def _store(rank: int) -> Any:
-    """The key-value store of this (re)start of the run; torchrun's agent may be its server already."""
+    """The key-value store of this (re)start of the run; torchrun's agent may already serve it."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -161,13 +161,13 @@ def _store(rank: int) -> Any:
     return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _what_happened(error: RuntimeError) -> Exception:
-    """A lost connection is the echo of what ended the other process, which says so itself."""
+def _explained(error: RuntimeError) -> Exception:
+    """Name the cause of a lost connection: the process that ended first reports its own error."""
     lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
     if not lost:
         return error
     if stop_request.received is not None:
         return Interrupted(stop_request.received)
-    if launch().rank == 0 and "imed out" in str(error):  # nobody else has anything to say
+    if launch().rank == 0 and "imed out" in str(error):  # a timeout: no other process reports an error
         return TrineError(f"another process of this run did not answer for {STEP_TIMEOUT}: {error}")
     return QuietError(f"another process of this run ended: {error}")

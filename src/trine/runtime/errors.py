@@ -1,9 +1,9 @@
-"""The one exception that is meant for people: it names the value, the place and what to do."""
+"""The exception whose message is written for the user: it names the value, the place and what to do."""
 
 
 class TrineError(Exception):
-    """Wrong input or an unusable environment. The command line prints it plainly and leaves with 2."""
+    """Wrong input or an unusable environment. The command line prints the message and exits with status 2."""
 
 
 class QuietError(TrineError):
-    """The same in a process of several where another one says it; leaves with 2 and prints nothing."""
+    """Raised in a distributed run where another process reports the error: exits with status 2, prints nothing."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written aside, flushed to the disk, then renamed into place."""
+"""Atomic writes: a file is written under a temporary name, flushed to disk, then renamed into place."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from trine.runtime.errors import TrineError
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
+    """fsync `folder`, which makes renames inside it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,16 +25,16 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into a message that names the path."""
+    """Raise a full disk, a read-only folder and similar errors as a `TrineError` that names the path."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors writes in Rust and reports a full disk its own way
+    except (OSError, SafetensorError) as error:  # safetensors writes in Rust and has its own error for a full disk
         reason = getattr(error, "strerror", None) or error
         raise TrineError(f"cannot write {path}: {reason}; free some space or choose --out") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step."""
+    """Replace the contents of `path` by `data`, atomically."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.partial")
     with disk_errors(path):
@@ -64,7 +64,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; a `TrineError` naming the file when it is missing or broken."""
+    """The value in a JSON file; raises `TrineError` naming the file if it is missing or invalid."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
@@ -74,12 +74,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file; a `TrineError` naming file and line when one is broken."""
+    """The rows of a JSONL file; raises `TrineError` naming file and line if one is invalid."""
     return [row for _, row in read_numbered_jsonl(path)]
 
 
 def read_numbered_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """`read_jsonl` with each row's line number, which blank lines count in too."""
+    """`read_jsonl` with the line number of each row; blank lines are counted."""
     rows = []
     try:
         lines = Path(path).read_bytes().splitlines()
@@ -101,14 +101,14 @@ def read_numbered_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def aside_of(folder: Path) -> Path:
-    """Where `write_folder` fills what will be `folder`."""
+    """The temporary folder that `write_folder` renames to `folder`."""
     return folder.with_name(f".{folder.name}.partial")
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make `folder` by letting `fill` write into a folder aside, then renaming it into place.
+    """Create `folder` atomically: `fill` writes into a temporary folder, which is then renamed.
 
-    An existing `folder` is replaced; nothing half-written ever carries its name.
+    An existing `folder` is replaced. An incomplete folder never has the final name.
     """
     folder = Path(folder)
     aside = aside_of(folder)
@@ -117,7 +117,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         aside.mkdir(parents=True)
         try:
             fill(aside)
-            readable = aside.stat().st_mode & 0o666  # safetensors makes files that only their owner reads
+            readable = aside.stat().st_mode & 0o666  # safetensors creates files that only their owner can read
             for path in aside.rglob("*"):
                 if path.is_file():
                     path.chmod(readable)
@@ -143,7 +143,7 @@ def _sync_file(path: Path) -> None:
 
 
 def sha256_of(*parts: bytes | str) -> str:
-    """Hex digest of the parts, each preceded by its length so that boundaries count."""
+    """Hex digest of the parts, each prefixed by its length, so that ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""Which of the run's processes this one is, as `torchrun` tells each of them. Imports nothing heavy."""
+"""Rank and world size of this process, from the environment that `torchrun` sets. Imports nothing heavy."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from trine.runtime.errors import QuietError, TrineError
 
 @dataclass(frozen=True)
 class Launch:
-    """`rank` of `size` processes; `local_rank` of `local_size` on this machine. One process alone is 0 of 1."""
+    """`rank` of `size` processes, `local_rank` of `local_size` on this machine; without torchrun 0 of 1."""
 
     rank: int = 0
     size: int = 1
@@ -17,7 +17,7 @@ class Launch:
 
 
 def one_process_only(what: str) -> None:
-    """Raise a `TrineError` when there are several."""
+    """Raise `TrineError` if the run has several processes."""
     place = launch()
     if place.size > 1:
         message = f"{what} runs in one process and there are {place.size}; start it without torchrun"
@@ -25,7 +25,7 @@ def one_process_only(what: str) -> None:
 
 
 def launch() -> Launch:
-    """This process among those `torchrun` started, from the environment it sets."""
+    """This process among those that `torchrun` started."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Launch()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""A lock on a run folder: only one process may use it at a time."""
 
 import os
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from trine.runtime.files import disk_errors
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder`/.lock; the system lets go of it when the process ends, however it ends.
+    """Hold the lock `folder`/.lock; the system releases it when the process ends, even by a signal.
 
-    Who else holds it is waited for with `wait`, and otherwise named in a `TrineError`.
+    If another process holds the lock: wait for it with `wait`, otherwise raise `TrineError` naming that process.
     """
     import fcntl
 

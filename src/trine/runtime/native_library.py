@@ -1,7 +1,7 @@
-"""C++ compiled once, at first use, with the user's own compiler, and kept.
+"""C++ kernels, compiled at first use by the user's own compiler and cached.
 
-A few seconds at first use, nothing after: a library is kept under a name that is a digest of its sources, compiler,
-options and processor. Without a compiler, or with TRINE_NATIVE=0, there is none, and PyTorch alone does the work.
+Compiling takes a few seconds, once: the file name of a library is a digest of its sources, compiler, options and
+processor. Without a compiler, or with TRINE_NATIVE=0, no library is loaded and PyTorch's own operations are used.
 """
 
 import ctypes
@@ -32,9 +32,9 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class NativeSource:
-    """What is compiled: `files`, the first of them the one to compile, the others what it includes.
+    """The files of a library: the first is compiled, the others are its headers.
 
-    `task` and `loss` say what the library is for and what is lost without it, to whoever has no compiler.
+    `task` and `loss` are for the message without a compiler: what the library does, and the effect of its absence.
     """
 
     name: str
@@ -44,7 +44,7 @@ class NativeSource:
 
 
 def load_native(source: NativeSource) -> ctypes.CDLL | None:
-    """The library, compiled if need be; None where that is not possible (said once) or not wanted."""
+    """The library, compiled if not cached; None if it cannot be built (a message says so) or TRINE_NATIVE=0."""
     if os.environ.get("TRINE_NATIVE", "1") == "0":
         return None
     found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -52,41 +52,41 @@ def load_native(source: NativeSource) -> ctypes.CDLL | None:
         say(f"no C++ compiler was found: {source.loss}; install g++ to change that")
         return None
     try:
-        return _loaded(source, shlex.split(found))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
+        return _load(source, shlex.split(found))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: the user has no home folder
         reason = getattr(error, "stderr", None) or error
         say(f"{found} could not build {source.task}; {source.loss}: {reason}")
         return None
 
 
-def _loaded(source: NativeSource, compiler: list[str]) -> ctypes.CDLL:
-    path = _built(source, compiler)
+def _load(source: NativeSource, compiler: list[str]) -> ctypes.CDLL:
+    path = _build(source, compiler)
     try:
         return ctypes.CDLL(str(path))
-    except OSError:  # what was kept is damaged
+    except OSError:  # the cached file is damaged
         path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_built(source, compiler)))
+        return ctypes.CDLL(str(_build(source, compiler)))
 
 
-def _built(source: NativeSource, compiler: list[str]) -> Path:
+def _build(source: NativeSource, compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
     contents = [file.read_bytes() for file in source.files]
-    path = _kept_in() / f"{source.name}-{sha256_of(*contents, version, ' '.join(OPTIONS), _processor())[:24]}.so"
+    path = _cache_folder() / f"{source.name}-{sha256_of(*contents, version, ' '.join(OPTIONS), _processor())[:24]}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-            made = Path(aside) / path.name
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            library = Path(temporary) / path.name
             folders = dict.fromkeys(f"-I{file.parent}" for file in source.files)
-            command = [*compiler, *OPTIONS, *folders, str(source.files[0]), "-o", str(made)]
+            command = [*compiler, *OPTIONS, *folders, str(source.files[0]), "-o", str(library)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-            with open(made, "rb") as file:
+            with open(library, "rb") as file:
                 os.fsync(file.fileno())
-            made.replace(path)
+            library.replace(path)
             sync_folder(path.parent)
     return path
 
 
-def _kept_in() -> Path:
-    """A folder of the user's own: what is loaded from there runs."""
+def _cache_folder() -> Path:
+    """A cache folder that only the user can write to, since code loaded from it is executed."""
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     root = root if root.is_absolute() else Path.home() / ".cache"
     folder = root / "trine" / "native"
@@ -97,7 +97,7 @@ def _kept_in() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native will see: the processor's name and features."""
+    """The processor's name and features, on which -march=native depends."""
     keys = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What the terminal shows while something runs: a bar with the time left, and nothing when it is not a terminal."""
+"""Progress bars with the time left, and messages; outside a terminal no bar is shown."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +13,26 @@ console = Console(stderr=True, highlight=False)
 
 
 class Bar:
-    """One task's progress; `advance` and `note` are cheap and safe when nothing is shown."""
+    """The progress of one task; does nothing when no bar is shown."""
 
     def __init__(self, progress: Progress | None, task: int | None) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Show that `amount` more is done."""
+        """Report that `amount` more units are done."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
 
     def advance_or_stop(self, amount: int = 1) -> None:
-        """`advance`, where work may be dropped between two units: raises `Interrupted` once a signal has come."""
+        """`advance`, then raise `Interrupted` if a signal has arrived. For work that can be abandoned between units."""
         self.advance(amount)
         stop_request.check()
 
 
 @contextmanager
 def progress_bar(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
-    """A bar of `total` units (None: nobody knows how many), `done` of them finished before."""
+    """A bar of `total` units (None: unknown), `done` of which are already finished."""
     if not console.is_terminal or launch().rank > 0:
         yield Bar(None, None)
         return
@@ -51,9 +51,9 @@ def progress_bar(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
 
 
 def say(text: str, style: str = "") -> None:
-    """One line for a person, on standard error so that results on standard output stay clean.
+    """Print one line on standard error, so that standard output holds results only.
 
-    Of several processes only the first says it.
+    In a distributed run only rank 0 prints.
     """
     if launch().rank == 0:
         console.print(text, style=style, soft_wrap=True, markup=False)

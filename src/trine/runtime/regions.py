@@ -1,10 +1,10 @@
-"""Memory for the large tensors that a training step makes and drops, beside malloc's.
+"""A best-fit allocator for the large, short-lived tensors of a training step, beside malloc.
 
-malloc puts small, lasting objects between large, passing ones, and then grows: half of a step's memory was holes. Here
-large tensors lie in reserved regions, each in the smallest hole where it fits, and free neighbours are one hole again.
-The largest (a vocabulary's) have a region of their own, since smaller ones would cut up the holes they leave. Pages
-stay with the process once they were used, as `allocator.py` wants it. A tensor gives its place back when its storage
-ends, in whichever thread that is.
+malloc places small long-lived objects between large short-lived ones, so its heap fragments: half of a step's memory
+was holes. Here large tensors are allocated in reserved regions, each in the smallest hole where it fits, and adjacent
+free blocks are merged. The largest tensors (those with a vocabulary dimension) have a region of their own, because
+smaller ones would split the holes they leave. Pages stay with the process after first use, as with `allocator.py`. A
+block is freed when the tensor's storage is, in whichever thread that happens.
 """
 
 import mmap
@@ -18,27 +18,29 @@ from threading import Lock
 
 from trine.runtime.launch import launch
 
-MIN_BYTES = 1 << 18  # smaller tensors are malloc's
-MAX_BYTES = 1 << 25  # larger ones are among themselves
-# Only addresses are reserved: a system that counts promised memory would refuse to fork. (A name since Python 3.13.)
+MIN_BYTES = 1 << 18  # smaller tensors are left to malloc
+MAX_BYTES = 1 << 25  # larger tensors have a region of their own
+# Reserve addresses only: with strict overcommit accounting, a fork would fail. (Python names the flag since 3.13.)
 NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Region:
-    """`size` bytes of addresses; what is free of them is a list of (offset, bytes), in order, none beside another."""
+    """`size` bytes of addresses; the free blocks are a sorted list of (offset, bytes), no two of them adjacent."""
 
     def __init__(self, size: int) -> None:
         self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
         self._bytes = memoryview(self._map)
         self._free = [(0, size)]
-        self._returned: deque[tuple[int, int]] = deque()  # by finalizers, which may come at any moment and take no lock
+        self._returned: deque[tuple[int, int]] = (
+            deque()
+        )  # by finalizers, which run at any moment and must not take the lock
         self._lock = Lock()
 
-    def take(self, size: int) -> memoryview | None:
-        """`size` bytes that are free again when nobody holds the view; None where there is no such room."""
+    def allocate(self, size: int) -> memoryview | None:
+        """`size` bytes, freed when the last reference to the view is gone; None if no hole is large enough."""
         room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         with self._lock:
-            self._settle()
+            self._merge_returned()
             fitting = [(free, offset) for offset, free in self._free if free >= room]
             if not fitting:
                 return None
@@ -49,8 +51,8 @@ class Region:
         weakref.finalize(view, self._returned.append, (offset, room)).atexit = False
         return view
 
-    def _settle(self) -> None:
-        """Make what was returned free."""
+    def _merge_returned(self) -> None:
+        """Add the returned blocks to the free list, merging neighbours."""
         while self._returned:
             offset, size = self._returned.popleft()
             index = bisect(self._free, (offset, 0))
@@ -61,20 +63,20 @@ class Region:
                 size += self._free.pop(index)[1]
             self._free.insert(index, (offset, size))
 
-    def give_back(self) -> None:
-        """Return the pages of all that is free to the system."""
+    def release(self) -> None:
+        """Return the pages of all free blocks to the system."""
         with self._lock:
-            self._settle()
+            self._merge_returned()
             for offset, size in self._free:
                 self._map.madvise(mmap.MADV_DONTNEED, offset, size)
 
 
 @cache
 def regions() -> tuple[Region, Region] | None:
-    """This process's, for tensors up to `MAX_BYTES` and beyond; each could hold the machine's whole memory.
+    """The regions for tensors up to `MAX_BYTES` and for larger ones, each as large as the machine's memory.
 
-    None where the system has no such mappings, or refuses one; and in one process of several, since what they exchange
-    may be let go by a thread of the exchange when Python, which a place goes back through, has ended.
+    None where the system does not support such mappings. None in distributed runs too: a communication thread may free
+    a tensor after Python has shut down, and blocks are returned by Python code.
     """
     if launch().size > 1:
         return None
@@ -85,7 +87,7 @@ def regions() -> tuple[Region, Region] | None:
         return None
 
 
-def give_back_regions() -> None:
-    """Return to the system what no tensor has of the regions, if there are any."""
+def release_regions() -> None:
+    """Return the unused pages of the regions to the system, if there are regions."""
     for each in (regions.cache_info().currsize and regions()) or ():
-        each.give_back()
+        each.release()

@@ -1,7 +1,7 @@
-"""Randomness as a function of counters: the same (seed, stream, index) gives the same numbers on any machine.
+"""Counter-based random numbers: the same (seed, stream, index) gives the same numbers on any machine.
 
-Nothing random in Trine depends on what ran before it, so a resumed run needs no generator state, and a sampled
-row does not depend on which rows share its batch. The mixing function is SplitMix64's finaliser (Steele et al. 2014).
+Nothing random depends on what ran before, so a resumed run needs no generator state, and a sampled row does not depend
+on the other rows of its batch. The mixing function is the finaliser of SplitMix64 (Steele et al. 2014).
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for one purpose, independent of every other purpose."""
+    """A 63-bit seed for one purpose (`names`), independent of the seeds for other purposes."""
     text = "/".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -27,7 +27,7 @@ def generator_for(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def uniform(seeds: Tensor, counters: Tensor) -> Tensor:
-    """One float64 (float32 on MPS, which has no other) in [0, 1) per row: `seeds`, `counters` int64 of one shape."""
+    """One float64 in [0, 1) per element of `seeds` and `counters`, int64 of the same shape. (float32 on MPS.)"""
     z = seeds + (counters + 1) * _GOLDEN
     z = (z ^ _shift_right(z, 30)) * _MIX_1
     z = (z ^ _shift_right(z, 27)) * _MIX_2
@@ -38,10 +38,10 @@ def uniform(seeds: Tensor, counters: Tensor) -> Tensor:
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Logical shift: int64 shifts in the sign, which the mask takes out again."""
+    """Logical shift right: int64 shifts in copies of the sign bit, which the mask removes."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def seed_torch(seed: int) -> None:
-    """Seed PyTorch's own generator. Trine draws nothing from it; a reward function of the user's may."""
+    """Seed PyTorch's own generator, which Trine does not use; a user's reward function may."""
     torch.manual_seed(seed % 2**63)

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured in a third of a second, against the machine recipes were timed on."""
+"""The speed of this machine, measured in a third of a second, relative to the one recipes were timed on."""
 
 import time
 
@@ -6,11 +6,11 @@ import torch
 
 from trine.runtime.device import Hardware
 
-# bf16 products on two cores of an AVX512-BF16 processor, where a recipe's `minutes` were measured (docs/LOG.md).
+# Of bf16 products on the reference machine (two cores with AVX512-BF16), where a recipe's `minutes` were measured.
 REFERENCE_FLOPS = 850e9
-# Share of a recipe's time there that is matrix products; the rest is Python, parsing and elementwise work.
+# The share of matrix products in a recipe's time there; the rest is Python, parsing and elementwise operations.
 PRODUCT_SHARE = 0.6
-# On a GPU a product has to be large, and several under way, for its rate and not its start to be measured.
+# On a GPU, small single products would measure launch latency instead of throughput.
 LARGE_PRODUCT, PRODUCTS_AT_ONCE = 8192, 10
 
 
@@ -30,5 +30,5 @@ def product_flops(hardware: Hardware, size: int = 768, seconds: float = 0.3) -> 
 
 
 def time_factor(hardware: Hardware) -> float:
-    """About how many times longer than on the reference machine a recipe takes here."""
+    """Estimated duration of a recipe on this machine, divided by that on the reference machine."""
     return (1 - PRODUCT_SHARE) + PRODUCT_SHARE * REFERENCE_FLOPS / product_flops(hardware)

@@ -59,7 +59,7 @@ def shared_loss_sum(module: nn.Module, batches: Sequence[Batch], world: World) -
         batch = batches[index] if index < len(batches) else batches[0].without_weight()
         nats += float(loss_sum(module, batch))
         count += batch.count
-    found = world.add_up({"nats": nats, "count": count})
+    found = world.all_reduce_sum({"nats": nats, "count": count})
     return found["nats"], found["count"]
 
 
@@ -78,7 +78,7 @@ def training_flops_per_token(shape: ModelConfig, row_tokens: int) -> float:
 def measured_effort(shape: ModelConfig, row_tokens: int, hardware: Hardware, world: World) -> Effort:
     """What a token costs, beside the rate at which all processes at once multiply matrices, measured now."""
     world.barrier()
-    rate = world.add_up({"flops": product_flops(hardware)})["flops"]
+    rate = world.all_reduce_sum({"flops": product_flops(hardware)})["flops"]
     return Effort(training_flops_per_token(shape, row_tokens), rate)
 
 

@@ -87,7 +87,7 @@ def load_checkpoint(
     Tensors are whole and on the CPU, unless `like` has a sharded one under their name or what is before its last `/`:
     then only this process's part is read.
     """
-    step = world.largest({"step": float(_newest(folder) if world.is_main else -1)})["step"]
+    step = world.all_reduce_max({"step": float(_newest(folder) if world.is_main else -1)})["step"]
     if step < 0:
         return None
     path = folder / f"step-{int(step):08d}"

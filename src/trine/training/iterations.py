@@ -63,5 +63,3 @@ class IterationObjective(ABC, Generic[Batch]):
     def describe_batch(self, step: int) -> dict[str, Any]:
         """Identifies the batch, for debugging."""
         return {"iteration": step // self.steps_per_iteration}
-
-    identity = describe_batch

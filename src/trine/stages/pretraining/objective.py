@@ -65,7 +65,7 @@ class PretrainObjective(StepObjective):
         self._began, before = time.perf_counter(), self._loader.waiting_seconds
         batches = self._loader.get(step)
         self._waited = self._loader.waiting_seconds - before
-        self._tokens = self.world.add_up({"tokens": sum(batch.count for batch in batches)})["tokens"]
+        self._tokens = self.world.all_reduce_sum({"tokens": sum(batch.count for batch in batches)})["tokens"]
         return [batch.to(self.world.device) for batch in batches]
 
     def counts(self, batch: Batch) -> dict[str, float]:
@@ -74,7 +74,7 @@ class PretrainObjective(StepObjective):
     def terms(self, batch: Batch) -> dict[str, Term]:
         return {"cross_entropy": Term(loss_sum(self.module, batch))}
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         first = step * self.config.batch_size
         rows = self.sampler.order.indices(first, self.config.batch_size).tolist()
         return {"first_place": first, "rows": rows, "epoch": int(self.sampler.order.epochs(first))}

@@ -55,8 +55,10 @@ def run(config: FunctionsConfig) -> Path:
         write_examples(folder.path / "held_out.jsonl", held_out)
         counts = {"train": len(train) - len(set_apart), "held_out_reward": len(set_apart), "held_out": len(held_out)}
         train_count, apart_count, held_out_count = counts.values()
-        apart = f"{apart_count} for the held-out reward model"
-        say(f"functions: {train_count} tasks for training, {apart}, {held_out_count} held out")
+        say(
+            f"functions: {train_count} tasks for training, {apart_count} for the held-out reward, "
+            f"{held_out_count} held out"
+        )
         folder.finish(counts)
     return folder.path
 
