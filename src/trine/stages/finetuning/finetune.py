@@ -119,7 +119,7 @@ def run(config: FinetuneConfig) -> Path:
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         model, tokenizer = open_model(config.model, hardware)

@@ -176,7 +176,7 @@ def run(config: RewardConfig) -> Path:
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(find_model(config.model)), "preferences": fingerprint(config.preferences)}
     inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         trunk, tokenizer = open_model(config.model, hardware)
