@@ -174,7 +174,7 @@ class ControlObjective:
         observed, self.observed = self.observed, {}
         return observed
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {"iteration": step // self.steps_per_iteration}
 
     # An iteration's rollout

@@ -154,7 +154,7 @@ class PpoObjective:
     def observations(self) -> dict[str, float]:
         return self.observed
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {"iteration": step // self.steps_per_iteration}
 
     # An iteration's experience
