@@ -38,7 +38,7 @@ INSTEAD = {
     r"(?i)loss is content|critic that knows nothing|goes on with, each": "margin; critic only; greedily",
     r"(?i)make the rest again|made again in the backward": "recomputed in the backward pass",
     r"(?i)sureness|the better told|how weights move|when to look": "confidence; optimizer and schedule; evaluation",
-    "房屋|旋钮|突跳|影片|每个半分钟|玩与学|模型仓库": "架构设计；规模参数；尖峰；视频；每次约半分钟；交互与学习；Hugging Face Hub",
+    "房屋|旋钮|突跳|影片|每个半分钟|玩与学|模型仓库": "架构、规模参数、尖峰、视频、每次约半分钟、交互与学习、Hub",
 }
 
 # (file, what may stand in it, why)

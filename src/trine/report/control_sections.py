@@ -54,7 +54,7 @@ def control_section(run: StageRun, recipe: RecipeRun) -> Section:
     words = (
         "An episode's return is the sum of its rewards. The curves are episodes of training, with actions sampled "
         "from the policy: the mean over seeds, and one standard deviation to each side. The table is of fresh episodes "
-        "after training, with the stochastic and the deterministic policy; ± is the standard deviation of means over seeds."
+        "after training, with the stochastic and the deterministic policy; ± is the deviation of the means over seeds."
     )
     return Section(environment, words, [_table(groups)], _plots(environment, groups), films=_films(groups))
 

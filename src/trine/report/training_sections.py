@@ -123,8 +123,8 @@ def ppo_section(run: StageRun, recipe: RecipeRun) -> Section:
     """The curves of PPO, iteration by iteration."""
     words = (
         "In every iteration the policy answers a batch of prompts, the reward model scores the answers, and the policy "
-        "is updated towards what scored higher than expected, with a penalty on KL to the reference. Good is a score that "
-        "rises while KL stays moderate and entropy, length and the share that ends stay steady."
+        "is updated towards what scored higher than expected, with a penalty on KL to the reference. Good is a score "
+        "that rises while KL stays moderate and entropy, length and the share that ends stay steady."
     )
     kl = run.config.get("kl") or {}
     target = f"adapted to {kl['target']:g} nats per response" if kl.get("target") else "fixed"
