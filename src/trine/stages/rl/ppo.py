@@ -78,7 +78,6 @@ def gae_of_responses(
 @stage_run("model", "prompts", "reward")
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
-<<<<<<< HEAD
     policy, tokenizer = stage.open_trainable(config)
     reference = policy if config.lora.rank else stage.open_model(config.model)[0].requires_grad_(False)
     model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
@@ -93,35 +92,6 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     merge_lora(model)  # a critic of its own has adapters too
     write_policy(stage, model, chat)
     return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
-=======
-    _check(config)
-    hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(find_model(config.model)), "prompts": fingerprint(config.prompts)}
-    inputs["reward"] = config.reward if _is_function(config.reward) else fingerprint(find_model(config.reward))
-    with open_run(config, inputs) as folder:
-        if folder.finished:
-            return folder.path
-        seed_torch(config.seed)
-        policy, tokenizer = open_model(config.model, hardware)
-        reference = policy if config.lora.rank else open_model(config.model, hardware)[0].requires_grad_(False)
-        model = _with_critic(policy, config)
-        chat = chat_format(tokenizer)
-        prompts = _read_prompts(config, chat, policy.config.context - config.max_new_tokens)
-        reward = open_reward(config.reward, config)
-        if isinstance(reward, ModelReward):
-            reward.check_reads(tokenizer, max(map(len, prompts)) + config.max_new_tokens, config.reward)
-        objective = PpoObjective(model.to(hardware.device), reference, reward, prompts, chat, config)
-        steps = config.iterations * objective.steps_per_iteration
-        say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
-        optimizer = config.lora.optimizer(config.optimizer)
-        optimizers = make_optimizers(model.named_parameters(), optimizer, policy.config, hardware.compute_dtype)
-        Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
-        finish_lora(policy, folder.path / "adapter", config.model)
-        merge_lora(model)  # a critic of its own has adapters too
-        _write(folder.path, model, chat)
-        folder.finish({"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient})
-    return folder.path
->>>>>>> main
 
 
 def _reward(config: PpoConfig, stage: StageRun, prompts: Sequence[Prompt], chat: Chat) -> Reward:
