@@ -74,7 +74,7 @@ class PretrainObjective(StepObjective):
     def terms(self, batch: Batch) -> dict[str, Term]:
         return {"cross_entropy": Term(loss_sum(self.module, batch))}
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         first = step * self.config.batch_size
         rows = self.sampler.order.indices(first, self.config.batch_size).tolist()
         return {"first_place": first, "rows": rows, "epoch": int(self.sampler.order.epochs(first))}
