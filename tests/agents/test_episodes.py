@@ -64,7 +64,7 @@ def test_the_likeliest_action_needs_no_chance_and_observations_are_normalized() 
     observations = np.array([[10.0, 20.0]], np.float32)
     noise = np.full((1, 2), np.nan, np.float32)
     assert plain.act(observations, noise).shape == (1,)
-    centred = normalizing.playing.policy(moments.normalized(observations))
+    centred = normalizing.actor.policy(moments.normalized(observations))
     assert np.array_equal(normalizing.act(observations, noise), centred.argmax(1))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny import random_tensor
-from trine.agents.network import Agent, ActorInference, initialize
+from trine.agents.network import ActorInference, Agent, initialize
 
 
 def agent(*, continuous: bool = False, critic: bool = True, seed: int = 0) -> Agent:

@@ -118,9 +118,9 @@ def _step_by_step(
 
 def test_rows_are_parts_of_episodes() -> None:
     rows = segments_of(np.array([[0, 0], [1, 0], [0, 0], [0, 1]], bool))
-    assert rows.of(torch.arange(8))[rows.mask].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert rows.gather(torch.arange(8))[rows.mask].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
     assert rows.mask.sum(1).tolist() == [2, 2, 4]
-    assert_close(rows.back(rows.of(torch.arange(8.0))), torch.arange(8.0))
+    assert_close(rows.scatter(rows.gather(torch.arange(8.0))), torch.arange(8.0))
 
 
 def test_reinforce_counts_only_episodes_it_was_sure_to_see_whole() -> None:
