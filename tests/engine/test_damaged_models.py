@@ -24,7 +24,7 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", FILTERS, ids=lambda settings: "+".join(settings))
+@pytest.mark.parametrize("settings", FILTERS, ids="+".join)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_damaged_model_is_refused_under_every_filter(settings: dict[str, Any], value: float, native: bool) -> None:
     model = tiny_model(vocab_size=320)
@@ -36,7 +36,7 @@ def test_a_damaged_model_is_refused_under_every_filter(settings: dict[str, Any],
     assert all_is_given_back(engine)
 
 
-@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"repetition_penalty": 1.2}], ids=lambda each: "+".join(each))
+@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"repetition_penalty": 1.2}], ids="+".join)
 def test_one_logit_that_is_not_finite_is_enough(settings: dict[str, Any], native: bool) -> None:
     model = tiny_model("llama", vocab_size=320)
     with torch.no_grad():
