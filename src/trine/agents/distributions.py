@@ -31,7 +31,7 @@ class Distribution(Protocol):
         ...
 
     def mode(self, outputs: Array) -> Array:
-        """The likeliest action of each row."""
+        """The most likely action of each row."""
         ...
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

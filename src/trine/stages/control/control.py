@@ -174,7 +174,7 @@ class ControlObjective:
         observed, self.observed = self.observed, {}
         return observed
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {"iteration": step // self.steps_per_iteration}
 
     # An iteration's rollout
@@ -270,7 +270,7 @@ def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | No
 def run(config: ControlConfig) -> Path:
     """Train; write `agent/`, the returns of fresh episodes, and a film of one where the environment can be drawn."""
     hardware = open_hardware(config.hardware)
-    with numpy_threads(config.hardware.threads), open_run(config.model_dump(mode="json"), {}) as folder:
+    with numpy_threads(config.hardware.threads), open_run(config, {}) as folder:
         if folder.finished:
             return folder.path
         seed_torch(config.seed)

@@ -1,4 +1,4 @@
-"""What a trained agent is worth: returns of fresh episodes, with drawn and with likeliest actions; and a film."""
+"""Evaluation of a trained agent: returns of fresh episodes, with sampled and deterministic actions; and a video."""
 
 from pathlib import Path
 from statistics import fmean, pstdev

@@ -32,7 +32,7 @@ def run(config: FunctionsConfig) -> Path:
     corpus = open_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         train = _within_budget(_mine(corpus.documents("train")), tokenizer, config)
