@@ -16,7 +16,7 @@ KINDS = {".py", ".md", ".yaml", ".j2", ".cpp", ".h"}
 INSTEAD = {
     r"\bDrawn\b|\bdrawn (token|action|policy|and|/|with)": "sampled",
     r"(?i)likeliest": "most likely; greedy; deterministic policy",
-    r"(?i)\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
+    r"(?i)(?<!not )\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
     r"(?i)\bjudge[sd]?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
     r"(?i)\bcomparisons?\b|\bstages?[.:] ?compare\b|`compare`": "preferences, preference pairs",
     r"\bcutting\b": "packing",

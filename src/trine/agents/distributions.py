@@ -23,7 +23,7 @@ class Distribution(Protocol):
     outputs: int
 
     def noise(self, generator: np.random.Generator, steps: int, copies: int) -> Array:
-        """What `sample` needs for so many steps, drawn at once: [T, N, ...] float32."""
+        """What `sample` needs for so many steps, sampled at once: [T, N, ...] float32."""
         ...
 
     def sample(self, outputs: Array, noise: Array) -> Array:
