@@ -16,32 +16,35 @@ KINDS = {".py", ".md", ".yaml", ".j2", ".cpp", ".h"}
 INSTEAD = {
     r"\bDrawn\b|\bdrawn (token|action|policy|and|/|with)": "sampled",
     r"(?i)likeliest": "most likely; greedy; deterministic policy",
-    r"(?i)\bguess": "draft tokens, prompt-lookup speculative decoding",
+    r"(?i)(?<!not )\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
     r"(?i)\bjudge[sd]?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
     r"(?i)\bcomparisons?\b|\bstages?[.:] ?compare\b|`compare`": "preferences, preference pairs",
     r"\bcutting\b": "packing",
     r"\blam\b": "gae_lambda",
     r"\b(value_clip|dual_clip)\b|`clip`|\bclip=": "clip_range",
     r"\blength_(penalty|score)\b": "missing_eos_penalty, missing_eos_score",
-    r"kl\.least|\bleast:|least=": "kl.min_coefficient",
+    r"kl\.least|\bleast:|\bleast=": "kl.min_coefficient",
     r"\bresponse_tokens\b": "max_new_tokens",
     r"\b(batch|minibatch|micro_batch)[_-](prompts|rows|pairs)\b": "batch_size, minibatch_size, micro_batch_size",
-    r"(?i)\b(most|largest|least|smallest)_\w": "max_, min_",
+    r"(?i)\b(most|largest|least|smallest)_(?!common\b)\w": "max_, min_",
     r"[Ee]ngine\.score\b": "Engine.log_probs",
     r"\bdef identity\b|\.identity\(": "describe_batch",
     r"surely[_ ]whole": "complete_episodes",
-    r"\bSight\b|\bLesson\b|\bturn_heads\b|\b(choosing|finding|opening)\.py|stages\.(finding|opening)": "attention mask; batch; apply_rotary; sampler",
-    r"\badvantages_of\b": "control_advantages, token_advantages",
-    r"(?i)\bthe dial\b|\bone dial\b|\bthe house\b|\bfloors?\b": "--depth; architecture; layers",
-    r"(?i)numbers that are none|\bhears? of\b|where it can be had|\bis heard\b|begin anew|loss is content": "plain words",
-    r"(?i)critic that knows nothing|make the rest again|made again in the backward|goes on with, each": "recompute; greedily",
+    r"\bSight\b|\bLesson\b|\bturn_heads\b": "attention mask and positions; training batch; apply_rotary",
+    r"\b(choosing|finding|opening)\.py|stages\.(finding|opening)": "sampler; catalog/locating, catalog/loading",
+    r"\badvantages_of\b": "one meaning each: gae_of_episodes, gae_of_responses",
+    r"(?i)\bthe dial\b|\bone dial\b|\bthe house\b|\bfloors\b|\ba floor\b": "--depth; architecture; layers",
+    r"(?i)numbers that are none|\bhears? of\b|where it can be had|\bis heard\b|begin anew": "plain sentences",
+    r"(?i)loss is content|critic that knows nothing|goes on with, each": "margin; critic only; greedily",
+    r"(?i)make the rest again|made again in the backward": "recomputed in the backward pass",
     r"(?i)sureness|the better told|how weights move|when to look": "confidence; optimizer and schedule; evaluation",
-    "房屋|旋钮|突跳|影片|每个半分钟|玩与学|模型仓库": "架构设计；规模参数；尖峰；视频；每次约半分钟；交互与学习；Hugging Face Hub",
+    "房屋|旋钮|突跳|影片|每个半分钟|玩与学|模型仓库": "架构、规模参数、尖峰、视频、每次约半分钟、交互与学习、Hub",
 }
 
-# (file, pattern's word, why it may stand there)
+# (file, what may stand in it, why)
 EXCEPT = (
     ("src/trine/config/renamed.py", "", "the table of the names that were"),
+    ("src/trine/records.py", "judge", "who gave a judgement: a person, or an LLM that judges"),
 )
 
 
