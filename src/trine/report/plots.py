@@ -1,6 +1,6 @@
 """Plots as inline SVG whose colours are the page's own CSS variables, so that they follow light and dark.
 
-Drawn with matplotlib's figure objects, never pyplot: nothing global, no display.
+Made with matplotlib's figure objects, never pyplot: nothing global, no display.
 """
 
 import io

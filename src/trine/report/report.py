@@ -66,8 +66,8 @@ def _made(recipe: RecipeRun, stage: str, section: Reference | None) -> list[Sect
 
 def _gains(recipe: RecipeRun) -> list[Any]:
     """Label, figure and detail of each large figure on top of the page."""
-    described = [stage for stage in STAGES.values() if stage.gains]
-    return [gain for stage in described for run in recipe.of_stage(stage.name) for gain in follow(stage.gains)(run)]
+    described = [(stage.name, follow(stage.gains)) for stage in STAGES.values() if stage.gains]
+    return [gain for stage, gains in described for run in recipe.of_stage(stage) for gain in gains(run)]
 
 
 def _page(recipe: RecipeRun, sections: Sections) -> str:
