@@ -17,7 +17,7 @@ from trine.model.gguf.writing import write_gguf
 from trine.model.lora import LoraSettings, add_lora
 from trine.training.run_folder import RunFolder
 
-REQUIRED = {"Loop", "ScoreModel", "TextStream", "Transformer"}
+REQUIRED = {"Agent", "Loop", "ScoreModel", "TextStream", "Transformer"}
 SKETCHES = {
     "StageRun": "shows lines of a stage's run, which are no program of their own",
     "stage_run": "the same; tests/training/test_stage_run.py runs a stage made with it",
