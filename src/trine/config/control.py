@@ -86,7 +86,7 @@ class ControlConfig(StageConfig):
     hidden: tuple[PositiveInt, ...] = (64, 64)
     """widths of the hidden layers (tanh) of actor and critic, which share none"""
     evaluation_episodes: NonNegativeInt = 100
-    """episodes to evaluate the trained agent on, as many with the stochastic as with the deterministic policy; 0: none"""
+    """evaluation episodes after training, as many with the stochastic as with the deterministic policy; 0: none"""
     film: bool = True
     """draw an episode of the trained agent as film.gif, where the environment can be drawn"""
     resume: Literal["exact", "new_episodes"] = "exact"
