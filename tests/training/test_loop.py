@@ -63,7 +63,7 @@ def finetuning(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]
         ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_size=6, micro_batch_size=micro, prompt_weight=0.5
     )
     model = tiny_model("gpt2")
-    objective = FinetuneObjective(model, PackedExamples(spans, 32, 0), [], config)
+    objective = FinetuneObjective(Parallel(module=LanguageModelLoss(model)), PackedExamples(spans, 32, 0), [], config)
     return model, trained(objective, model, model.config, folder)
 
 
