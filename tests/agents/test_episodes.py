@@ -119,14 +119,14 @@ def test_a_window_that_needs_what_is_not_installed_says_so(monkeypatch: pytest.M
 
     monkeypatch.setattr(toys.Count, "reset", reset)
     about = description("Cut-v0", observations=1)
-    with pytest.raises(TrineError, match=r"trine-test/Cut-v0 cannot be drawn: .*pip install 'trine\[control\]'"):
+    with pytest.raises(TrineError, match=r"trine-test/Cut-v0 cannot be rendered: .*pip install 'trine\[control\]'"):
         list(episodes_module.frames(about, player(about), 0, "rgb_array"))
 
 
-def test_what_cannot_be_drawn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_rendered_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toys.Count, "metadata", {"render_modes": []})
     about = description("Cut-v0", observations=1)
-    with pytest.raises(TrineError, match="trine-test/Cut-v0 cannot be drawn: it has no render mode rgb_array"):
+    with pytest.raises(TrineError, match="trine-test/Cut-v0 cannot be rendered: it has no render mode rgb_array"):
         write_film(tmp_path / "film.gif", about, player(about), seed=0)
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from trine.config.base import StageConfig
+from trine.config.registry import STAGES
+from trine.config.stage import Stage
 from trine.runtime.errors import TrineError
 from trine.training.stage_run import StageRun, stage_run
 
@@ -25,6 +27,12 @@ def run(config: ToyConfig, stage: StageRun) -> dict[str, Any]:
     """Write what was read."""
     (stage.path / "all.jsonl").write_text(config.examples.read_text())
     return {"first": float(torch.rand(1))}
+
+
+@pytest.fixture(autouse=True)
+def toy_is_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"config": f"{__name__}:ToyConfig", "run": f"{__name__}:run"}
+    monkeypatch.setitem(STAGES, "toy", Stage("toy", "read a file", outputs=("all.jsonl",), **names))
 
 
 def toy(tmp_path: Path, **fields: Any) -> ToyConfig:

@@ -23,7 +23,7 @@ class Distribution(Protocol):
     outputs: int
 
     def noise(self, generator: np.random.Generator, steps: int, copies: int) -> Array:
-        """What `sample` needs for so many steps, drawn at once: [T, N, ...] float32."""
+        """What `sample` needs for so many steps, sampled at once: [T, N, ...] float32."""
         ...
 
     def sample(self, outputs: Array, noise: Array) -> Array:
@@ -31,7 +31,7 @@ class Distribution(Protocol):
         ...
 
     def mode(self, outputs: Array) -> Array:
-        """The likeliest action of each row."""
+        """The most likely action of each row."""
         ...
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,9 @@ SEEDS = 2**31
 
 def make_environment(name: str, options: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """One copy. Raises `TrineError` for an unknown id, a missing extra, or options it does not take."""
-    drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        return gymnasium.make(name, disable_env_checker=True, **drawn, **options)
+        return gymnasium.make(name, disable_env_checker=True, **rendering, **options)
     except gymnasium.error.DependencyNotInstalled as error:
         raise TrineError(
             f"{name}: {error}; trine's extras are: pip install 'trine[control]' or 'trine[box2d]'"

@@ -22,7 +22,7 @@ SIDE_BY_SIDE = 20
 LONGEST_EPISODE = 50_000
 """Steps: an environment that never ends an episode cannot be measured by episodes."""
 BLOCK = 256
-"""Steps whose noise is drawn together."""
+"""Steps whose noise is sampled together."""
 FILM_WIDTH, FILM_COLOURS = 300, 32
 FILM_FRAMES_PER_SECOND = 20
 LONGEST_FILM = 300
@@ -90,7 +90,7 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
             total, ended, step = total + float(reward), terminated or truncated, step + 1
             yield environment.render, total
     except gymnasium.error.DependencyNotInstalled as error:
-        raise _cannot_be_drawn(description.environment, error) from None
+        raise _cannot_be_rendered(description.environment, error) from None
     finally:
         environment.close()
 
@@ -98,9 +98,9 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
 def write_film(path: Path, description: AgentDescription, player: Player, seed: int, speed: float = 1.0) -> float:
     """Write one episode as a GIF, its beginning where it is long; returns the episode's return.
 
-    Raises `TrineError` when the environment cannot be drawn.
+    Raises `TrineError` when the environment cannot be rendered.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # drawn in memory, where there may be no screen
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendered in memory, where there may be no screen
     rate = _frames_per_second(description)
     every = max(1, round(rate * speed / FILM_FRAMES_PER_SECOND))
     pictures: list[Image.Image] = []
@@ -123,21 +123,21 @@ def _frames_per_second(description: AgentDescription) -> float:
     metadata = environment.metadata
     environment.close()
     if "rgb_array" not in metadata.get("render_modes", ()):
-        raise TrineError(f"{description.environment} cannot be drawn: it has no render mode rgb_array")
+        raise TrineError(f"{description.environment} cannot be rendered: it has no render mode rgb_array")
     return float(metadata.get("render_fps") or FILM_FRAMES_PER_SECOND)
 
 
-def _cannot_be_drawn(name: str, error: gymnasium.error.DependencyNotInstalled) -> TrineError:
-    return TrineError(f"{name} cannot be drawn: {error}; pip install 'trine[control]' brings it")
+def _cannot_be_rendered(name: str, error: gymnasium.error.DependencyNotInstalled) -> TrineError:
+    return TrineError(f"{name} cannot be rendered: {error}; pip install 'trine[control]' brings it")
 
 
 def _picture(render: Callable[[], Any], name: str) -> Image.Image:
     try:
         picture = Image.fromarray(render())
     except gymnasium.error.DependencyNotInstalled as error:
-        raise _cannot_be_drawn(name, error) from None
+        raise _cannot_be_rendered(name, error) from None
     except Exception as error:  # another's code: it may raise anything
-        raise TrineError(f"{name} cannot be drawn: {error}") from None
+        raise TrineError(f"{name} cannot be rendered: {error}") from None
     height = max(1, round(picture.height * FILM_WIDTH / picture.width))
     resized = picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS)
     return resized.quantize(FILM_COLOURS, dither=Image.Dither.NONE)

@@ -43,7 +43,7 @@ class Player:
         self.deterministic = deterministic
 
     def act(self, observations: Array, noise: Array) -> Array:
-        """An action for each of N observations; `noise` [N, ...] decides where actions are drawn."""
+        """An action for each of N observations; `noise` [N, ...] is used where actions are sampled."""
         inputs = observations if self.moments is None else self.moments.normalized(observations)
         outputs = self.playing.policy(inputs)
         return self.distribution.mode(outputs) if self.deterministic else self.distribution.sample(outputs, noise)

@@ -27,7 +27,7 @@ class Rollout:
     observations: Array
     """[T, N, K] float32: before each action"""
     actions: Array
-    """[T, N] or [T, N, K], as drawn"""
+    """[T, N] or [T, N, K], as sampled"""
     rewards: Array
     """[T, N] float64"""
     terminated: Array

@@ -105,7 +105,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Logits are made again in the backward pass, since per-row gradients are not known before."""
+    """Logits are recomputed in the backward pass, since per-row gradients are not known before."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Any:  # type: ignore[override]

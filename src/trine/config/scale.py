@@ -100,7 +100,7 @@ def _copied(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(values: dict[str, Any], depth: int) -> dict[str, int | float]:
-    """{dotted name: value} of all that the dial gives, each value from what `values` names and from those before it."""
+    """{dotted name: value} of all that depth determines, each derived from `values` and the ones before it."""
 
     def value(name: str, otherwise: int) -> int:
         given = _given(values, name)

@@ -111,7 +111,7 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
             hardware = open_hardware(config.hardware)
             values = {name: getattr(config, name) for name in inputs}
             fingerprints = {name: _fingerprint(value) for name, value in values.items() if value}
-            with open_run(config.model_dump(mode="json"), fingerprints) as folder:
+            with open_run(config, fingerprints) as folder:
                 if not folder.finished:
                     seed_torch(config.seed)
                     folder.finish(work(config, StageRun(hardware, folder)))

@@ -270,7 +270,7 @@ def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | No
 def run(config: ControlConfig) -> Path:
     """Train; write `agent/`, the returns of fresh episodes, and a film of one where the environment can be drawn."""
     hardware = open_hardware(config.hardware)
-    with numpy_threads(config.hardware.threads), open_run(config.model_dump(mode="json"), {}) as folder:
+    with numpy_threads(config.hardware.threads), open_run(config, {}) as folder:
         if folder.finished:
             return folder.path
         seed_torch(config.seed)

@@ -54,7 +54,7 @@ def run(config: EvaluateConfig) -> Path:
     models = ("before", "after", "base", "reward", "held_out_reward")
     inputs = {role: fingerprint(find_model(getattr(config, role))) for role in models}
     inputs["prompts"] = fingerprint(config.prompts)
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         examples = read_examples(config.prompts)

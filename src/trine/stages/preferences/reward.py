@@ -38,7 +38,7 @@ NORMALIZATION_PAIRS = 512
 
 @dataclass(frozen=True)
 class Pair:
-    """A rendered comparison: prompt, and each answer with its end token."""
+    """A preference pair as token ids: prompt, and each answer with its end token."""
 
     prompt: list[int]
     chosen: list[int]
@@ -54,13 +54,13 @@ class Pair:
 
 
 def render(preferences: Sequence[PreferencePair], chat: Chat, context: int, place: Path) -> list[Pair]:
-    """Comparisons as token ids; raises `TrineError` naming the first that exceeds the model's context."""
+    """Preference pairs as token ids; raises `TrineError` naming the first that exceeds the model's context."""
     pairs = []
-    for number, comparison in enumerate(preferences, 1):
+    for number, preference in enumerate(preferences, 1):
         pair = Pair(
-            chat.prompt_ids(comparison.prompt),
-            chat.response_ids(comparison.chosen, ended=comparison.chosen_ended),
-            chat.response_ids(comparison.rejected, ended=comparison.rejected_ended),
+            chat.prompt_ids(preference.prompt),
+            chat.response_ids(preference.chosen, ended=preference.chosen_ended),
+            chat.response_ids(preference.rejected, ended=preference.rejected_ended),
         )
         if pair.longest > context:
             raise TrineError(

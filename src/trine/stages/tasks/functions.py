@@ -1,4 +1,4 @@
-"""Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
+"""Step 2a: tasks mined from code, split into training, held-out-reward and held-out parts."""
 
 import signal
 from collections import deque
@@ -32,7 +32,7 @@ def run(config: FunctionsConfig) -> Path:
     corpus = open_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         train = _within_budget(_mine(corpus.documents("train")), tokenizer, config)
