@@ -21,7 +21,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
-from trine.stages.preferences.reward import Pair, RewardObjective
+from trine.stages.preferences.pair_scores import Pair
+from trine.stages.preferences.reward import RewardObjective
 from trine.stages.pretraining.objective import PretrainObjective
 from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
