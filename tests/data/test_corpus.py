@@ -156,7 +156,7 @@ def test_filters_count_by_source_and_reason(two_sources: Path, near: bool) -> No
 def test_filters_that_leave_nothing_say_which_did(tmp_path: Path) -> None:
     write_corpus(tmp_path, 6)
     corpus = open_corpus(config(tmp_path, filters=FilterConfig(licenses=("MIT",))))
-    with pytest.raises(TrineError, match=r"filters reject every training document .*'licenses': \d.*change corpus\.filters"):
+    with pytest.raises(TrineError, match=r"reject every training document .*'licenses': \d.*change corpus\.filters"):
         list(corpus.documents("train"))
 
 
