@@ -21,7 +21,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
-from trine.stages.preferences.reward import Pair, RewardObjective
+from trine.stages.preferences.pair_scores import Pair
+from trine.stages.preferences.reward import RewardObjective
 from trine.stages.pretraining.objective import PretrainObjective
 from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
@@ -63,7 +64,7 @@ def finetuning(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]
         ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_size=6, micro_batch_size=micro, prompt_weight=0.5
     )
     model = tiny_model("gpt2")
-    objective = FinetuneObjective(model, PackedExamples(spans, 32, 0), [], config)
+    objective = FinetuneObjective(Parallel(module=LanguageModelLoss(model)), PackedExamples(spans, 32, 0), [], config)
     return model, trained(objective, model, model.config, folder)
 
 
