@@ -48,7 +48,8 @@ class Meter:
     def figures(self, submitted: int) -> EngineFigures:
         """As of the last step, with `submitted` more that wait."""
         with self._lock:
-            waiting, *counts = self._counts
+            waiting, active, free_pages, prefix_hits = self._counts
             tokens, seconds = (sum(column) for column in zip(*self._steps, strict=True)) if self._steps else (0, 0.0)
             first = sum(self._first) / len(self._first) if self._first else 0.0
-        return EngineFigures(waiting + submitted, *counts, first, tokens / seconds if seconds else 0.0)
+        speed = tokens / seconds if seconds else 0.0
+        return EngineFigures(waiting + submitted, active, free_pages, prefix_hits, first, speed)

@@ -51,7 +51,7 @@ def response_log_probs(
 
 
 def _take(pool: PagePool, rows: Sequence[Continuation]) -> tuple[list[Continuation], list[list[int]], list[int]]:
-    """As many rows as a call's tokens and the free pages allow, at least one; their pages; the first positions to read."""
+    """As many rows as a call's tokens and the free pages allow, at least one; their pages; first positions to read."""
     taken: list[Continuation] = []
     pages: list[list[int]] = []
     starts: list[int] = []

@@ -2,9 +2,9 @@
 (Saxena 2023; verification after Leviathan et al. 2023).
 
 A step for one row spends its time reading weights, so six tokens cost hardly more than one. A sampled token is a
-function of (seed, position): the token of each position is sampled as it would be without drafts, and a draft token is accepted
-only where it is that very token. So the answer is the same, bit for bit where no sum depends on the batch, and only its
-speed differs.
+function of (seed, position): the token of each position is sampled as it would be without drafts, and a draft token is
+accepted only where it is that very token. So the answer is the same, bit for bit where no sum depends on the batch, and
+only its speed differs.
 """
 
 from trine.engine.request import SampledToken

@@ -46,7 +46,7 @@ class PagedCache:
 
 
 def _rectangles(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-    """The chunks, in order (a later one may read an earlier one's pages), so that padding at most doubles the tokens."""
+    """The chunks, in order (a later one may read an earlier one's pages), cut so that padding at most doubles them."""
     cut: list[list[Chunk]] = []
     longest = real = 0
     for chunk in chunks:
