@@ -218,7 +218,7 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(native: bool) -
     for wrong, message in ((tiny_model(layers=3), "blocks.2"), (tiny_model(vocab_size=98), r"embedding.*\(98, 32\)")):
         with pytest.raises(TrineError, match=message):
             engine.load(wrong)
-    with pytest.raises(TrineError, match=r"attention.k_norm are missing"):
+    with pytest.raises(TrineError, match=r"attention.k_norm is missing"):
         engine.load({})
     assert engine.weights_name == name
     assert engine.generate(PROMPTS, Sampling(4)) == before

@@ -1,4 +1,4 @@
-"""Which requests run: those in line start in turn, as soon as a row and all pages they can need are free.
+"""Which requests run: first come, first served, as soon as a row and all pages they can need are free.
 
 A row owns its pages before it starts, so a started row always finishes. A finished row's full pages stay known by their
 digests, for later prompts that begin alike.
@@ -14,7 +14,7 @@ from trine.runtime.errors import TrineError
 
 
 class Admission:
-    """The line of waiting requests, the active rows (at most `rows`), and the pages between them."""
+    """The queue of waiting requests, the active rows (at most `rows`), and the pages between them."""
 
     def __init__(self, pool: PagePool, rows: int) -> None:
         self.pool, self.rows = pool, rows

@@ -47,8 +47,8 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     """Raise `TrineError` unless `weights` have the names and shapes of `expected`."""
     for name in sorted({*weights, *expected}):
         if name not in weights or name not in expected:
-            place = "are missing" if name in expected else "are not the engine's: it has none"
-            raise TrineError(f"weights of the name {name} {place}; give the weights of a model of the same shape")
+            problem = "is missing from the weights" if name in expected else "is no weight of the engine's model"
+            raise TrineError(f"{name} {problem}; give the weights of a model of the same shape")
         if weights[name].shape != expected[name].shape:
             raise TrineError(
                 f"{name} has the shape {tuple(weights[name].shape)}, the engine's model {tuple(expected[name].shape)}; "

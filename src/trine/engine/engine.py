@@ -3,7 +3,7 @@
 Continuous batching (Yu et al. 2022): a row that ends makes room at once for the next prompt. Memory for keys and
 values is paged and limited; a prompt waits until the pages it can need are free, and starts with the pages
 of an earlier prompt's beginning where it shares it. Token ids in, token ids out.
-Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its company
+Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its batch
 (on the plain runner in bf16, where the summation order changes the rounding, up to that rounding); weights change
 only between requests, by `refresh` and `load`; a request that fails fails alone.
 """
@@ -133,7 +133,6 @@ class Engine:
                     f"the weights cannot change while {len(self.admission.active)} requests are running: finish or "
                     "cancel them first, or share the engine through EngineWorker, whose swap_weights waits for them"
                 )
-            self.weights_name = ""  # while they are half loaded
             self.pool.forget()
             rounded = self.weights == "int8" and not self.native
             self.runner.load(rounded_to_int8(weights) if rounded else weights)
@@ -162,7 +161,7 @@ class Engine:
             try:
                 self._finish(requests, on_finished)
             finally:
-                for request in requests:  # where something was raised, none is left in line
+                for request in requests:  # where something was raised, none may stay queued
                     request.cancel()
                 self.admission.retire()
         return [request.rollout() for request in requests]
@@ -200,11 +199,11 @@ class Engine:
     # One request at a time
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Request:
-        """Put a prompt in line; `step` works on it."""
+        """Queue a prompt; `step` works on it."""
         return self.enqueue(*self.make_requests([prompt_ids], [sampling]))
 
     def enqueue(self, request: Request) -> Request:
-        """Put a request in line that `make_requests` has made."""
+        """Queue a request that `make_requests` has made."""
         with self.one_thread:
             self.admission.waiting.append(request)
         return request
@@ -232,7 +231,7 @@ class Engine:
     def make_requests(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], samples: int = 1
     ) -> list[Request]:
-        """Checked requests in the order of `generate`, not yet in line. May be called from any thread."""
+        """Checked requests in the order of `generate`, not yet queued. May be called from any thread."""
         shared = isinstance(sampling, Sampling)
         settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if len(settings) != len(prompts):
@@ -263,7 +262,7 @@ class Engine:
     def step(self, *, admit: bool = True) -> list[Request]:
         """Start what has room (if `admit`), else decode all rows for a moment; the requests that finished by it.
 
-        Where a call of the model raises, the requests it ran for fail; those that wait stay in line.
+        Where a call of the model raises, its requests fail; those that wait stay queued.
         """
         with self.one_thread:
             self.admission.retire()

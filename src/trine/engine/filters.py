@@ -52,8 +52,8 @@ def _penalize(
             worse = torch.where(scores < 0, scores * sampling.repetition_penalty, scores / sampling.repetition_penalty)
             row[seen] = worse
         if response:
-            said, times = torch.tensor(list(response), device=row.device).unique(return_counts=True)
-            row[said] -= times * sampling.frequency_penalty + sampling.presence_penalty
+            tokens, times = torch.tensor(list(response), device=row.device).unique(return_counts=True)
+            row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
 
 
 def keep_top_k(logits: Tensor, k: int) -> None:

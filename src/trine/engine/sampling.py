@@ -83,7 +83,7 @@ class Sampling:
 
     @property
     def penalized(self) -> bool:
-        """Whether what was said before changes what is said next."""
+        """Whether earlier tokens change the distribution of the next."""
         return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
 
 

@@ -1,7 +1,7 @@
 """The plain runner: PyTorch's own operations, on any device; the reference the native one is held to.
 
 New tokens are padded to a rectangle. Keys and values lie in pages of one tensor per layer; a row's are gathered
-through its list of pages. Padding reads and writes page 0, which belongs to nobody.
+through its list of pages. Padding reads and writes page 0, which belongs to no row.
 Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
 """
 

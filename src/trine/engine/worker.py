@@ -28,7 +28,7 @@ from trine.runtime.errors import TrineError
 
 @dataclass(frozen=True)
 class _Call:
-    """Something to do with the engine between two steps, once `ready`; requests in line wait for it."""
+    """Something to do with the engine between two steps, once `ready`; waiting requests start after it."""
 
     ready: Callable[[], bool]
     do: Callable[[], Any]
@@ -80,7 +80,7 @@ class EngineWorker:
     def submit(
         self, prompt_ids: Sequence[int], sampling: Sampling, on_tokens: Callable[[list[int]], None] | None = None
     ) -> RolloutFuture:
-        """Put a prompt in line. `on_tokens` is called with new ids as they come.
+        """Queue a prompt. `on_tokens` is called with new ids as they come.
 
         Raises `TrineError` at once where prompt, settings or constraint cannot be used, or the worker is closed.
         """
@@ -203,7 +203,7 @@ class EngineWorker:
             owned.set()
 
     def _take(self) -> bool:
-        """Wait for something to do, and put new requests in the engine's line; False when it is time to close.
+        """Wait for something to do, and queue new requests in the engine; False when it is time to close.
 
         While a request lives the thread goes from step to step, so that a cancelled one needs no waking.
         """

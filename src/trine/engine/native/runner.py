@@ -1,7 +1,7 @@
 """The fast runner on CPUs: weights packed once into panels, a decoding step in one call without Python between layers.
 
 Its numbers are the plain runner's to rounding (tests/engine/test_native.py). In one respect they are better: no sum
-depends on what shares the batch, so a row's tokens are the same in any company, in bf16 too.
+depends on what shares the batch, so a row's tokens are the same in any batch, in bf16 too.
 """
 
 import ctypes
