@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
     for name, value in (("layers", mini.layers), ("width", mini.width), ("heads", mini.heads)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--row-tokens", type=int, default=256)
-    parser.add_argument("--batch-rows", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--every", type=int, default=25, help="steps between evaluations")
     parser.add_argument("--validation-rows", type=int, default=128)
     return parser.parse_args()

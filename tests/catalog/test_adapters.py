@@ -136,7 +136,7 @@ def test_wrong_targets_end_the_command_with_the_names_there_are(
         "--row_tokens", "128", "--lora.rank", "4", "--lora.targets", "q_proj,c_attn", "--hardware.device", "cpu",
     )  # fmt: skip
     assert code == 2
-    assert "['c_attn'] are no modules of qwen3; choose of q_proj, k_proj, v_proj, o_proj, gate_proj" in words
+    assert "['c_attn'] are not modules of qwen3; choose from q_proj, k_proj, v_proj, o_proj, gate_proj" in words
 
 
 # Reward

@@ -138,7 +138,7 @@ def test_damaged_weights(command: Command, tmp_path: Path, pretrain_run: Path, k
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:keep])
     result = command("generate", model, "--prompt", "x", *CPU)
-    refused(result, f"{model / 'model.safetensors'} is damaged", "make it again or take another copy")
+    refused(result, f"{model / 'model.safetensors'} is damaged", "download or create it again")
 
 
 def test_a_damaged_config_of_a_model(command: Command, tmp_path: Path, pretrain_run: Path) -> None:

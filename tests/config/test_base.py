@@ -65,7 +65,8 @@ def test_configs_are_immutable() -> None:
 
 def test_configs_import_nothing_heavy() -> None:
     modules = sorted(
-        {stage.config.partition(":")[0] for stage in STAGES.values()} | {module for module, _, _ in COMMANDS.values()}
+        {stage.config.partition(":")[0] for stage in STAGES.values()}
+        | {reference.partition(":")[0] for reference, _ in COMMANDS.values()}
     )
     script = (
         f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'numpy', 'tokenizers') if m in sys.modules])"

@@ -50,7 +50,7 @@ def test_a_wrong_filter_is_named_by_its_key(filters: dict[str, Any], words: str)
 
 
 def test_two_sources_of_one_name_are_refused() -> None:
-    assert "'a' stands here twice" in refused({"folders": ["a"], "sources": [{"folder": "a", "files": ["*.md"]}]})
+    assert "'a' is given twice" in refused({"folders": ["a"], "sources": [{"folder": "a", "files": ["*.md"]}]})
     CorpusConfig(folders=(Path("a"),), sources=(SourceConfig(folder=Path("a"), name="a again"),))
 
 

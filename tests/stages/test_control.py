@@ -229,7 +229,7 @@ def test_a_dropped_update_costs_no_figures_and_is_counted_once(tmp_path: Path, m
 def test_a_run_whose_episodes_do_not_end_is_finished_without_their_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 100)
+    monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 100)
     out = run(config(tmp_path, environment="trine-test/Ends-v0", environment_options={"ends_after": None}))
     assert set(json.loads((out / "done.json").read_text())) == {"stage", "environment_steps"}
 
@@ -316,7 +316,7 @@ def test_learning_raises_the_return(tmp_path: Path) -> None:
         ({"minibatches": 100}, "minibatches=100 is more than the 3 x 20 steps"),
         ({"total_steps": 50}, "total_steps=50 is less than one rollout of 3 x 20 steps"),
         ({"environment": "trine-test/Grid-v0"}, "only flat Box observations"),
-        ({"environment": "trine-test/Nowhere-v0"}, "cannot be made"),
+        ({"environment": "trine-test/Nowhere-v0"}, "cannot be created"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

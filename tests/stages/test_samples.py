@@ -9,6 +9,7 @@ from tests.conftest import PLAIN_CPU, pretrain_config
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.catalog.loading import open_hardware, open_model
 from trine.config.base import LoopConfig
+from trine.config.control import ControlConfig
 from trine.config.corpus import CorpusConfig
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.pretraining.pretrain import run, step_count
@@ -43,7 +44,7 @@ def test_samples_are_written_at_every_evaluation(tmp_path: Path, corpus: CorpusC
 
 
 def test_samples_after_a_checkpoint_are_written_again(tmp_path: Path) -> None:
-    with open_run({"out": str(tmp_path)}, {}) as folder:
+    with open_run(ControlConfig(out=tmp_path, environment="CartPole-v1"), {}) as folder:
         for step in (1, 2):
             folder.log({"step": step})
             folder.log_samples([{"prompt": "a", "text": str(step)}])

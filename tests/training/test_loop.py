@@ -128,7 +128,7 @@ class Line:
     def observations(self) -> dict[str, float]:
         return {"seen": float(self.seen)}
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {"seed": step}
 
 
@@ -312,7 +312,9 @@ def spoiled_loop(folder: Path, config: LoopConfig, **options: Any) -> tuple[Loop
 
 def test_a_bad_step_stops_the_run_and_its_batch_is_named(tmp_path: Path) -> None:
     loop, model, run = spoiled_loop(tmp_path, LoopConfig(save_every=0))
-    with pytest.raises(TrineError, match=r"line: the gradient of step 5 is not finite.*bad_step\.json names the batch"):
+    with pytest.raises(
+        TrineError, match=r"line: the gradient of step 5 is not finite.*bad_step\.json identifies the batch"
+    ):
         loop.train()
     record = json.loads((tmp_path / "bad_step.json").read_text())
     assert (record["step"], record["batch"], record["goes_on"]) == (5, {"seed": 4}, False)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from tests.tiny import random_tensor, tiny_config, tiny_model, tiny_score_model
 from trine.config.base import OptimizerConfig
 from trine.training import optimizers as module
-from trine.training.optimizers import Muon, bunches, make_optimizers, orthogonalize, set_learning_rates
+from trine.training.optimizers import Muon, grouped, make_optimizers, orthogonalize, set_learning_rates
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (1, 8), (33, 7)]
 
@@ -114,21 +114,21 @@ def test_matrices_moved_some_at_a_time_move_as_they_do_together(most: int, monke
     optimizers = [muon_over(each, blocks, weight_decay=0.1, compute_dtype=torch.float32) for each in (together, apart)]
     for step in range(1, 4):
         for parameters, optimizer, bound in zip((together, apart), optimizers, (1 << 20, most), strict=True):
-            monkeypatch.setattr(module, "BUNCH", bound)
+            monkeypatch.setattr(module, "GROUP", bound)
             give_gradients(parameters, step)
             optimizer.step()
     assert_close(apart, together, rtol=1e-5, atol=1e-6)
 
 
-def test_bunches_are_bounded_and_have_every_matrix_once_in_an_order_of_shapes() -> None:
+def test_groups_are_bounded_and_have_every_matrix_once_in_an_order_of_shapes() -> None:
     shapes = [(4, 4), (2, 4), (4, 4), (2, 4), (40, 4), (2, 4)]
     pairs = [(parameter, [len(parameter)]) for parameter in matrices(0, shapes)]
-    found = list(bunches(pairs, 24))
+    found = list(grouped(pairs, 24))
     assert [[tuple(parameter.shape) for parameter, _ in bunch] for bunch in found] == [
         [(2, 4), (2, 4), (2, 4)], [(4, 4)], [(4, 4)], [(40, 4)],
     ]  # fmt: skip
     assert {id(parameter) for bunch in found for parameter, _ in bunch} == {id(parameter) for parameter, _ in pairs}
-    assert list(bunches([], 24)) == []
+    assert list(grouped([], 24)) == []
 
 
 def test_a_parameter_without_gradient_stays_where_it_is() -> None:

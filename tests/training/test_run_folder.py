@@ -8,21 +8,30 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.toy_stage import TOY, ToyConfig
+from trine.config.control import ControlConfig
+from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
 from trine.training import run_folder
 from trine.training.run_folder import RunFolder, fingerprint, open_run
 
 
-def config(folder: Path, **changes: Any) -> dict[str, Any]:
-    return {"out": str(folder), "seed": 0, "overwrite": False, "model": {"width": 32, "layers": 2}} | changes
+@pytest.fixture(autouse=True)
+def toy_is_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, TOY.name, TOY)
+
+
+def config(folder: Path, **changes: Any) -> ToyConfig:
+    return ToyConfig(out=folder, **changes)
 
 
 def test_the_folder_tells_config_inputs_and_versions(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run"), {"corpus": "abc"}) as run:
         record = json.loads((run.path / "run.json").read_text())
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == config(tmp_path / "run")
-    assert record["inputs"] == {"corpus": "abc"}
-    assert record["config"] == {"seed": 0, "model": {"width": 32, "layers": 2}}
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written == config(tmp_path / "run").model_dump(mode="json")
+    assert (record["stage"], record["inputs"]) == ("toy", {"corpus": "abc"})
+    assert {"out", "overwrite"}.isdisjoint(record["config"]) and record["config"].keys() >= {"seed", "count", "loop"}
     assert {"python", "torch", "platform"} <= record["made_with"].keys()
 
 
@@ -40,8 +49,8 @@ def test_the_same_config_again_finds_what_was_finished(tmp_path: Path) -> None:
     "changes, inputs, named",
     [
         ({"seed": 1}, {"corpus": "abc"}, "seed"),
-        ({"model": {"width": 64, "layers": 2}}, {"corpus": "abc"}, "model.width"),
-        ({"model": {"width": 32, "layers": 2, "heads": 1}, "seed": 5}, {"corpus": "abc"}, "model.heads, seed"),
+        ({"loop": {"save_every": 7}}, {"corpus": "abc"}, "loop.save_every"),
+        ({"count": 9, "seed": 5}, {"corpus": "abc"}, "count, seed"),
         ({}, {"corpus": "xyz"}, "inputs.corpus"),
     ],
 )
@@ -173,3 +182,38 @@ def test_starting_over_leaves_what_no_stage_wrote(tmp_path: Path) -> None:
         assert not run.metrics.exists()
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert (tmp_path / "other_run").is_dir()
+
+
+def other_stage(folder: Path, **changes: Any) -> ControlConfig:
+    return ControlConfig(out=folder, environment="CartPole-v1", **changes)
+
+
+def test_a_run_of_another_stage_is_refused_and_named(tmp_path: Path) -> None:
+    with open_run(other_stage(tmp_path), {}) as run:
+        (run.path / "agent").mkdir()
+    words = r"holds a run of the stage control; give another --out, or --overwrite true"
+    with pytest.raises(TrineError, match=words), open_run(config(tmp_path), {}):
+        pass
+
+
+def test_starting_over_removes_the_outputs_of_the_stage_that_was_here_and_no_others(tmp_path: Path) -> None:
+    """toy.json is an output of the toy, but no toy has run here: the file is the user's."""
+    with open_run(other_stage(tmp_path), {}) as run:
+        (run.path / "agent").mkdir()
+        (run.path / "film.gif").write_bytes(b"")
+        (run.path / "toy.json").write_text("mine")
+    with open_run(config(tmp_path, overwrite=True), {}) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.yaml", "run.json", "toy.json"]
+
+
+def test_a_record_without_a_stage_is_taken_for_the_stage_that_finds_it(tmp_path: Path) -> None:
+    """As earlier versions wrote it."""
+    with open_run(config(tmp_path), {}) as run:
+        run.finish({})
+        record = json.loads((run.path / "run.json").read_text())
+        del record["stage"]
+        (run.path / "run.json").write_text(json.dumps(record))
+    with open_run(config(tmp_path), {}) as run:
+        assert run.finished
+    with pytest.raises(TrineError, match=r"\(seed changed\)"), open_run(config(tmp_path, seed=1), {}):
+        pass

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.toy_stage import TOY, ToyConfig
+from trine.config.base import LoopConfig
+from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.training import tracking
@@ -55,8 +58,13 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     return made
 
 
-def config(folder: Path, *names: str) -> dict[str, Any]:
-    return {"out": str(folder), "seed": 0, "loop": {"save_every": 0, "trackers": list(names)}}
+@pytest.fixture(autouse=True)
+def toy_is_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, TOY.name, TOY)
+
+
+def config(folder: Path, *names: str) -> ToyConfig:
+    return ToyConfig(out=folder, loop=LoopConfig(save_every=0, trackers=names))  # type: ignore[arg-type]
 
 
 def train(folder: Path, *names: str, resumed_at: int = 0, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""What stages and commands open: models and tokenizers, wherever the model that a person names lies (`finding.py`)."""
+"""Models and tokenizers for stages and commands, from whatever name the user gives (`locating.py`)."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -31,7 +31,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print_overview(
             {stage.name: stage.help for stage in STAGES.values()},
-            {name: words for name, (_, _, words) in COMMANDS.items()},
+            {name: words for name, (_, words) in COMMANDS.items()},
         )
         return 0
     if arguments[0] in ("-V", "--version", "version"):

@@ -1,4 +1,4 @@
-"""What every stage's config shares. Each default lives here or beside it, once; each field's doc is its `--help`.
+"""What every stage's config shares. Every default is stated once, in these classes; a field's doc is its `--help`.
 
 These modules import nothing heavy, so that `--help` answers at once.
 """
@@ -32,7 +32,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, values: Any) -> Any:
-        """A part given in part keeps, for the rest, what its owner sets, as `--help` says: not its own defaults."""
+        """A nested config given in part keeps its owner's defaults for the rest, as `--help` shows them."""
         if not isinstance(values, dict):
             return values
         owners = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Config)}
@@ -55,16 +55,16 @@ class StageConfig(Config):
     """What every stage takes."""
 
     out: Path
-    """run folder to write; continuing an unfinished run is the same command again"""
+    """run folder to write; the same command again resumes an unfinished run"""
     seed: NonNegativeInt = 0
-    """changes everything random, and nothing else"""
+    """random seed of everything in this stage"""
     overwrite: bool = False
     """start over when the run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 
 class OptimizerConfig(Config):
-    """How weights move."""
+    """Optimizer and schedule."""
 
     kind: Literal["muon", "adamw"] = "muon"
     """muon: Muon for matrices and AdamW for the rest; adamw: AdamW for all"""
@@ -75,33 +75,33 @@ class OptimizerConfig(Config):
     learning_rate_head: PositiveFloat = 0.003
     """peak learning rate of a scalar head (reward, value), with either kind"""
     beta1: Share = 0.9
-    """AdamW's first moment decay"""
+    """AdamW: decay of the first moment"""
     beta2: Share = 0.95
-    """AdamW's second moment decay"""
+    """AdamW: decay of the second moment"""
     epsilon: PositiveFloat = 1e-8
-    """AdamW's epsilon"""
+    """AdamW: term added to the denominator for numerical stability"""
     momentum: Share = 0.95
-    """Muon's momentum"""
+    """Muon: momentum"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """decay of matrices; norms, biases and embeddings have none"""
+    """weight decay of matrices; norms, biases and embeddings have none"""
     newton_schulz: Literal["compute", "fp32"] = "compute"
-    """dtype of Muon's Newton-Schulz products: compute is the model's (bf16 where hardware has it); fp32 is slower"""
+    """Muon: dtype of the Newton-Schulz products; compute is the model's (bf16 where hardware has it); fp32 is slower"""
     clip_norm: PositiveFloat = 1.0
-    """largest norm of the gradient over all parameters"""
+    """maximum gradient norm over all parameters; larger gradients are scaled down to it"""
     warmup_share: Share = 0.05
-    """share of the steps over which the learning rate rises from 0"""
+    """warm-up: share of all steps over which the learning rate rises from 0"""
     warmup_steps: NonNegativeInt | None = None
-    """the same as a number of steps, in place of warmup_share"""
+    """warm-up in steps; overrides warmup_share"""
     decay: Literal["cosine", "linear", "constant", "wsd"] = "linear"
-    """how the learning rate falls after the warm-up; wsd (warm-up, stable, decay): not until the last decay_share"""
+    """learning-rate schedule after the warm-up; wsd (warm-up, stable, decay): constant until the last decay_share"""
     decay_share: Share = 0.2
-    """share of the steps at the end over which wsd falls, in a line"""
+    """wsd: share of all steps, at the end, over which the learning rate falls linearly"""
     final_share: Share = 0.0
-    """learning rate at the last step, as a share of its peak"""
+    """final learning rate, as a share of the peak"""
 
 
 class LoopConfig(Config):
-    """When to look and when to save."""
+    """Evaluation and checkpointing."""
 
     evaluate_every: NonNegativeInt = 0
     """steps between evaluations; 0 evaluates at the end only"""
@@ -110,15 +110,15 @@ class LoopConfig(Config):
     keep_checkpoints: PositiveInt = 2
     """how many checkpoints stay on disk"""
     on_bad_step: Literal["stop", "skip"] = "stop"
-    """when loss or gradient is not finite, or jumps in pretraining: stop, or drop that step and count it;
-    bad_step.json names the batch either way"""
+    """what to do when the loss or gradient is not finite or, in pretraining, spikes: stop the run, or skip the update
+    and count it; either way bad_step.json identifies the batch, for debugging"""
     max_skips: PositiveInt = 10
-    """with skip: stop all the same when more than this many of the last spike_window steps were dropped"""
+    """with on_bad_step skip: stop when more than this many of the last spike_window steps were skipped"""
     spike_window: PositiveInt = 100
-    """a jump is measured against this many steps before it, and not looked for until there are as many"""
+    """number of preceding steps that a spike is measured against; none is detected before there are as many"""
     spike_loss_factor: NonNegativeFloat = 2.0
-    """a loss this many times the window's median is a jump, if it is far outside the window's spread too; 0: never"""
+    """a loss this many times the window's median, and far outside the window's spread, is a spike; 0 detects none"""
     spike_norm_factor: NonNegativeFloat = 20.0
-    """the same for the gradient norm before clipping"""
+    """the same for the gradient norm, before clipping; 0 detects none"""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """who besides metrics.jsonl is told every row; each is an extra: pip install 'trine[tensorboard]'"""
+    """experiment trackers to log to besides metrics.jsonl; each is an extra: pip install 'trine[tensorboard]'"""

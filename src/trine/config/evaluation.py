@@ -9,15 +9,15 @@ class EvaluateConfig(StageConfig):
     """Compare a policy before and after PPO on held-out prompts."""
 
     before: ModelName
-    """the model PPO started from"""
+    """the policy before PPO"""
     after: ModelName
-    """the policy PPO made"""
+    """the policy after PPO"""
     base: ModelName
-    """the pretrained model, for plain completions"""
+    """the pretrained model, which completes the prompts as plain text"""
     reward: ModelName
-    """reward model the policy learned from"""
+    """reward model that the policy was trained against"""
     held_out_reward: ModelName
-    """second, independent reward model"""
+    """held-out reward model: one that the policy was not trained against"""
     prompts: Path
     """JSONL of held-out examples"""
     max_new_tokens: PositiveInt = 64
@@ -27,4 +27,4 @@ class EvaluateConfig(StageConfig):
     samples: PositiveInt = 1
     """responses per prompt"""
     shown: PositiveInt = 8
-    """samples shown side by side"""
+    """number of prompts whose responses the report shows side by side"""

@@ -12,17 +12,17 @@ class FinetuneConfig(StageConfig):
     model: ModelName
     """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: Path
-    """JSONL of {prompt, response}"""
+    """JSONL of {prompt, response} to train on"""
     held_out: Path | None = None
-    """JSONL of examples to evaluate on"""
+    """JSONL of {prompt, response} to evaluate on"""
     epochs: PositiveFloat = 1.0
     """passes over the examples; may be a fraction"""
     row_tokens: PositiveInt = 256
     """length of a packed row, at most the model's context"""
     batch_size: PositiveInt = 8
-    """rows per optimizer step"""
+    """packed rows per optimizer step"""
     micro_batch_size: PositiveInt = 8
-    """rows that go through the model at once"""
+    """packed rows per forward pass; changes memory, not results"""
     prompt_weight: Share = 0.0
     """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""
     lora: LoraConfig = LoraConfig()

@@ -7,13 +7,13 @@ class LoraConfig(Config):
     """Low-rank adapters trained in place of the weights (Hu et al. 2021)."""
 
     rank: NonNegativeInt = 0
-    """rank of the adapters, the base staying as it is; 0 makes none and trains all weights"""
+    """rank of the adapters, the base weights being frozen; 0 trains all weights, without adapters"""
     alpha: PositiveFloat = 32.0
-    """an adapter's output is multiplied by alpha / rank"""
+    """the adapters' output is multiplied by alpha / rank"""
     targets: str = "all"
-    """which matrices, by their Hugging Face names with commas between (q_proj,v_proj); all takes every one"""
+    """matrices to adapt, by their Hugging Face names, separated by commas (q_proj,v_proj); all: every matrix"""
     learning_rate: PositiveFloat = 2e-4
-    """peak learning rate of the adapters, which AdamW trains whatever optimizer.kind says"""
+    """peak learning rate of the adapters; they are trained by AdamW, whatever optimizer.kind is"""
 
     def optimizer(self, given: OptimizerConfig) -> OptimizerConfig:
         """What trains a stage's model: `given`, or where there are adapters AdamW at their learning rate.

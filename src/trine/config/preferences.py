@@ -19,50 +19,50 @@ from trine.config.lora import LoraConfig
 
 
 class PreferencesConfig(StageConfig):
-    """Make preferences without a labeller: the answer a person wrote against answers the model samples."""
+    """Make preference pairs without a labeller: chosen is the answer a person wrote, rejected one the model samples."""
 
     model: ModelName
-    """what samples: run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """model to sample from: run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: Path
-    """JSONL of {prompt, response} to compare on"""
+    """JSONL of {prompt, response}; each response is the chosen answer of its pairs"""
     held_out: Path | None = None
-    """JSONL of examples whose preferences only evaluate"""
+    """JSONL of {prompt, response} for preference pairs to evaluate on"""
     samples: PositiveInt = 1
     """answers sampled per training prompt"""
     held_out_samples: PositiveInt = 2
-    """answers sampled per held-out prompt: more pairs make a steadier accuracy"""
+    """answers sampled per held-out prompt; more pairs make the measured accuracy less noisy"""
     max_prompts: NonNegativeInt = 0
-    """how many training prompts to use, chosen by seed; 0 takes all"""
+    """use at most this many training prompts, chosen at random; 0 uses all"""
     mismatched_share: Share = 0.0
-    """for this share of the training prompts, one more pair: the person's answer against what a person wrote for
-    another prompt, so that an answer is also judged by whether it answers the question"""
+    """share of the training prompts that get one more pair, whose rejected answer is what a person wrote for another
+    prompt, so that the reward model learns whether an answer fits its prompt"""
     max_new_tokens: PositiveInt = 64
-    """token budget of an answer; a sample that exceeds it makes no pair"""
+    """token budget of a sampled answer; one that does not end within it makes no pair"""
     temperature: PositiveFloat = 1.0
     """sampling temperature"""
     rows: PositiveInt = 256
-    """answers generated at a time"""
+    """answers generated in parallel; changes speed and memory only"""
 
 
 class RewardConfig(StageConfig):
-    """Train a reward model on preferences (pairwise ranking loss)."""
+    """Train a reward model on preference pairs (pairwise ranking loss)."""
 
     model: ModelName
     """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     preferences: Path
-    """folder of a compare stage, or a JSONL of {prompt, chosen, rejected}"""
+    """folder of a preferences stage, or a JSONL of {prompt, chosen, rejected}"""
     held_out: Path | None = None
-    """JSONL of preferences to evaluate on; a compare folder brings its own"""
+    """JSONL of {prompt, chosen, rejected} to evaluate on; null: that of the preferences stage"""
     epochs: PositiveFloat = 1.0
-    """passes over the preferences; may be a fraction"""
+    """passes over the preference pairs; may be a fraction"""
     batch_size: PositiveInt = 16
-    """pairs per optimizer step"""
+    """preference pairs per optimizer step"""
     micro_batch_size: PositiveInt = 16
-    """pairs that go through the model at once"""
+    """preference pairs per forward pass; changes memory, not results"""
     margin: Annotated[float, Field(ge=0)] = 0.0
-    """how much higher the chosen score has to be before the loss is content"""
+    """margin of the ranking loss"""
     normalize: bool = True
-    """scale the scores to mean 0 and variance 1 over (some 512 of) the rejected, sampled answers"""
+    """after training, scale the scores to mean 0 and variance 1 over (about 512 of) the rejected answers"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.004, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()

@@ -1,4 +1,4 @@
-"""One dial: `depth`, a number of blocks, gives a whole plan of pretraining. What is named wins, the rest follows.
+"""Scaling rules: from `depth`, a number of blocks, to a complete pretraining config. Values given explicitly are kept.
 
     layers   = depth
     width    = 64 x depth                      heads of 64 (nanochat; depth 12 is GPT-2 124M: width 768, 12 heads)
@@ -13,7 +13,7 @@
     learning rate of AdamW for all    6e-4 x sqrt(768 / width) x sqrt(batch / 2^18 tokens)
                (6e-4 is Brown et al. 2020 at 125M; the root of the width: nanochat; of the batch: Malladi et al. 2022)
 
-Weight decay does not follow the dial: Brown et al. kept 0.1 from 125M to 175B. Muon's rate follows neither width nor
+Weight decay does not depend on depth: Brown et al. kept 0.1 from 125M to 175B. Muon's rate follows neither width nor
 batch because the step it makes is orthogonal, and because 0.02 was best here at width 256 with 2,048 tokens a step and
 is nanochat's at width 768 with 2^19: no root of the batch lies between these two. Honestly: the two rates of Muon were
 tuned at the sizes of docs/LOG.md only, and all else is taken from the sources named.
@@ -100,7 +100,7 @@ def _copied(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(values: dict[str, Any], depth: int) -> dict[str, int | float]:
-    """{dotted name: value} of all that the dial gives, each value from what `values` names and from those before it."""
+    """{dotted name: value} of all that depth determines, each derived from `values` and the ones before it."""
 
     def value(name: str, otherwise: int) -> int:
         given = _given(values, name)

@@ -24,9 +24,9 @@ class TokenizerConfig(StageConfig):
 
     corpus: CorpusConfig = CorpusConfig()
     vocab_size: PositiveInt = 32768
-    """entries, the 256 bytes and 4 reserved tokens included"""
+    """number of tokens, including the 256 bytes and 4 reserved tokens"""
     max_bytes: PositiveInt = 2_000_000_000
-    """how much of the corpus, from its beginning, to learn from: more changes little and takes memory"""
+    """train on at most this many bytes, from the beginning of the corpus; more changes little and takes memory"""
 
 
 class ModelShape(Config):
@@ -41,11 +41,11 @@ class ModelShape(Config):
     heads: PositiveInt = 12
     """attention heads"""
     context: PositiveInt = 1024
-    """longest text the model can read, in tokens"""
+    """context length, in tokens"""
 
 
 class ShardsConfig(StageConfig):
-    """Encode a corpus to memory-mapped token shards, once for any number of pretraining runs."""
+    """Encode a corpus once into memory-mapped token shards, for any number of pretraining runs."""
 
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
@@ -59,50 +59,50 @@ class PretrainConfig(StageConfig):
     tokenizer: Path
     """folder of a tokenizer stage"""
     depth: PositiveInt | None = None
-    """the dial: this many blocks, and width, heads, context, row_tokens, tokens, batch and learning rates to match
-    (12 is GPT-2's 124M shape); whatever is named besides it wins, and the rest follows"""
+    """number of blocks, from which width, heads, context, row_tokens, tokens, batch size and learning rates are derived
+    (12 is GPT-2's 124M shape); any of these that is given explicitly is kept"""
     tokens_per_parameter: PositiveFloat = 20.0
-    """horizon that depth gives, in tokens per parameter of the blocks (Hoffmann et al. 2022)"""
+    """with depth: how many tokens to train on for each parameter of the blocks (Hoffmann et al. 2022)"""
     shards: Path | None = None
-    """folder of a shards stage, instead of a corpus; null makes them in the run folder from corpus and tokenizer"""
+    """folder of a shards stage, instead of a corpus; null encodes the corpus into the run folder"""
     packing: Literal["packed", "windows", "stream"] = "packed"
-    """how documents become rows. packed: attention and positions restart in each document, rows are filled best-fit and
-    padded, no token is dropped; windows: codeparrot's, whole windows of each document, its rest dropped; stream:
-    windows over all documents joined by end-of-text"""
+    """how documents become rows. packed: best-fit packing, attention and positions restart in each document, rows are
+    padded, no token is dropped; windows: full windows of each document, the remainder dropped (as codeparrot does);
+    stream: windows over all documents joined by end-of-text"""
     model: ModelShape = ModelShape()
     tokens: PositiveInt = 100_000_000
-    """how many tokens to train on; the corpus is repeated, reshuffled, as often as needed"""
+    """number of tokens to train on; the corpus is repeated as often as needed, reshuffled each time"""
     epochs: PositiveFloat | None = None
-    """passes over the training rows instead of tokens; may be a fraction"""
+    """passes over the training rows, instead of tokens; may be a fraction"""
     row_tokens: PositiveInt = 1024
     """length of a training row, at most the model's context"""
     batch_size: PositiveInt = 32
-    """rows per optimizer step"""
+    """rows per optimizer step, over all processes"""
     micro_batch_size: PositiveInt = 32
-    """rows that go through the model at once; changes memory, not results"""
+    """rows per forward pass, in one process; changes memory, not results"""
     evaluation_tokens: PositiveInt = 60_000
-    """tokens of each held-out part read by each evaluation during training; the last one reads all"""
+    """tokens of each held-out part that an evaluation during training reads; the final evaluation reads all"""
     recompute_blocks: bool = False
-    """gradient checkpointing: keep what enters each block and make the rest again in the backward pass; less memory,
-    about a third more time, the same results"""
+    """gradient checkpointing: keep block inputs, recompute the rest in the backward pass; less memory, about a
+    third more time, the same results"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """let torch.compile fuse the forward and backward pass; auto: on a GPU"""
+    """compile the forward and backward pass by torch.compile; auto: on a GPU"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """under torchrun: ddp keeps the whole model in every process, fsdp a part of it in each; auto is ddp"""
+    """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
     sample_prompts: tuple[str, ...] = ("import numpy as", "def __init__(self")
-    """beginnings that the model goes on with at every evaluation, each token the likeliest one (samples.jsonl)"""
+    """prompts completed greedily at every evaluation (samples.jsonl)"""
     sample_tokens: NonNegativeInt = 32
-    """token budget of such a sample; 0 writes none"""
+    """token budget of each completion; 0 writes none"""
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub to upload the finished model to (log in with `hf auth login`)"""
     push_private: bool = False
-    """make that repository private, when it is made"""
+    """create that repository as private, if it does not exist"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
 
     @model_validator(mode="before")
     @classmethod
-    def _turn_the_dial(cls, values: Any) -> Any:
+    def _from_depth(cls, values: Any) -> Any:
         return with_depth(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
@@ -113,16 +113,16 @@ class PretrainConfig(StageConfig):
 
 
 class FunctionsConfig(StageConfig):
-    """Mine tasks from code: signature and docstring ask, the body a person wrote answers."""
+    """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: Path
-    """folder of a tokenizer stage; budgets are counted in its tokens"""
+    """folder of a tokenizer stage; lengths are counted in its tokens"""
     max_prompt_tokens: PositiveInt = 80
-    """longest prompt kept"""
+    """longest prompt to keep, in tokens"""
     max_response_tokens: PositiveInt = 64
-    """longest body kept, its end token included"""
+    """longest body to keep, in tokens, its end token included"""
     min_response_tokens: PositiveInt = 8
-    """shortest body kept"""
+    """shortest body to keep, in tokens"""
     held_out_reward_share: Share = 0.4
-    """share of the tasks set apart, by a hash of their prompt, for a second, independent reward model"""
+    """share of the tasks, by a hash of their prompt, that only the held-out reward model is trained on"""

@@ -1,4 +1,4 @@
-"""Configs of the commands that are no stage: use a model, bring one in or out, run a recipe."""
+"""Configs of the commands that are not stages: use a model, import and export one, run a recipe."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,42 +9,42 @@ from trine.config.base import Config, HardwareConfig, NonNegativeInt, PositiveFl
 
 
 class WritingConfig(Config):
-    """A model that writes, and how it chooses its words."""
+    """A model and how to sample from it."""
 
     model: str
     """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     max_new_tokens: PositiveInt = 64
-    """token budget of an answer"""
+    """maximum number of tokens to generate"""
     temperature: Annotated[float, Field(ge=0)] | None = None
-    """0 is greedy; 1 samples the model as it is; unset is what the model's makers suggest, else 0.8"""
+    """0 is greedy; 1 samples from the model's own distribution; unset: the model's generation_config.json, else 0.8"""
     top_k: NonNegativeInt | None = None
-    """sample among this many likeliest tokens; 0 among all; unset is what the model's makers suggest"""
+    """sample among the k most likely tokens; 0: among all; unset: the model's generation_config.json"""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """sample among the likeliest tokens that have this probability together; unset as above"""
+    """nucleus sampling: sample among the most likely tokens whose probabilities sum to this; unset: as for top_k"""
     min_p: Share | None = None
-    """sample among tokens at least this share as likely as the likeliest; unset as above"""
+    """sample among tokens whose probability is at least this share of the most likely one's; unset: as for top_k"""
     repetition_penalty: PositiveFloat | None = None
-    """above 1: what was said before becomes less likely; unset as above"""
+    """above 1 makes tokens that already occurred less likely; unset: as for top_k"""
     stop_strings: tuple[str, ...] = ()
-    """texts that end an answer, and are not shown"""
+    """strings that end the answer and are not part of it"""
     weights: Literal["compute", "int8"] = "compute"
-    """int8 halves what every token has to read from memory, for a little accuracy"""
+    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
     seed: NonNegativeInt = 0
     """the same seed gives the same answers"""
     hardware: HardwareConfig = HardwareConfig()
 
 
 class GenerateConfig(WritingConfig):
-    """Write with a model: continue a text, or answer a question with --chat true."""
+    """Generate text with a model: continue a prompt, or answer it with --chat true."""
 
     prompt: str
     """the text to continue or the question to answer; '-' reads standard input"""
     chat: bool = False
-    """put the prompt into the chat format and answer it"""
+    """format the prompt by the model's chat template and answer it"""
     samples: PositiveInt = 1
-    """how many answers"""
+    """number of answers"""
     json_schema: str | None = None
-    """JSON schema, as text, that the answer has to fit"""
+    """JSON schema, as text, that the answer has to satisfy"""
     regex: str | None = None
     """regular expression that the whole answer has to match"""
 
@@ -53,24 +53,24 @@ class ChatConfig(WritingConfig):
     """Talk with a model in the terminal."""
 
     max_new_tokens: PositiveInt = 256
-    """token budget of an answer, at most half of the model's context"""
+    """maximum number of tokens of an answer, at most half of the model's context"""
     system: str | None = None
-    """what the model is told about itself before the first question"""
+    """system prompt"""
 
 
 class ImportConfig(Config):
-    """Bring a model in: open and check it, and write it as a model folder that every command takes."""
+    """Import a model: open and check it, and write it as a model folder that every command accepts."""
 
     model: str
     """model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub (owner/name/file.gguf for one file)"""
     out: Path
     """model folder to write"""
     overwrite: bool = False
-    """replace what is there"""
+    """replace existing files"""
 
 
 class ExportConfig(Config):
-    """Write a model for other programs: a Hugging Face folder, or a GGUF file for llama.cpp and its kin."""
+    """Export a model: to a Hugging Face folder, or to a GGUF file for llama.cpp and programs based on it."""
 
     model: str
     """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
@@ -79,9 +79,9 @@ class ExportConfig(Config):
     to: Literal["hf", "gguf"] = "hf"
     """hf: config.json, safetensors, tokenizer.json. gguf: one file"""
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float32"
-    """how weights are stored; only float32 keeps every bit. q8_0 (8 bits with a scale for every 32) is GGUF's alone"""
+    """dtype of the stored weights; only float32 is lossless; q8_0 (8 bits, one scale per 32 weights): GGUF only"""
     overwrite: bool = False
-    """replace what is there"""
+    """replace existing files"""
 
 
 class RunConfig(Config):
@@ -90,17 +90,17 @@ class RunConfig(Config):
     recipe: str
     """a recipe file, or the name of a built-in recipe"""
     out: Path
-    """folder to put every stage's run folder and the report in"""
+    """folder for the run folders of all stages and the report"""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """scale the recipe's budget to about this many minutes on two CPU cores; unset runs it as written"""
+    """scale the recipe's budget to about this many minutes on two CPU cores; unset: as written"""
     depth: PositiveInt | None = None
-    """the dial: pretrain at this many blocks, the recipe's own batch, learning rates and horizon scaled to match"""
+    """pretrain at this many blocks; the recipe's batch size, learning rates and number of tokens are scaled to match"""
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub to upload the recipe's last model to (log in with `hf auth login`)"""
     seed: NonNegativeInt = 0
-    """changes everything random, and nothing else"""
+    """random seed of all stages"""
     overwrite: bool = False
-    """start a stage over when its run folder was made with another config, instead of refusing"""
+    """start a stage over if its run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -108,13 +108,14 @@ class QuickstartConfig(Config):
     """The three steps that made ChatGPT on Python code: tokenizer, GPT, reward model, PPO, report."""
 
     out: Path = Path("runs/quickstart")
-    """folder to put every stage's run folder and the report in"""
+    """folder for the run folders of all stages and the report"""
     minutes: Annotated[float, Field(gt=0)] = 10.0
-    """scale the whole budget; counted in tokens and iterations, so the same value gives the same models"""
+    """scale the budget to about this many minutes; it is counted in tokens and iterations, so that the same value gives
+    the same models"""
     seed: NonNegativeInt = 0
-    """changes everything random, and nothing else"""
+    """random seed of all stages"""
     overwrite: bool = False
-    """start a stage over when its run folder was made with another config, instead of refusing"""
+    """start a stage over if its run folder was made with another config, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -124,9 +125,9 @@ class PushConfig(Config):
     model: Path
     """run or model folder"""
     repository: str
-    """owner/name on the hub; made when it does not exist (log in with `hf auth login`)"""
+    """owner/name on the hub; created if it does not exist (log in with `hf auth login`)"""
     private: bool = False
-    """make the repository private, when it is made"""
+    """create the repository as private, if it does not exist"""
 
 
 class ReportConfig(Config):
@@ -135,4 +136,4 @@ class ReportConfig(Config):
     out: Path
     """folder that `trine run` or `trine quickstart` wrote, or runs of `trine control`"""
     plots: bool = False
-    """write every plot as a file of its own too, plots/*.svg"""
+    """also write each plot to its own file, plots/*.svg"""

@@ -109,7 +109,7 @@ class ParseCheck:
 
     @property
     def share(self) -> float:
-        """Over all completions, a cut one being judged up to its last complete statement."""
+        """Over all completions, a cut one being parsed up to its last complete statement."""
         return (self.ended_parsing + self.cut_parsing) / max(self.ended + self.cut, 1)
 
 

@@ -24,10 +24,14 @@ STEPS = "thousand environment steps"
 ALGORITHMS = {"reinforce": "REINFORCE", "actor_critic": "actor-critic", "ppo": "PPO"}
 # Key of the metrics, vertical axis, what one sees.
 CURVES = (
-    ("entropy", "nats", "Entropy of the policy: how open the choice of an action is."),
-    ("explained_variance", "1 is perfect", "How well the critic foresees returns: 0 is a constant guess."),
+    ("entropy", "nats", "Entropy of the policy: how undecided it is."),
+    (
+        "explained_variance",
+        "1 is perfect",
+        "Share of the variance of returns that the critic predicts: 0 is no better than their mean.",
+    ),
     ("approximate_kl", "nats", "Approximate KL of an iteration's updates: small is safe."),
-    ("clip_fraction", "share of steps", "Steps where the clip acts. Up to about 0.2 is usual."),
+    ("clip_fraction", "share of steps", "Share of steps whose gradient is clipped away. Up to about 0.2 is usual."),
 )
 
 
@@ -48,9 +52,9 @@ def control_section(run: StageRun, recipe: RecipeRun) -> Section:
         return Section(environment, "")
     groups = _groups(alike)
     words = (
-        "An episode's return is the sum of its rewards. The curves are episodes met in training, with actions drawn "
+        "An episode's return is the sum of its rewards. The curves are episodes of training, with actions sampled "
         "from the policy: the mean over seeds, and one standard deviation to each side. The table is of fresh episodes "
-        "after training, with drawn and with likeliest actions; ± is the standard deviation over seeds, of their means."
+        "after training, with the stochastic and the deterministic policy; ± is the deviation of the means over seeds."
     )
     return Section(environment, words, [_table(groups)], _plots(environment, groups), films=_films(groups))
 
@@ -90,7 +94,7 @@ def _table(groups: Sequence[Group]) -> Table:
     ]
     counts = {len(run.results.get("sampled", {}).get("returns", ())) for group in groups for run in group.runs}
     caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} fresh episodes of each run." if any(counts) else ""
-    return Table(("algorithm", "seeds", "steps", "drawn actions", "likeliest actions", "steps/s"), rows, caption)
+    return Table(("algorithm", "seeds", "steps", "sampled actions", "deterministic policy", "steps/s"), rows, caption)
 
 
 def _returns(group: Group, kind: str) -> str:
@@ -122,8 +126,8 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
     svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands) if lines else None
     plots = [Plot(svg, "Returns in training.", leading=True)] if svg is not None else []
     for key, y_label, caption in CURVES:
-        drawn = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
-        lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in drawn if x]
+        logged = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
+        lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in logged if x]
         if lines:
             svg = line_plot(lines, STEPS, y_label, f"{environment}: {key}", compact=True)
             plots.append(Plot(svg, caption))
@@ -162,7 +166,7 @@ def _binned(
 
 
 def _films(groups: Sequence[Group]) -> list[Film]:
-    """One of each group: the run whose likeliest actions do best."""
+    """One of each group: the run whose deterministic policy does best."""
     films = []
     for group in groups:
         filmed = [run for run in group.runs if (run.folder / "film.gif").exists()]

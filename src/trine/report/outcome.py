@@ -24,8 +24,8 @@ def headline_section(run: StageRun, recipe: RecipeRun) -> Section:
         else "Scores are as the reward models give them, not scaled to the fine-tuned model's answers."
     )
     words = (
-        f"{unit} PPO maximised the reward, so a gain there is expected; the judge is a second reward model that PPO "
-        "never saw. Good is a gain that both see; a gain that only the reward sees means that PPO found its weaknesses."
+        f"{unit} PPO maximised the reward, so a gain there is expected; the held-out reward model was not trained "
+        "against. Good is a gain by both; a gain by the reward alone means that the policy exploits its errors."
     )
     return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)])
 
@@ -74,11 +74,11 @@ def gains(run: StageRun) -> list[tuple[str, str, str]]:
 
 
 def evaluation_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """What else changed, and who judged."""
+    """What else changed, and the reward models that scored it."""
     words = (
         "Both policies answer the same held-out prompts with the same seeds. Good is scores that rose while "
         "answers parse as often as before, distinct-2 (the share of token pairs that differ) has not collapsed, and "
-        "length has not drifted: a policy that cheats its reward gives itself away here."
+        "length has not drifted: reward hacking shows here."
     )
     tables = [changes_table(run)]
     rewards = [reward for reward in REWARDS if recipe.at(run.config.get(reward), "reward")]
@@ -101,7 +101,7 @@ def changes_table(run: StageRun) -> Table:
         ("distinct-2", *(number(side.get("distinct_2")) for side in sides)),
         ("mean length, tokens", *(number(side.get("length"), 1) for side in sides)),
     ]
-    caption = "A completion cut by the budget is judged up to its last complete statement. ± is one standard error."
+    caption = "A completion cut by the budget is parsed up to its last complete statement. ± is one standard error."
     headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
     return Table((run.name, *(headings[name] for name in names)), rows, caption)
 
@@ -120,7 +120,7 @@ def _parsing(parsing: dict[str, Any], key: str, count: int | None) -> str:
 
 
 def _rewards_table(run: StageRun, recipe: RecipeRun, rewards: list[str]) -> Table:
-    """What each score was learned from: the judge is independent as far as these differ."""
+    """What each reward model was trained on: the held-out one is independent as far as these differ."""
     rows: list[tuple[str, ...]] = []
     for reward in rewards:
         model = recipe.at(run.config.get(reward), "reward")
@@ -130,8 +130,8 @@ def _rewards_table(run: StageRun, recipe: RecipeRun, rewards: list[str]) -> Tabl
         samples = f"{compared.name}, seed {compared.config.get('seed', 0)}" if compared else ABSENT
         seed, right = str(model.config.get("seed", 0)), percent(model.results.get("accuracy"))
         rows.append((reward_label(reward, run), prompts, samples, seed, right))
-    caption = "The judge is independent as far as these differ."
-    return Table(("learned from", "prompts", "samples", "seed", "ranked right"), rows, caption, brief=False)
+    caption = "The held-out reward model is independent as far as these differ."
+    return Table(("trained on", "prompts", "samples", "seed", "accuracy"), rows, caption, brief=False)
 
 
 def _score_plots(run: StageRun, recipe: RecipeRun) -> list[Plot]:
@@ -153,7 +153,7 @@ def _score_plots(run: StageRun, recipe: RecipeRun) -> list[Plot]:
 def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
     """Answers side by side."""
     words = (
-        "Held-out prompts at even distances, none chosen by how it looks: what the model wrote before and after PPO, "
+        "Held-out prompts, evenly spaced in their file, not hand-picked: what the model wrote before and after PPO, "
         "and what a person wrote. An answer that ran out of budget ends in …"
     )
     samples = [
@@ -178,11 +178,11 @@ def _answer(side: Literal["before", "after", "person"], heading: str, answer: di
 def completions_section(run: StageRun, recipe: RecipeRun) -> Section:
     """The three fixed prompts."""
     words = (
-        "The same three prompts in every run, each token the likeliest one: the pretrained model goes on with two "
-        "beginnings, and both policies answer the third. Good is code that looks like Python and does what it is asked."
+        "The same three prompts in every run, completed greedily: the pretrained model continues two of them, and both "
+        "policies answer the third. Good is code that looks like Python and does what it is asked."
     )
     headings: dict[str, tuple[Literal["before", "after", "plain"], str]] = {
-        "pretrained": ("plain", "Pretrained model goes on"),
+        "pretrained": ("plain", "Pretrained model"),
         "before": ("before", "Before PPO"),
         "after": ("after", "After PPO"),
     }

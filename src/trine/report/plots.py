@@ -126,8 +126,8 @@ def _bins(values: Sequence[float]) -> list[float]:
 
 
 def reliability_plot(rows: Sequence[Sequence[float]], says: str) -> Markup:
-    """How often the model is right against how sure it was; area of a point ~ pairs in it."""
-    figure, axes = _canvas("how sure the model is", "how often it is right")
+    """Calibration: accuracy over confidence; area of a point ~ pairs in it."""
+    figure, axes = _canvas("confidence", "accuracy")
     axes.plot([0.5, 1.0], [0.5, 1.0], color=COLOURS["before"], linestyle=(0, (4, 3)), linewidth=1.2, label="perfect")
     predicted, right, counts = ([float(row[i]) for row in rows] for i in range(3))
     errors = [math.sqrt(max(p * (1 - p), 0.0) / n) for p, n in zip(right, counts, strict=True)]

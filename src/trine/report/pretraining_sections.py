@@ -20,10 +20,14 @@ BITS = "bits_per_byte/"
 
 # Metrics over steps: key, vertical axis, what one sees.
 CURVES = (
-    ("tokens_per_second", "tokens a second", "Speed. Dips are other work on the machine."),
-    ("matmul_share", "share", "Share of the machine's own rate of matrix products: 1 would be nothing but products."),
-    ("gradient_norm", "norm", "Norm of the gradient before it is clipped: a wall of spikes is a run about to diverge."),
-    ("learning_rate", "rate", "Learning rate of the matrices: the warm-up, and the fall."),
+    ("tokens_per_second", "tokens a second", "Training speed. Dips are other work on the machine."),
+    (
+        "matmul_share",
+        "share",
+        "Share of the machine's matrix-product rate: at 1, a step would be matrix products only.",
+    ),
+    ("gradient_norm", "norm", "Gradient norm before clipping: many spikes are a sign of divergence."),
+    ("learning_rate", "rate", "Learning rate of the matrices: warm-up and decay."),
 )
 
 
@@ -31,8 +35,8 @@ def shards_section(run: StageRun, recipe: RecipeRun) -> Section:
     """What became of the documents, and how fast."""
     words = (
         "The corpus was read once, filtered, encoded to token ids and kept on disk. Every document is accounted for: "
-        "kept, or left out by the filter that is named. A filter that takes much more than a few percent deserves a "
-        "look at what it took."
+        "kept, or dropped by the filter named. A filter that drops much more than a few percent deserves a look at "
+        "what it dropped."
     )
     return Section(titled("The corpus, encoded", run, recipe), words, corpus_tables(run.results))
 
@@ -106,10 +110,10 @@ def pretrain_section(run: StageRun, recipe: RecipeRun) -> Section:
     """Loss, bits per byte, and what those stand beside."""
     results, row_tokens = run.results, run.config.get("row_tokens")
     words = (
-        "The model reads plain text and guesses every next token. Cross-entropy is its surprise, in nats per token: it "
-        "should fall fast at first, then slowly. Bits per byte is the same surprise on held-out text, per byte instead "
-        "of per token, so that models with other vocabularies compare: lower is better, and below xz -9 means that it "
-        "knows more of the text than repetition."
+        "The model predicts every next token of plain text. Cross-entropy, in nats per token, should fall fast at "
+        "first, then slowly. Bits per byte is the same on held-out text, per byte instead of per token, so that models "
+        "with different tokenizers compare: lower is better, and below xz -9 means that the model has learned more "
+        "than repetition."
     )
     tables = [table for table in (held_out_table(results, row_tokens),) if table.rows]
     tables.append(Table(("", ""), _facts(run), brief=False))
@@ -130,12 +134,15 @@ def _facts(run: StageRun) -> list[tuple[str, ...]]:
         rows.append(("tokens a second, median", whole(statistics.median(speeds))))
     if shares:
         rows.append(("share of the machine's matrix products, median", percent(statistics.median(shares))))
-    for key, label in (("padded_share", "places of rows left empty"), ("dropped_share", "tokens no row holds")):
+    for key, label in (
+        ("padded_share", "padding, share of all positions"),
+        ("dropped_share", "tokens dropped by packing"),
+    ):
         if key in results:
             rows.append((label, percent(results[key])))
     skipped = run.by_step("skipped")[1]
     if skipped:
-        rows.append(("steps skipped for what was wrong with them", whole(max(skipped))))
+        rows.append(("steps skipped (not finite, or a spike)", whole(max(skipped))))
     return rows
 
 

@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what several writers made of it."""
+    """A prompt and several answers to it."""
 
     prompt: str
     answers: list[Answer]
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Film:
-    """A moving picture, as the address that holds all of it, and the line below."""
+    """A video as a data: address, and its caption."""
 
     address: str
     caption: str
@@ -52,7 +52,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, the sentences below it, and what there is to see."""
+    """A heading, the sentences below it, tables, plots, samples and videos."""
 
     title: str
     words: str
@@ -103,22 +103,20 @@ def made(run: StageRun) -> str:
     say: dict[str, Callable[[dict[str, Any]], str]] = {
         "tokenizer": lambda r: f"{whole(r.get('vocab_size'))} tokens, {number(r.get('bytes_per_token'), 2)} bytes each",
         "functions": lambda r: (
-            f"{whole(r.get('train'))} tasks to train on, {whole(r.get('judge'))} for the held_out_reward, "
-            f"{whole(r.get('held_out'))} held out"
+            f"{whole(r.get('train'))} tasks for training, {whole(r.get('held_out_reward'))} for the held-out reward "
+            f"model, {whole(r.get('held_out'))} held out"
         ),
         "shards": lambda r: (
             f"{whole(_parts(r, 'documents'))} documents in {whole(_parts(r, 'tokens'))} tokens, "
             f"{number(r.get('bytes_per_token'), 2)} bytes each"
         ),
         "pretrain": lambda r: f"{whole(r.get('parameters'))} parameters, read {whole(r.get('tokens'))} tokens",
-        "finetune": lambda r: f"learned from {whole(r.get('examples'))} examples",
+        "finetune": lambda r: f"trained on {whole(r.get('examples'))} examples",
         "preferences": lambda r: (
-            f"{whole(r.get('train'))} pairs to train on, {whole(r.get('held_out'))} held out; "
-            f"{whole(r.get('left_out'))} samples ran out of budget"
+            f"{whole(r.get('train'))} preference pairs for training, {whole(r.get('held_out'))} held out; "
+            f"{whole(r.get('left_out'))} samples without an end token"
         ),
-        "reward": lambda r: (
-            f"learned from {whole(r.get('training_pairs'))} pairs; ranks {percent(r.get('accuracy'))} right"
-        ),
+        "reward": lambda r: f"trained on {whole(r.get('training_pairs'))} pairs; accuracy {percent(r.get('accuracy'))}",
         "ppo": lambda r: f"{whole(r.get('iterations'))} iterations",
         "evaluate": lambda r: f"{whole(r.get('prompts'))} answers before and after",
         "control": lambda r: f"an agent from {whole(r.get('environment_steps'))} steps",

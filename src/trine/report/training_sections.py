@@ -39,12 +39,12 @@ def finetune_section(run: StageRun, recipe: RecipeRun) -> Section:
 
 
 def reward_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """How well a reward model ranks, beside what needs no understanding."""
+    """Accuracy of a reward model, beside two trivial baselines."""
     source = " (here: what a person wrote)" if recipe.at(run.config.get("preferences"), "preferences") else ""
     words = (
-        f"From pairs of answers the model learns a score that puts the chosen one{source} above the rejected one. "
-        "Guessing is right half the time; good is well above what length alone or mere words achieve, and about as "
-        "good on pairs of like length. ± is one standard error."
+        f"Trained on preference pairs, the model gives the chosen answer{source} a higher score than the rejected one. "
+        "Chance is one half; good is well above what length alone or the bag of tokens achieve, and about as good on "
+        "pairs of similar length. ± is one standard error."
     )
     if "accuracy" not in run.results:
         table = Table(("", ""), [("training pairs", whole(run.results.get("training_pairs")))])
@@ -62,18 +62,18 @@ def accuracy_table(name: str, results: dict[str, Any]) -> Table:
         ("a classifier that sees only length", share_of(results.get("accuracy_length_only"), pairs), whole(pairs)),
         ("a classifier on the bag of tokens", share_of(results.get("accuracy_bag_of_tokens"), pairs), whole(pairs)),
     ]
-    caption = f"Share of held-out pairs ranked right; all learned from {whole(results.get('training_pairs'))} pairs."
-    return Table((name, "ranked right", "pairs"), rows, caption)
+    caption = f"Accuracy on held-out pairs; all trained on {whole(results.get('training_pairs'))} pairs."
+    return Table((name, "accuracy", "pairs"), rows, caption)
 
 
 def _reward_plots(run: StageRun) -> list[Plot]:
-    caption = "Ranking loss in training; ln 2 = 0.69 is guessing."
+    caption = "Ranking loss in training; ln 2 = 0.69 is chance."
     plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "loss, nats per pair")]
     plots += _accuracy_plot(run)
     results = run.results
     if results.get("reliability"):
         svg = reliability_plot(results["reliability"], f"{run.name}: reliability")
-        caption = "Sureness is the sigmoid of the score difference. On the dashed line, 80% sure is 80% right."
+        caption = "Confidence: the sigmoid of the score difference; dashed: perfect calibration."
         plots.append(Plot(svg, caption))
     if results.get("chosen_scores"):
         groups: list[Group] = [
@@ -81,7 +81,7 @@ def _reward_plots(run: StageRun) -> list[Plot]:
             ("chosen", results["chosen_scores"], "person"),
         ]
         svg = histogram_plot(groups, f"score, {units(run)}", f"{run.name}: scores of chosen and rejected")
-        plots.append(Plot(svg, "Scores of held-out answers; dashed: means. The further apart, the better told."))
+        plots.append(Plot(svg, "Scores of held-out answers; dashed: means. The further apart, the better."))
     return plots
 
 
@@ -93,19 +93,27 @@ def _accuracy_plot(run: StageRun) -> list[Plot]:
     held_out = run.by_step("held_out_accuracy")
     if held_out[0]:
         lines.append(Line(*held_out, "held out", "after"))
-    svg = line_plot(lines, "step", "share ranked right", f"{run.name}: accuracy over steps", counted=True)
-    return [Plot(svg, "Share of each training batch ranked right.")]
+    svg = line_plot(lines, "step", "accuracy", f"{run.name}: accuracy over steps", counted=True)
+    return [Plot(svg, "Accuracy on each training batch.")]
 
 
 # Metrics of one plot, its vertical axis, and what to see in it.
 PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("score", "score_median"), "score", "Score of each iteration's answers: should rise."),
-    (("kl",), "nats per response", "KL: how far the policy is from its reference. Should settle, not run away."),
-    (("length",), "tokens", "Mean length of responses. A steady drift, up or down, may be a trick."),
-    (("entropy",), "nats per token", "Entropy: how open the choice of a token is. A fall to 0 is collapse."),
-    (("clip_fraction",), "share of tokens", "Tokens where the clip acts. Up to about 0.2 is usual."),
-    (("explained_variance",), "1 is perfect", "How well the critic foresees returns: 0 is a constant guess."),
-    (("kl_coefficient",), "reward per nat", "KL coefficient: the price of one nat."),
+    (("kl",), "nats per response", "KL to the reference. Should settle, not keep growing."),
+    (("length",), "tokens", "Mean length of responses. A steady drift, up or down, may be reward hacking."),
+    (("entropy",), "nats per token", "Entropy: how undecided the policy is. A fall to 0 is collapse."),
+    (
+        ("clip_fraction",),
+        "share of tokens",
+        "Share of tokens whose gradient is clipped away. Up to about 0.2 is usual.",
+    ),
+    (
+        ("explained_variance",),
+        "1 is perfect",
+        "Share of the variance of returns that the critic predicts: 0 is no better than their mean.",
+    ),
+    (("kl_coefficient",), "reward per nat", "KL coefficient: penalty for one nat of KL."),
     (("approximate_kl",), "nats per token", "Approximate KL of an iteration's updates: small is safe."),
     (("ended_share",), "share of responses", "Responses that ended by themselves within the budget."),
 )
@@ -114,12 +122,12 @@ PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 def ppo_section(run: StageRun, recipe: RecipeRun) -> Section:
     """The curves of PPO, iteration by iteration."""
     words = (
-        "In every iteration the policy answers a batch of prompts, the reward scores the answers, and the policy is "
-        "nudged towards what scored higher than expected, at a price for leaving its reference. Good is a score that "
-        "rises while KL stays moderate and entropy, length and the share that ends stay steady."
+        "In every iteration the policy answers a batch of prompts, the reward model scores the answers, and the policy "
+        "is updated towards what scored higher than expected, with a penalty on KL to the reference. Good is a score "
+        "that rises while KL stays moderate and entropy, length and the share that ends stay steady."
     )
     kl = run.config.get("kl") or {}
-    target = f"steered to {kl['target']:g} nats per response" if kl.get("target") else "fixed"
+    target = f"adapted to {kl['target']:g} nats per response" if kl.get("target") else "fixed"
     rows: list[tuple[str, ...]] = [
         ("iterations", whole(run.results.get("iterations"))),
         ("responses per iteration", whole(run.config.get("batch_size"))),
@@ -146,7 +154,7 @@ PPO_FIGURES = {
 
 
 def _ppo_table(run: StageRun) -> Table:
-    """First against last iterations: what the curves say, in numbers."""
+    """Figures of the first and last iterations."""
     rows: list[tuple[str, ...]] = []
     window = 1
     for key, label in PPO_FIGURES.items():
@@ -157,7 +165,7 @@ def _ppo_table(run: StageRun) -> Table:
             ends = (values[:window], values[-window:])
             rows.append((label, *(number(sum(part) / window, digits) for part in ends)))
     caption = f"Means of the first and last {window} iterations." if window > 1 else ""
-    return Table((run.name, "at first", "at last"), rows, caption)
+    return Table((run.name, "first", "last"), rows, caption)
 
 
 def _ppo_plots(run: StageRun) -> list[Plot]:

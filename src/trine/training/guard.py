@@ -1,9 +1,9 @@
-"""Looks at every step before the optimizer takes it: what is not finite, or jumps, never goes into the weights.
+"""Checks every step before the optimizer takes it: non-finite values and spikes never reach the weights.
 
-A jump is a loss (or gradient norm before clipping) that is at once several times the median of the steps before it
+A spike is a loss (or gradient norm before clipping) that is both several times the median of the steps before it
 and far outside their spread, measured by the median absolute deviation, which outliers do not move (Hampel 1974).
-Both have to hold: a noisy healthy run has a wide spread, a memorising one a small median. Steps that were dropped do
-not enter the window. The state is part of the checkpoint, so that a resumed run decides as the unbroken one would.
+Both conditions are needed: a noisy healthy run has a wide spread, a memorising one a small median. Dropped steps do
+not enter the window. The state is part of the checkpoint, so that a resumed run decides as the uninterrupted one would.
 """
 
 import math
@@ -19,7 +19,7 @@ FAR_OUTSIDE = 10.0
 
 
 class StepGuard:
-    """The losses and norms of the last steps taken, and which steps were dropped."""
+    """Losses and gradient norms of the last steps taken, and which steps were dropped."""
 
     def __init__(self, config: LoopConfig, *, spikes: bool) -> None:
         self.config, self.spikes = config, spikes
@@ -29,25 +29,25 @@ class StepGuard:
         self.skipped = 0
 
     def problem(self, step: int, loss: float, norm: float) -> str | None:
-        """What is wrong with `step` (0-based), in words; None where nothing is."""
+        """What is wrong with `step` (0-based), for the message; None if nothing is."""
         if not math.isfinite(norm):
             return f"the gradient of step {step + 1} is not finite"
         if not math.isfinite(loss):
             return f"the loss of step {step + 1} is not finite"
         if self.spikes and len(self.losses) >= self.config.spike_window:
-            return _jump(f"loss of step {step + 1}", loss, self.losses, self.config.spike_loss_factor) or _jump(
+            return _spike(f"loss of step {step + 1}", loss, self.losses, self.config.spike_loss_factor) or _spike(
                 f"gradient norm of step {step + 1}", norm, self.norms, self.config.spike_norm_factor
             )
         return None
 
     def take(self, loss: float, norm: float) -> None:
-        """Remember a step that was taken."""
+        """Record a step that was taken."""
         window = self.config.spike_window
         self.losses = [*self.losses, loss][-window:]
         self.norms = [*self.norms, norm][-window:]
 
     def may_skip(self, step: int) -> bool:
-        """Count `step` as dropped; False when too many were lately."""
+        """Record `step` as dropped; False where the config says stop, or too many were dropped recently."""
         self.skipped += 1
         self.dropped = [other for other in self.dropped if other > step - self.config.spike_window] + [step]
         return self.config.on_bad_step == "skip" and len(self.dropped) <= self.config.max_skips
@@ -60,7 +60,7 @@ class StepGuard:
         self.dropped, self.skipped = list(state["dropped"]), int(state["skipped"])
 
 
-def _jump(name: str, value: float, window: list[float], factor: float) -> str | None:
+def _spike(name: str, value: float, window: list[float], factor: float) -> str | None:
     middle = median(window)
     spread = NORMAL_SCALE * median(abs(other - middle) for other in window)
     if factor and value > factor * middle and value > middle + FAR_OUTSIDE * spread:

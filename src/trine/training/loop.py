@@ -1,8 +1,8 @@
-"""The one training loop: next batches, loss, backward, step, log; now and then evaluate or save.
+"""The one training loop: next batches, loss, backward, step, log; evaluation and checkpoints at intervals.
 
 A stage brings an `Objective`. The loop divides every term of its loss by that term's count over the whole step,
 so that gradients do not depend on how a step is cut into micro-batches, packed or padded. Everything random is a
-function of the step, so a checkpoint is weights, optimizer moments, the objective's own state and one number: a resumed
+function of the step, so a checkpoint is weights, optimizer state, the objective's own state and the step: a resumed
 run is bitwise the run that was never stopped.
 """
 
@@ -56,7 +56,7 @@ class Objective(Protocol[Batch]):
         ...
 
     def may_save(self, step: int) -> bool:
-        """Whether everything needed to go on after `step` steps is in weights, moments and `state`."""
+        """Whether weights, optimizer state and `state` are all that is needed to resume after `step` steps."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -64,16 +64,16 @@ class Objective(Protocol[Batch]):
     def restore(self, state: dict[str, Any]) -> None: ...
 
     def observations(self) -> dict[str, float]:
-        """More figures of the last step, for the log; `tokens` among them gives the log its speed."""
+        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second."""
         ...
 
-    def identity(self, step: int) -> dict[str, Any]:
-        """What names the batch of a step to a person who looks for what was wrong with it."""
+    def describe_batch(self, step: int) -> dict[str, Any]:
+        """Identifies the batch, for debugging."""
         ...
 
 
 class StepObjective:
-    """What objectives share whose batches are a function of the step alone: nothing to save but the step."""
+    """Base of objectives whose batches are a function of the step alone: nothing to save but the step."""
 
     def may_save(self, step: int) -> bool:
         return True
@@ -87,15 +87,16 @@ class StepObjective:
     def observations(self) -> dict[str, float]:
         return {}
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {}
 
 
 @dataclass(frozen=True)
 class Effort:
-    """For the log's `matmul_share`: what training on a token costs, and the machine's rate of matrix products.
+    """For the log's `matmul_share`: the cost of training on a token, and how fast the machine multiplies matrices.
 
-    `flops_per_token`: floating-point operations, forward and backward; `machine_flops`: a second, all processes'.
+    `flops_per_token`: floating-point operations, forward and backward; `machine_flops`: per second, all processes
+    together.
     """
 
     flops_per_token: float
@@ -105,9 +106,12 @@ class Effort:
 class Loop:
     """Trains `model` on `objective` for `steps` steps inside a run folder.
 
-    `parallel` says which other processes take part. `watch_spikes`: a sudden jump of loss or gradient norm is a bad
-    step too, as what is not finite always is. `log_every`: so many steps make one row of the log, for an objective that
-    is saved between rows only.
+    >>> loop = Loop(objective, model, optimizers, 100, (LoopConfig(), optimizer_config), run_folder)
+    >>> results = loop.train()  # resumes from the last checkpoint, if there is one
+
+    `parallel`: the processes that train together. `watch_spikes`: a spike of loss or gradient norm is a bad step too,
+    as a non-finite one always is. `log_every`: steps per row of the log, for an objective that can be saved between
+    rows only.
     """
 
     def __init__(
@@ -134,7 +138,7 @@ class Loop:
         self._unlogged: list[dict[str, float]] = []
 
     def train(self) -> dict[str, Any]:
-        """Run to the end, from the last checkpoint if there is one; returns the final evaluation."""
+        """Train to the last step, from the last checkpoint if there is one; returns the final evaluation."""
         step, saving = self._resume(), False
         with progress_bar(self.objective.name, self.steps, step) as bar:
             while step < self.steps:
@@ -157,7 +161,7 @@ class Loop:
         return results
 
     def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step over all its micro-batches, unless the guard finds something wrong with it."""
+        """One optimizer step over all its micro-batches; dropped if the guard finds it bad."""
         if not self.model.training:
             self.model.train()
         if self.objective.may_save(step):
@@ -201,26 +205,26 @@ class Loop:
         return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
 
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
-        """Write down which batch it was; then go on without the step, or raise `TrineError`."""
+        """Write bad_step.json; then skip the step, or raise `TrineError`."""
         self.model.zero_grad()
         before = self.guard.state()
         goes_on = self.guard.may_skip(step)
         place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on}, figures,
-                                        self.objective.identity(step))  # fmt: skip
+                                        self.objective.describe_batch(step))  # fmt: skip
         if not goes_on:
             if step and self.objective.may_save(step):
                 self.guard.restore(before)
                 self._save(step, *self._before_step)
             raise (TrineError if self.world.is_main else QuietError)(
-                f"{self.objective.name}: {problem}; the checkpoint is as it was before it. {place} names the batch: "
-                "look at it and go on without such steps (loop.on_bad_step=skip), or begin anew with a lower "
-                "optimizer.learning_rate"
+                f"{self.objective.name}: {problem}; the checkpoint is of before that step. {place} identifies the "
+                "batch: resume with loop.on_bad_step=skip, or restart with a lower learning rate "
+                "(optimizer.learning_rate)"
             )
-        say(f"{self.objective.name}: {problem}: skipped; {place} names the batch", style="yellow")
+        say(f"{self.objective.name}: {problem}: skipped; {place} identifies the batch", style="yellow")
         return self._skipped()
 
     def _log(self, step: int, row: dict[str, float]) -> None:
-        """Write a row of every `log_every` steps: the time they took together, and means of all else they say."""
+        """Write one row per `log_every` steps: the sum of their seconds, the means of all other figures."""
         self._unlogged.append(row)
         if step % self.log_every and step < self.steps:
             return
@@ -234,7 +238,7 @@ class Loop:
         return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
 
     def _speed(self, row: dict[str, float], seconds: float) -> dict[str, float]:
-        """Tokens a second where the objective counts tokens, and their share of the machine's matrix-product rate."""
+        """Tokens per second where the objective counts tokens, and as a share of the machine's matrix-product rate."""
         if "tokens" not in row:
             return {"seconds": seconds}
         speed = row["tokens"] / seconds
@@ -242,9 +246,10 @@ class Loop:
         return {"seconds": seconds, "tokens_per_second": speed, **share}
 
     def _stopping(self) -> bool:
-        """Whether a signal had come to any process when all looked; then all have it and stop after the same step.
+        """Whether any process has received a signal; then all are told, and stop after the same step.
 
-        One that comes later is seen after the next step: it must be neither forgotten nor acted on alone.
+        A signal that arrives after this check is seen after the next step: it must be neither lost nor acted on by one
+        process alone.
         """
         agreed = int(self.world.all_reduce_max({"signal": float(stop_request.received or 0)})["signal"])
         if agreed:
@@ -260,11 +265,11 @@ class Loop:
         return every > 0 and step % every == 0 and step < self.steps
 
     def _save_due(self, step: int) -> bool:
-        """At the last step too: what follows may be long."""
+        """At the last step too: what follows (evaluation, writing) may take long."""
         return self._due(step, self.config.save_every) or (self.config.save_every > 0 and step == self.steps)
 
     def _save(self, step: int, objective: dict[str, Any] | None = None, random_state: Tensor | None = None) -> None:
-        """Write a checkpoint: of now, or with the objective's state and PyTorch's generator as they were before."""
+        """Write a checkpoint; `objective` and `random_state` replace the current ones, for the state before a step."""
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
@@ -273,7 +278,7 @@ class Loop:
         save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints, self.world)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        """A frozen parameter is what the stage opened, now as when it resumes: it is not saved."""
+        """Frozen parameters are not saved: a resumed run opens the same ones."""
         return [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
 
     def _resume(self) -> int:

@@ -1,8 +1,8 @@
 """AdamW, and Muon for the matrices (Jordan et al. 2024) with AdamW for the rest.
 
 Muon replaces the momentum of a weight matrix by its nearest orthogonal matrix, found by five Newton-Schulz steps.
-This one differs from `torch.optim.Muon` only in speed: matrices of one shape are orthogonalised together in one
-batched product, some at a time (a test holds it to PyTorch's step). A fused weight (q, k and v in one tensor) is
+It differs from `torch.optim.Muon` only in speed: matrices of one shape are orthogonalised together in one
+batched product (a test compares it with PyTorch's step). A fused weight (q, k and v in one tensor) is
 orthogonalised block by block, so that fusing is invisible to the optimizer.
 
 Weight decay goes to matrices; norms, biases and embeddings have none.
@@ -23,8 +23,8 @@ from trine.training.parallel import is_sharded, shard_like, whole
 from trine.training.schedules import learning_rate_share
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# Elements of the matrices that a process moves at once: enough for batched products, not a copy of the whole model.
-BUNCH = 1 << 23
+# Elements of the matrices that a process updates at once: enough for batched products, not a copy of the whole model.
+GROUP = 1 << 23
 Matrix = tuple[nn.Parameter, list[int]]  # a weight and the row counts of its fused parts
 
 
@@ -70,14 +70,14 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Gradients are used up: their memory serves for the updates."""
+        """One update; overwrites the gradients, whose memory holds the updates."""
         for group in self.param_groups:
             pairs = zip(group["params"], group["blocks"], strict=True)
-            moving = [(parameter, rows) for parameter, rows in pairs if parameter.grad is not None]
-            for bunch in bunches(moving, BUNCH * self.world.size):
-                self._move(bunch, group)
+            updated = [(parameter, rows) for parameter, rows in pairs if parameter.grad is not None]
+            for matrices in grouped(updated, GROUP * self.world.size):
+                self._apply(matrices, group)
 
-    def _move(self, matrices: list[Matrix], group: dict[str, Any]) -> None:
+    def _apply(self, matrices: list[Matrix], group: dict[str, Any]) -> None:
         parts = [part for parameter, rows in matrices for part in self._update(parameter, group).split(rows)]
         directions = iter(self._directions(parts))
         targets: list[Tensor] = []
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(targets, steps, alpha=-group["lr"])
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov momentum of a whole matrix, made in its gradient."""
+        """Nesterov momentum of a full matrix, computed in the memory of its gradient."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
@@ -104,7 +104,7 @@ class Muon(torch.optim.Optimizer):
         return whole(parameter.grad.lerp_(momentum, group["momentum"]))
 
     def _directions(self, parts: list[Tensor]) -> list[Tensor]:
-        """Each of `parts` orthogonalised, with its scale for tall matrices; those of one shape together."""
+        """Each of `parts` orthogonalised and scaled where it is tall; those of one shape in one batch."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for index, part in enumerate(parts):
             by_shape[part.shape].append(index)
@@ -118,7 +118,7 @@ class Muon(torch.optim.Optimizer):
         return [found[index] for index in range(len(parts))]
 
     def _orthogonalized(self, stacked: Tensor) -> Tensor:
-        """`orthogonalize`, each process taking an equal share of the matrices (the last ones perhaps fewer)."""
+        """`orthogonalize`, the matrices divided among the processes (the last ones may have fewer)."""
         each = -(-len(stacked) // self.world.size)
         own = stacked[self.world.rank * each :][:each]
         found = orthogonalize(own, self.steps, self.compute_dtype)
@@ -129,19 +129,19 @@ class Muon(torch.optim.Optimizer):
         return self.world.all_gather(padded)[: len(stacked)]
 
 
-def bunches(matrices: list[Matrix], most: int) -> Iterator[list[Matrix]]:
-    """`matrices` in runs of at most `most` elements (or of a single one), those of one shape beside each other.
+def grouped(matrices: list[Matrix], max_elements: int) -> Iterator[list[Matrix]]:
+    """`matrices` in groups of at most `max_elements` elements (or of a single matrix), sorted by shape.
 
-    A function of shapes and order alone, so that all processes come to the same.
+    A function of shapes and order alone, so that all processes form the same groups.
     """
-    bunch: list[Matrix] = []
+    group: list[Matrix] = []
     for matrix in sorted(matrices, key=lambda matrix: (matrix[0].shape, matrix[1])):
-        if bunch and sum(parameter.numel() for parameter, _ in [*bunch, matrix]) > most:
-            yield bunch
-            bunch = []
-        bunch.append(matrix)
-    if bunch:
-        yield bunch
+        if group and sum(parameter.numel() for parameter, _ in [*group, matrix]) > max_elements:
+            yield group
+            group = []
+        group.append(matrix)
+    if group:
+        yield group
 
 
 def make_optimizers(
@@ -151,10 +151,10 @@ def make_optimizers(
     compute_dtype: torch.dtype,
     world: World = ALONE,
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers of `config` over a model's parameters; weight matrices of blocks are those Muon takes.
+    """The optimizers of `config` over a model's parameters; Muon takes the weight matrices of blocks.
 
-    Frozen parameters are left out.
-    `compute_dtype` is that of Muon's matrix products, unless `config.newton_schulz` says fp32; `world` shares them.
+    Frozen parameters are left out. `compute_dtype` is that of Muon's matrix products, unless `config.newton_schulz` is
+    fp32; `world` divides them among its processes.
     """
     matrices: list[tuple[str, nn.Parameter]] = []
     others: list[nn.Parameter] = []

@@ -1,7 +1,7 @@
 """One module trained by several processes: PyTorch's DistributedDataParallel, or FSDP2's `fully_shard`.
 
 Gradients are summed over processes, not averaged: the loop has divided every term by its count over all
-processes already. The module's forward has to be the whole loss, since that is where both get the parameters ready.
+processes already. The module's forward has to be the whole loss, since both wrappers hook into forward.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,11 @@ Kind = Literal["auto", "ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class Parallel:
-    """The processes that train, and the module through which their gradients meet (None: one process).
+    """The processes that train, and the wrapped module that reduces their gradients (None: one process).
 
-    The sum over processes comes out divided by `divides_by`: the loss is multiplied by it before. (A hook that sums in
-    place of DDP's mean would have Python called from gloo's threads, which aborts when the process leaves meanwhile.)
+    The reduced gradient is the sum divided by `divides_by` (DDP averages), so the loss is multiplied by it. (A
+    communication hook that sums would have Python called from gloo's threads, which aborts if the process exits
+    meanwhile.)
     """
 
     world: World = ALONE
@@ -31,7 +32,7 @@ class Parallel:
 
     @contextmanager
     def gradients(self, *, last: bool) -> Iterator[None]:
-        """Around a micro-batch's forward and backward pass: gradients are summed over processes in the last one."""
+        """Around a micro-batch's forward and backward pass: gradients are reduced in the last one only."""
         if isinstance(self.module, nn.parallel.DistributedDataParallel) and not last:
             with self.module.no_sync():
                 yield
@@ -43,9 +44,9 @@ class Parallel:
 
 
 def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind) -> Parallel:
-    """Spread `module` over the processes of `world`; call what comes back as `module` in its place.
+    """Wrap `module` for the processes of `world`; call the result's `module` in its place.
 
-    With fsdp each of `blocks` is gathered when its turn comes, and parameters become their shards (DTensor): make the
+    With fsdp each of `blocks` is gathered just before it runs, and parameters become shards (DTensor): make the
     optimizers after this.
     """
     if world.size == 1:
@@ -74,37 +75,37 @@ def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World)
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a part of `tensor`."""
+    """Whether `tensor` is sharded over the processes."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded; every process calls this."""
+    """The full tensor of one that may be sharded; every process calls this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> float:
-    """Scale the gradients so that their norm over all parameters is at most `largest`; returns the norm before.
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """Scale the gradients so that their norm over all parameters is at most `max_norm`; returns the norm before.
 
-    A model of one parameter, as a control agent is, is spared most of PyTorch's way: there it is a tenth of a step.
+    A model of one parameter (a control agent) takes a shortcut: `clip_grad_norm_` would be a tenth of its step.
     """
     gradient = parameters[0].grad if len(parameters) == 1 else None
     if gradient is None or is_sharded(gradient):
-        return float(whole(nn.utils.clip_grad_norm_(parameters, largest)))
+        return float(whole(nn.utils.clip_grad_norm_(parameters, max_norm)))
     norm = float(torch.linalg.vector_norm(gradient))
-    share = largest / (norm + 1e-6)
+    share = max_norm / (norm + 1e-6)
     if share < 1:
         gradient.mul_(share)
     return norm
 
 
 def shard_like(tensor: Tensor, sharded: Any) -> Tensor:
-    """This process's part of `tensor`, which all processes have whole, cut as `sharded` is."""
+    """This process's shard of `tensor`, which all processes hold in full, sharded as `sharded` is."""
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter whole, by name; every process calls this."""
+    """Every full parameter by name; every process calls this."""
     return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}

@@ -1,7 +1,14 @@
-"""A run folder tells its whole story: config.yaml, run.json (versions, seed), metrics.jsonl, checkpoints/, results.
+"""A run folder records one run of a stage: config.yaml, run.json (stage, config, inputs, versions), metrics.jsonl,
+checkpoints/, the stage's outputs, and done.json with the results, written last.
 
-`done.json`, written last, holds a fingerprint of config and inputs: the same command again finds it and does
-nothing. Another config in the same folder is refused with the keys that changed.
+    with open_run(config, {"corpus": corpus.fingerprint}) as folder:
+        if folder.finished:
+            return folder.path
+        ...
+        folder.finish(results)
+
+The same command again finds done.json and does nothing. Another config in the same folder is refused, naming the keys
+that changed; with `overwrite` it removes what the earlier run wrote, and nothing else, and starts over.
 """
 
 import json
@@ -17,6 +24,9 @@ from typing import Any
 import yaml
 
 from trine import __version__
+from trine.config.base import StageConfig
+from trine.config.registry import STAGES, stage_of
+from trine.config.stage import Stage
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.errors import TrineError
 from trine.runtime.files import (
@@ -33,21 +43,21 @@ from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 from trine.training.tracking import Tracking
 
-# Neither where the results go, nor the permission to replace them, nor who is told of them changes what they are.
+# Where the results go, whether they may be replaced and where they are uploaded do not change what they are.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite", "push_to_hub", "push_private")
-# What may differ when a run is continued: how its work is spread, and what happens to a step that goes wrong.
+# What may differ when a run is resumed: how its work is distributed, and what a non-finite step or a spike leads to.
 MAY_CHANGE = ("parallel", "recompute_blocks", "resume", "loop.on_bad_step", "loop.max_skips")
-# All that starting over removes; whatever else lies in the folder is not a stage's and stays.
-WRITTEN_BY_STAGES = (
-    "checkpoints", "metrics.jsonl", "done.json", "seconds.json", "samples.jsonl", "model", "policy", "critic",
-    "tokenizer.json", "tokenizer_config.json", "shards", "all.jsonl", "train.jsonl", "held_out_reward.jsonl",
-    "held_out.jsonl",
-    "adapter", "agent", "film.gif", "bad_step.json", "trackers", "config.yaml", "run.json",
+# What a run of any stage may write besides its own outputs. run.json last: it names the stage whose outputs lie here.
+EVERY_RUN = (
+    "checkpoints", "metrics.jsonl", "samples.jsonl", "done.json", "seconds.json", "bad_step.json", "trackers",
+    "config.yaml", "run.json",
 )  # fmt: skip
+# Of these, what is there before the stage itself has done anything.
+WRITTEN_AT_THE_START = ("config.yaml", "run.json", "seconds.json")
 
 
 class RunFolder:
-    """The folder of one stage's run. Use `open_run`."""
+    """The folder of one stage's run, locked by this process. `open_run` makes it."""
 
     def __init__(self, path: Path, tracking: Tracking | None = None) -> None:
         self.path = path
@@ -62,7 +72,7 @@ class RunFolder:
         return (self.path / "done.json").exists()
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write `done.json`, the last file of a run, and drop the checkpoints nobody needs any more."""
+        """Write `done.json`, the last file of a run, and remove the checkpoints."""
         write_json(self.path / "done.json", results)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -72,28 +82,28 @@ class RunFolder:
         return dict(read_json(self.path / "done.json"))
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl, and tell the trackers."""
+        """Append a row to metrics.jsonl and send it to the trackers."""
         self.step = row.get("step", self.step)
         _append(self.metrics, [row])
         if self.tracking is not None:
             self.tracking.tell(row, self.metrics)
 
     def log_samples(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append what a model wrote after the step that was logged last, to samples.jsonl."""
+        """Append samples of the model to samples.jsonl, under the step that was logged last."""
         _append(self.samples, [{"step": self.step, **row} for row in rows])
 
     def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
-        """Write bad_step.json, the last step not taken: what was wrong, its figures, and which batch it was."""
+        """Write bad_step.json, about the latest step that was refused: the reason, its figures, and its batch."""
         written = {name: value if math.isfinite(value) else str(value) for name, value in figures.items()}
         write_json(self.path / "bad_step.json", about | {"figures": written, "batch": batch})
         return self.path / "bad_step.json"
 
     def forget_after(self, step: int) -> None:
-        """Drop rows of metrics and samples beyond `step`, which a resumed run is about to write again."""
+        """Remove the rows of metrics and samples after `step`: a resumed run is about to write them again."""
         self.step = max(step, 0)
         for path in (self.metrics, self.samples):
             if path.exists():
-                _mend_last_line(path)
+                _drop_incomplete_line(path)
                 write_jsonl(path, [row for row in read_jsonl(path) if row.get("step", 0) <= step])
 
 
@@ -102,15 +112,15 @@ def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _mend_last_line(path: Path) -> None:
-    """A killed process may have left half a row."""
+def _drop_incomplete_line(path: Path) -> None:
+    """A killed process may have left half a row at the end."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 class SilentRunFolder(RunFolder):
-    """The same folder in the processes beside the main one, which alone writes."""
+    """The same folder in the other processes of a distributed run: only the main process writes."""
 
     def finish(self, results: dict[str, Any]) -> None: ...
 
@@ -125,33 +135,32 @@ class SilentRunFolder(RunFolder):
 
 
 @contextmanager
-def open_run(config: dict[str, Any], inputs: dict[str, str], world: World = ALONE) -> Iterator[RunFolder]:
-    """Lock and prepare the run folder `config["out"]`.
+def open_run(config: StageConfig, inputs: dict[str, str], world: World = ALONE) -> Iterator[RunFolder]:
+    """Lock and prepare the run folder `config.out`.
 
-    `inputs` names what else the result depends on (fingerprints of earlier stages). Raises `TrineError` when
-    the folder holds a run of another config that has begun, unless `overwrite` is set; and when there are several
-    processes and `world` does not know of them.
+    `inputs` are fingerprints of what else the result depends on, such as the model of an earlier stage. Raises
+    `TrineError` when the folder holds a run with another config that has begun, unless `overwrite` is set; and when
+    there are several processes and no `world` is given.
     """
-    path = Path(config["out"])
     if world.size == 1:
-        one_process_only(f"{path}: this stage")
+        one_process_only(f"{config.out}: this stage")
     with ExitStack() as stack:
-        with world.main_first(f"run folder {path}"):
-            run = stack.enter_context(_locked_run(path, config, inputs)) if world.is_main else SilentRunFolder(path)
-        yield run
+        with world.main_first(f"run folder {config.out}"):
+            locked = stack.enter_context(_locked_run(config, inputs)) if world.is_main else None
+        yield locked or SilentRunFolder(config.out)
 
 
 @contextmanager
-def _locked_run(path: Path, config: dict[str, Any], inputs: dict[str, str]) -> Iterator[RunFolder]:
-    tracking = Tracking((config.get("loop") or {}).get("trackers") or (), config, path)
+def _locked_run(config: StageConfig, inputs: dict[str, str]) -> Iterator[RunFolder]:
+    path, stage, values = config.out, stage_of(config), config.model_dump(mode="json")
+    tracking = Tracking((values.get("loop") or {}).get("trackers") or (), values, path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with folder_lock(path):
-        described = _described(config)
-        identity = {"config": described, "inputs": inputs, "trine": __version__}
-        _agree(path, identity, overwrite=bool(config.get("overwrite")))
+        identity = {"stage": stage.name, "config": _described(values), "inputs": inputs, "trine": __version__}
+        _make_way(path, stage, identity, overwrite=config.overwrite)
         if not (path / "run.json").exists():
-            write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_text(path / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
             write_json(path / "run.json", identity | {"made_with": _versions()})
         try:
             yield RunFolder(path, tracking)
@@ -160,36 +169,33 @@ def _locked_run(path: Path, config: dict[str, Any], inputs: dict[str, str]) -> I
 
 
 def _described(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config the result depends on."""
+    """The part of a config that the result depends on."""
     described = {key: value for key, value in config.items() if key not in NOT_PART_OF_THE_RESULT}
     if "loop" in described:
         described["loop"] = {key: value for key, value in described["loop"].items() if key != "trackers"}
     return described
 
 
-def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
+def _make_way(path: Path, stage: Stage, identity: dict[str, Any], *, overwrite: bool) -> None:
+    """Nothing where `path` holds no run or the same one; else remove it if that is allowed, or refuse."""
     record = path / "run.json"
     if not record.exists():
         return
     before = read_json(record)
-    identity = json.loads(json.dumps(identity))
-    changed = sorted(
-        set(_differences("", before["config"], identity["config"]))
-        | set(_differences("inputs.", before["inputs"], identity["inputs"]))
-        | ({"trine version"} if before["trine"] != identity["trine"] else set())
-    )
-    changed = [key for key in changed if key not in MAY_CHANGE]
+    changed = _changed(before, json.loads(json.dumps(identity)))
     if not changed:
         return
-    if not _begun(path):
+    owner = STAGES.get(before.get("stage", ""), stage)
+    written = [*owner.outputs, *EVERY_RUN]
+    if not any((path / name).exists() for name in written if name not in WRITTEN_AT_THE_START):
         record.unlink()  # refused before it began: nothing is lost, the folder takes the new config
         return
     if not overwrite:
-        raise TrineError(
-            f"{path} holds a run with another config ({', '.join(changed)} changed); "
-            "give another --out, or --overwrite true to start over"
+        another = (
+            f"of the stage {owner.name}" if owner != stage else f"with another config ({', '.join(changed)} changed)"
         )
-    for name in WRITTEN_BY_STAGES:  # run.json last: stopped midway, start here
+        raise TrineError(f"{path} holds a run {another}; give another --out, or --overwrite true to start over")
+    for name in written:
         child = path / name
         if child.is_dir():
             shutil.rmtree(child)
@@ -197,10 +203,14 @@ def _agree(path: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
             child.unlink(missing_ok=True)
 
 
-def _begun(path: Path) -> bool:
-    """Whether a stage wrote more than what it is about."""
-    about = {"config.yaml", "run.json", "seconds.json"}
-    return any((path / name).exists() for name in WRITTEN_BY_STAGES if name not in about)
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of what differs between two run.json: keys of config and inputs, the stage, the version."""
+    config = _differences("", before["config"], now["config"])
+    inputs = _differences("inputs.", before["inputs"], now["inputs"])
+    found = {*config, *inputs}
+    found |= {"stage"} if before.get("stage", now["stage"]) != now["stage"] else set()
+    found |= {"trine version"} if before["trine"] != now["trine"] else set()
+    return [key for key in sorted(found) if key not in MAY_CHANGE]
 
 
 def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
@@ -213,9 +223,9 @@ def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]) -> 
 
 
 def fingerprint(folder: Path) -> str:
-    """Of a finished stage: what it was made from, so that whatever depends on it knows when to be made again.
+    """The hash of what a stage's folder was made from: config, inputs and version.
 
-    A folder that no stage made (an imported model) is known by its files' names and contents.
+    A folder that no stage made, such as an imported model, is hashed by the names and contents of its files.
     """
     folder = Path(folder)
     for place in (folder, folder.parent):

@@ -11,9 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trine.algorithms.text_log_probs import cross_entropy_sum
-from trine.catalog.adapters import begin_lora, finish_lora
-from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_model
+from trine.catalog.adapters import finish_lora
 from trine.config.finetuning import FinetuneConfig
 from trine.data.files import read_examples
 from trine.data.packing import PackedRows, fit_rows, pack
@@ -21,13 +19,11 @@ from trine.model.folder import save_model
 from trine.model.transformer import Transformer
 from trine.records import Example, Term, TokenSpan
 from trine.runtime.errors import TrineError
-from trine.runtime.files import write_folder
 from trine.runtime.progress import say
-from trine.runtime.seeds import generator_for, seed_torch
+from trine.runtime.seeds import generator_for
 from trine.tokenizer.chat_format import Chat, format_to_learn
-from trine.training.loop import Loop, StepObjective
-from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.loop import StepObjective
+from trine.training.stage_run import StageRun, stage_run
 
 
 class PackedExamples:
@@ -37,6 +33,11 @@ class PackedExamples:
         self.spans, self.row_tokens, self.seed = spans, row_tokens, seed
         self.rows_per_epoch = len(self._fit(0))
         self._epoch, self._rows = -1, [[0]]
+
+    @property
+    def padding_share(self) -> float:
+        """Share of an epoch's places that no token fills."""
+        return 1 - sum(len(span.ids) for span in self.spans) / (self.rows_per_epoch * self.row_tokens)
 
     def _fit(self, epoch: int) -> list[list[int]]:
         """Every epoch's rows have the same count: fitting depends on lengths; ties and row order on the epoch."""
@@ -114,40 +115,33 @@ def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) ->
     return spans
 
 
-def run(config: FinetuneConfig) -> Path:
+@stage_run("model", "examples", "held_out")
+def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
-    hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
-    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
-        if folder.finished:
-            return folder.path
-        model, tokenizer = open_model(config.model, hardware)
-        chat = format_to_learn(tokenizer)
-        spans = render(read_examples(config.examples), chat, config.row_tokens, config.examples)
-        held_out = (
-            render(read_examples(config.held_out), chat, config.row_tokens, config.held_out) if config.held_out else []
-        )
-        if config.row_tokens > model.config.context:
-            raise TrineError(
-                f"row_tokens={config.row_tokens} is longer than the model's context, {model.config.context}"
-            )
-        seed_torch(config.seed)
-        begin_lora(model, config.lora, config.seed)
-        packed = PackedExamples(spans, config.row_tokens, config.seed)
-        steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_size))
-        share = sum(len(span.ids) for span in spans) / (packed.rows_per_epoch * config.row_tokens)
-        say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({1 - share:.1%} padding), {steps} steps")
-        objective = FinetuneObjective(model, packed, held_out, config)
-        optimizer = config.lora.optimizer(config.optimizer)
-        optimizers = make_optimizers(model.named_parameters(), optimizer, model.config, hardware.compute_dtype)
-        results = Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
-        finish_lora(model, folder.path / "adapter", config.model)
+    model, tokenizer = stage.open_trainable(config)
+    chat = format_to_learn(tokenizer)
+    spans, held_out = _read(config, chat, model.config.context)
+    packed = PackedExamples(spans, config.row_tokens, config.seed)
+    steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_size))
+    padding = f"{packed.padding_share:.1%} padding"
+    say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({padding}), {steps} steps")
+    objective = FinetuneObjective(model, packed, held_out, config)
+    results = stage.train(config, objective, model, model.config, steps)
+    finish_lora(model, stage.path / "adapter", config.model)
+    stage.write_model(
+        "model",
+        chat.tokenizer,
+        lambda folder: save_model(model, folder, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad),
+    )
+    return results | {"examples": len(spans), "padding_share": packed.padding_share}
 
-        def fill(aside: Path) -> None:
-            save_model(model, aside, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad)
-            chat.tokenizer.save(aside)
 
-        write_folder(folder.path / "model", fill)
-        folder.finish(results | {"examples": len(spans), "padding_share": 1 - share})
-    return folder.path
+def _read(config: FinetuneConfig, chat: Chat, context: int) -> tuple[list[TokenSpan], list[TokenSpan]]:
+    """Examples to train on and held-out ones, as token spans."""
+    if config.row_tokens > context:
+        raise TrineError(f"row_tokens={config.row_tokens} is longer than the model's context, {context}")
+    train, held_out = (
+        render(read_examples(path), chat, config.row_tokens, path) if path else []
+        for path in (config.examples, config.held_out)
+    )
+    return train, held_out

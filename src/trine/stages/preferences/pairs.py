@@ -6,10 +6,8 @@ number left out is reported).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_model
 from trine.config.preferences import PreferencesConfig
 from trine.data.files import read_examples, write_preferences
 from trine.engine.engine import Engine
@@ -19,39 +17,37 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.seeds import derive_seed, generator_for
 from trine.tokenizer.chat_format import Chat, chat_format
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.stage_run import StageRun, stage_run
 
 MISMATCHES_LOOKED_AT = 8
 
 
-def run(config: PreferencesConfig) -> Path:
-    """Sample answers and write train.jsonl and held_out.jsonl of preferences."""
-    hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(find_model(config.model)), "examples": fingerprint(config.examples)}
-    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
-        if folder.finished:
-            return folder.path
-        model, tokenizer = open_model(config.model, hardware)
-        engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
-        examples = read_examples(config.examples)
-        if config.max_prompts and len(examples) > config.max_prompts:
-            order = generator_for(config.seed, "prompts").permutation(len(examples))
-            examples = [examples[index] for index in sorted(order[: config.max_prompts])]
-        train, left_out = compare(engine, chat, examples * config.samples, config, "train")
-        mismatched = mismatch(examples, config)
-        train += mismatched
-        held_out_examples = read_examples(config.held_out) if config.held_out else []
-        held_out, _ = compare(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
-        if not train:
-            raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
-        write_preferences(folder.path / "train.jsonl", train)
-        write_preferences(folder.path / "held_out.jsonl", held_out)
-        pairs = f"{len(train)} pairs to train on, {len(held_out)} held out"
-        say(f"preferences: {pairs}, {left_out} samples hit max_new_tokens")
-        counts = {"train": len(train), "held_out": len(held_out), "left_out": left_out}
-        folder.finish(counts | {"mismatched": len(mismatched)})
-    return folder.path
+@stage_run("model", "examples", "held_out")
+def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
+    """Sample answers and write train.jsonl and held_out.jsonl of preference pairs."""
+    model, tokenizer = stage.open_model(config.model)
+    engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
+    examples = _chosen(read_examples(config.examples), config)
+    train, left_out = compare(engine, chat, examples * config.samples, config, "train")
+    mismatched = mismatch(examples, config)
+    train += mismatched
+    held_out_examples = read_examples(config.held_out) if config.held_out else []
+    held_out, _ = compare(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
+    if not train:
+        raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
+    write_preferences(stage.path / "train.jsonl", train)
+    write_preferences(stage.path / "held_out.jsonl", held_out)
+    pairs = f"{len(train)} pairs to train on, {len(held_out)} held out"
+    say(f"preferences: {pairs}, {left_out} samples hit max_new_tokens")
+    return {"train": len(train), "held_out": len(held_out), "left_out": left_out, "mismatched": len(mismatched)}
+
+
+def _chosen(examples: list[Example], config: PreferencesConfig) -> list[Example]:
+    """At most `max_prompts` of the examples, chosen by seed."""
+    if not config.max_prompts or len(examples) <= config.max_prompts:
+        return examples
+    order = generator_for(config.seed, "prompts").permutation(len(examples))
+    return [examples[index] for index in sorted(order[: config.max_prompts])]
 
 
 def mismatch(examples: Sequence[Example], config: PreferencesConfig) -> list[PreferencePair]:

@@ -14,9 +14,6 @@ import torch
 from torch import Tensor
 
 from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
-from trine.catalog.adapters import begin_lora
-from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_model
 from trine.config.preferences import RewardConfig
 from trine.data.files import read_preferences
 from trine.data.packing import PairRows, pack_pairs
@@ -24,15 +21,14 @@ from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
 from trine.model.lora import merge_lora
+from trine.model.transformer import Transformer
 from trine.records import PreferencePair, Term
 from trine.runtime.errors import TrineError
-from trine.runtime.files import write_folder
 from trine.runtime.progress import say
-from trine.runtime.seeds import generator_for, seed_torch
+from trine.runtime.seeds import generator_for
 from trine.tokenizer.chat_format import Chat, chat_format
-from trine.training.loop import Loop, StepObjective
-from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.loop import StepObjective
+from trine.training.stage_run import StageRun, stage_run
 
 LENGTHS_AGREE_WITHIN = 2
 BATCHES_SORTED_TOGETHER = 8
@@ -42,7 +38,7 @@ NORMALIZATION_PAIRS = 512
 
 @dataclass(frozen=True)
 class Pair:
-    """A rendered comparison: prompt, and each answer with its end token."""
+    """A preference pair as token ids: prompt, and each answer with its end token."""
 
     prompt: list[int]
     chosen: list[int]
@@ -58,13 +54,13 @@ class Pair:
 
 
 def render(preferences: Sequence[PreferencePair], chat: Chat, context: int, place: Path) -> list[Pair]:
-    """Comparisons as token ids; raises `TrineError` naming the first that exceeds the model's context."""
+    """Preference pairs as token ids; raises `TrineError` naming the first that exceeds the model's context."""
     pairs = []
-    for number, comparison in enumerate(preferences, 1):
+    for number, preference in enumerate(preferences, 1):
         pair = Pair(
-            chat.prompt_ids(comparison.prompt),
-            chat.response_ids(comparison.chosen, ended=comparison.chosen_ended),
-            chat.response_ids(comparison.rejected, ended=comparison.rejected_ended),
+            chat.prompt_ids(preference.prompt),
+            chat.response_ids(preference.chosen, ended=preference.chosen_ended),
+            chat.response_ids(preference.rejected, ended=preference.rejected_ended),
         )
         if pair.longest > context:
             raise TrineError(
@@ -171,45 +167,38 @@ def report_on(
     }
 
 
-def run(config: RewardConfig) -> Path:
-    """Train a reward model and write `model/` as a one-label classifier, LoRA adapters merged in."""
-    hardware = open_hardware(config.hardware)
-    inputs = {"model": fingerprint(find_model(config.model)), "preferences": fingerprint(config.preferences)}
-    inputs |= {"held_out": fingerprint(config.held_out)} if config.held_out else {}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
-        if folder.finished:
-            return folder.path
-        trunk, tokenizer = open_model(config.model, hardware)
-        chat = chat_format(tokenizer)
-        pairs, held_out = _read_pairs(config, chat, trunk.config.context)
-        seed_torch(config.seed)
-        begin_lora(trunk, config.lora, config.seed)
-        model = ScoreModel(trunk).to(hardware.device)
-        model.initialize_head(config.seed)
-        objective = RewardObjective(model, pairs, held_out, config)
-        steps = max(1, round(config.epochs * objective.steps_per_epoch))
-        say(f"reward: {len(pairs)} pairs, {steps} steps")
-        optimizer = config.lora.optimizer(config.optimizer)
-        optimizers = make_optimizers(_trained(model), optimizer, trunk.config, hardware.compute_dtype)
-        Loop(objective, model, optimizers, steps, (config.loop, optimizer), folder).train()
-        merge_lora(model)
-        sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
-        gain, offset = normalization(sampled) if config.normalize else (1.0, 0.0)
-        model.normalize(gain, offset)
-        results = report_on(model, pairs, held_out, tokenizer.vocab_size, gain)
-
-        def fill(aside: Path) -> None:
-            save_score_model(model, aside, pad_token_id=tokenizer.pad)
-            tokenizer.save(aside)
-
-        write_folder(folder.path / "model", fill)
-        folder.finish(results | {"training_pairs": len(pairs)})
-    return folder.path
+@stage_run("model", "preferences", "held_out")
+def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
+    """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
+    trunk, tokenizer = stage.open_trainable(config)
+    pairs, held_out = _read_pairs(config, chat_format(tokenizer), trunk.config.context)
+    model = _with_head(trunk, config.seed).to(stage.hardware.device)
+    objective = RewardObjective(model, pairs, held_out, config)
+    steps = max(1, round(config.epochs * objective.steps_per_epoch))
+    say(f"reward: {len(pairs)} pairs, {steps} steps")
+    stage.train(config, objective, model, trunk.config, steps)
+    merge_lora(model)
+    gain = _normalize(model, pairs) if config.normalize else 1.0
+    results = report_on(model, pairs, held_out, tokenizer.vocab_size, gain)
+    stage.write_model("model", tokenizer, lambda folder: save_score_model(model, folder, pad_token_id=tokenizer.pad))
+    return results | {"training_pairs": len(pairs)}
 
 
-def _trained(model: ScoreModel) -> list[tuple[str, torch.nn.Parameter]]:
-    """All parameters but an untied output table, which a score never uses."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if name != "trunk.head.weight"]
+def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
+    """A score head on `trunk`, whose own output table, if it has one, a score never uses."""
+    if not trunk.config.tied_embeddings:
+        trunk.head.requires_grad_(False)
+    model = ScoreModel(trunk)
+    model.initialize_head(seed)
+    return model
+
+
+def _normalize(model: ScoreModel, pairs: list[Pair]) -> float:
+    """Scale the scores to mean 0 and variance 1 over sampled answers; returns the gain."""
+    sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
+    gain, offset = normalization(sampled)
+    model.normalize(gain, offset)
+    return gain
 
 
 def _read_pairs(config: RewardConfig, chat: Chat, context: int) -> tuple[list[Pair], list[Pair]]:

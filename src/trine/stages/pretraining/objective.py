@@ -74,7 +74,7 @@ class PretrainObjective(StepObjective):
     def terms(self, batch: Batch) -> dict[str, Term]:
         return {"cross_entropy": Term(loss_sum(self.module, batch))}
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         first = step * self.config.batch_size
         rows = self.sampler.order.indices(first, self.config.batch_size).tolist()
         return {"first_place": first, "rows": rows, "epoch": int(self.sampler.order.epochs(first))}
@@ -146,7 +146,7 @@ class HeldOutWindows(Sequence[Batch]):
 
 
 def documents_apart(batch: Batch, end_of_text: int) -> Batch:
-    """`batch` with `positions` and `starts` that begin anew behind every end of text, which predicts nothing."""
+    """`batch` with `positions` and `starts` that restart after every end-of-text token, which predicts nothing."""
     places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
     ends = batch.ids == end_of_text
     behind = torch.where(ends, places + 1, 0).cummax(1).values  # where what follows this token begins

@@ -57,7 +57,7 @@ def run_in(world: World, config: PretrainConfig, hardware: Hardware) -> Path:
     world.share(config.batch_size, "batch_size")
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs, get_shards = _text(config, tokenizer)
-    with open_run(config.model_dump(mode="json"), inputs, world) as folder:
+    with open_run(config, inputs, world) as folder:
         if not folder.finished:
             _make(config, hardware, world, get_shards, tokenizer, folder)
     if config.push_to_hub is not None:

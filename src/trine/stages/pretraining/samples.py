@@ -1,4 +1,4 @@
-"""What a model in training goes on with: the likeliest continuation of a few fixed beginnings, at every evaluation.
+"""Samples during training: a few fixed prompts, completed greedily at every evaluation.
 
 Rows {step, prompt, text} of samples.jsonl. The engine is made anew each time, on PyTorch's own operations: it knows the
 weights it was made with, and its memory goes back to training.

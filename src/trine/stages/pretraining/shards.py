@@ -23,7 +23,7 @@ def run(config: ShardsConfig) -> Path:
     corpus, tokenizer = open_corpus(config.corpus), Tokenizer.load(config.tokenizer)
     say(f"corpus: {corpus.description}")
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if not folder.finished:
             shards = encode_corpus(folder.path / FOLDER, corpus, tokenizer, config.hardware)
             described = {"corpus": shards.summary, "corpus_fingerprint": corpus.fingerprint}

@@ -24,7 +24,7 @@ def run(config: TokenizerConfig) -> Path:
     """Train a tokenizer and write it to the run folder."""
     corpus = open_corpus(config.corpus)
     say(f"corpus: {corpus.description}")
-    with open_run(config.model_dump(mode="json"), {"corpus": corpus.fingerprint}) as folder:
+    with open_run(config, {"corpus": corpus.fingerprint}) as folder:
         if folder.finished:
             return folder.path
         started = time.perf_counter()

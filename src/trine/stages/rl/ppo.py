@@ -154,7 +154,7 @@ class PpoObjective:
     def observations(self) -> dict[str, float]:
         return self.observed
 
-    def identity(self, step: int) -> dict[str, Any]:
+    def describe_batch(self, step: int) -> dict[str, Any]:
         return {"iteration": step // self.steps_per_iteration}
 
     # An iteration's experience
@@ -275,7 +275,7 @@ def run(config: PpoConfig) -> Path:
     hardware = open_hardware(config.hardware)
     inputs = {"model": fingerprint(find_model(config.model)), "prompts": fingerprint(config.prompts)}
     inputs["reward"] = config.reward if _is_function(config.reward) else fingerprint(find_model(config.reward))
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         seed_torch(config.seed)

@@ -1,4 +1,4 @@
-"""Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
+"""Step 2a: tasks mined from code, split into training, held-out-reward and held-out parts."""
 
 import signal
 from collections import deque
@@ -32,7 +32,7 @@ def run(config: FunctionsConfig) -> Path:
     corpus = open_corpus(config.corpus)
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
-    with open_run(config.model_dump(mode="json"), inputs) as folder:
+    with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
         train = _within_budget(_mine(corpus.documents("train")), tokenizer, config)
@@ -56,7 +56,8 @@ def run(config: FunctionsConfig) -> Path:
         counts = {"train": len(train) - len(set_apart), "held_out_reward": len(set_apart), "held_out": len(held_out)}
         train_count, apart_count, held_out_count = counts.values()
         say(
-            f"functions: {train_count} tasks for training, {apart_count} for the held-out reward, {held_out_count} held out"
+            f"functions: {train_count} tasks for training, {apart_count} for the held-out reward, "
+            f"{held_out_count} held out"
         )
         folder.finish(counts)
     return folder.path
