@@ -52,7 +52,7 @@ def random_request(number: int) -> Asked:
     rng = random.Random(number)
     prompt = random_ids(rng.randint(1, 40), seed=number % 7).tolist()
     filters = {"top_k": 5} if rng.random() < 0.2 else {"top_p": 0.8} if rng.random() < 0.2 else {}
-    sampling = Sampling(rng.randint(1, 30), rng.choice([0.0, 0.7, 1.0]), seed=number, eos_ids=(4, 9))
+    sampling = Sampling(rng.randint(1, 16), rng.choice([0.0, 0.7, 1.0]), seed=number, eos_ids=(4, 9))
     return prompt, replace(sampling, **filters)  # type: ignore[arg-type]
 
 
