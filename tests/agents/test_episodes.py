@@ -50,7 +50,7 @@ def test_a_seed_plays_the_same_episodes_again_and_another_others() -> None:
 
 
 def test_an_environment_that_never_ends_an_episode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 100)
+    monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 100)
     about = description("Ends-v0", observations=1, environment_options={"ends_after": None})
     with pytest.raises(TrineError, match=r"trine-test/Ends-v0: an episode did not end within 100 steps"):
         play_episodes(about, player(about), 2, seed=0)
@@ -64,7 +64,7 @@ def test_the_likeliest_action_needs_no_chance_and_observations_are_normalized() 
     observations = np.array([[10.0, 20.0]], np.float32)
     noise = np.full((1, 2), np.nan, np.float32)
     assert plain.act(observations, noise).shape == (1,)
-    centred = normalizing.playing.policy(moments.normalized(observations))
+    centred = normalizing.actor.policy(moments.normalized(observations))
     assert np.array_equal(normalizing.act(observations, noise), centred.argmax(1))
 
 
@@ -89,13 +89,13 @@ def test_folders_that_hold_no_agent_are_refused(tmp_path: Path) -> None:
     about = description()
     save_agent(tmp_path / "agent", about, build(about), None)
     (tmp_path / "agent" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(TrineError, match="is not an agent's folder as trine writes it"):
+    with pytest.raises(TrineError, match="is not a folder written by `trine control`"):
         load_agent(tmp_path)
 
 
 def test_an_agent_is_not_let_into_another_environment() -> None:
     about = description(outputs=3)
-    with pytest.raises(TrineError, match=r"has 2 numbers in an observation and 2 outputs.*made for 2 .* 3 outputs"):
+    with pytest.raises(TrineError, match=r"has 2 numbers in an observation and 2 outputs.*trained for 2 .* 3 outputs"):
         play_episodes(about, player(about), 1, seed=0)
 
 
@@ -119,14 +119,14 @@ def test_a_window_that_needs_what_is_not_installed_says_so(monkeypatch: pytest.M
 
     monkeypatch.setattr(toys.Count, "reset", reset)
     about = description("Cut-v0", observations=1)
-    with pytest.raises(TrineError, match=r"trine-test/Cut-v0 cannot be drawn: .*pip install 'trine\[control\]'"):
+    with pytest.raises(TrineError, match=r"trine-test/Cut-v0 cannot be rendered: .*pip install 'trine\[control\]'"):
         list(episodes_module.frames(about, player(about), 0, "rgb_array"))
 
 
-def test_what_cannot_be_drawn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_rendered_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toys.Count, "metadata", {"render_modes": []})
     about = description("Cut-v0", observations=1)
-    with pytest.raises(TrineError, match="trine-test/Cut-v0 cannot be drawn: it has no render mode rgb_array"):
+    with pytest.raises(TrineError, match="trine-test/Cut-v0 cannot be rendered: it has no render mode rgb_array"):
         write_film(tmp_path / "film.gif", about, player(about), seed=0)
 
 

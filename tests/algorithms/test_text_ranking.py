@@ -55,3 +55,16 @@ def test_reliability_counts_every_pair_once_and_compares_prediction_with_outcome
     assert sum(count for _, _, count in rows) == 4
     assert (pytest.approx(0.75), 0.5, 2) in rows
     assert rows[-1] == (1.0, 1.0, 1)
+
+
+def test_a_tie_is_a_prediction_of_one_half_and_is_not_right() -> None:
+    """A model that says the same of both sides has ranked nothing."""
+    assert reliability(torch.zeros(3)) == [(0.5, 0.0, 3)]
+
+
+def test_scores_are_scaled_as_soon_as_they_differ_by_more_than_rounding() -> None:
+    """Two scores 2 d apart have the deviation d; the limit is 1e-8."""
+    for deviation, expected in ((2e-8, 1 / 2e-8), (0.5e-8, 1.0)):
+        gain, offset = normalization(torch.tensor([0.0, 2 * deviation], dtype=torch.float64))
+        assert gain == pytest.approx(expected)
+        assert offset == pytest.approx(-expected * deviation)

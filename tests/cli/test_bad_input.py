@@ -38,7 +38,7 @@ def test_a_missing_corpus_folder(command: Command, tmp_path: Path, out: Path) ->
 
 def test_an_empty_corpus_folder(command: Command, tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} holds no text", "Trine reads .py")
+    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} has no text", "supported are .py")
     assert not out.exists()
 
 
@@ -107,7 +107,7 @@ def test_rows_longer_than_the_context(command: Command, corpus_folder: Path, tok
 def test_an_example_without_its_field(command: Command, tmp_path: Path, pretrain_run: Path, out: Path) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text('{"prompt": "x", "response": "y"}\n{"prompt": "x", "answer": "y"}\n')
-    result = command("finetune", "--out", out, "--model", pretrain_run, "--examples", path, *CPU)
+    result = command("finetune", "--out", out, "--model", pretrain_run, "--examples", path, "--row_tokens", 64, *CPU)
     refused(result, f"{path}:2: field 'response' must be a string, found None")
     assert not (out / "model").exists()
 
@@ -138,7 +138,7 @@ def test_damaged_weights(command: Command, tmp_path: Path, pretrain_run: Path, k
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:keep])
     result = command("generate", model, "--prompt", "x", *CPU)
-    refused(result, f"{model / 'model.safetensors'} is damaged", "make it again or take another copy")
+    refused(result, f"{model / 'model.safetensors'} is damaged", "download or create it again")
 
 
 def test_a_damaged_config_of_a_model(command: Command, tmp_path: Path, pretrain_run: Path) -> None:

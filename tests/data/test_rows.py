@@ -218,3 +218,10 @@ def test_a_batch_splits_into_micro_batches(tmp_path: Path) -> None:
     assert [len(part.ids) for part in parts] == [4, 2] and sum(part.count for part in parts) == batch.count
     assert batch.starts is not None
     assert torch.equal(torch.cat([part.starts for part in parts if part.starts is not None]), batch.starts)
+
+
+@pytest.mark.parametrize(("tokens", "dropped"), [(101, 0.0), (102, 1 / 101), (110, 9 / 109), (111, 0.0)])
+def test_a_stream_drops_the_pairs_that_do_not_fill_a_last_row(tokens: int, dropped: float) -> None:
+    """n tokens make n - 1 pairs of an input and its target."""
+    source = stream_sampler(np.arange(tokens, dtype=np.uint16), 10, 0).source
+    assert source.dropped_share == pytest.approx(dropped)

@@ -297,7 +297,7 @@ def test_a_damaged_or_absent_weight_file_is_named(folder: Path) -> None:
 
 
 def test_a_shape_of_no_family_cannot_be_written() -> None:
-    with pytest.raises(TrineError, match="no Hugging Face family has the shape"):
+    with pytest.raises(TrineError, match="no Hugging Face family has the architecture"):
         to_hugging_face_config(replace(tiny_config("llama"), norm="layer"))
 
 

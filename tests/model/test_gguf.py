@@ -144,7 +144,7 @@ def test_factors_that_are_not_of_llama3s_form_are_refused_by_name(path: Path) ->
 
 
 def test_llama3s_scaling_has_no_place_in_other_architectures(path: Path) -> None:
-    with pytest.raises(TrineError, match="GGUF has no place for qwen3's rope scaling 'llama3'"):
+    with pytest.raises(TrineError, match="GGUF cannot represent qwen3's rope scaling 'llama3'"):
         written(path, replace(shape("qwen3"), rope_scaling=RopeScaling("llama3", 8.0)))
 
 
@@ -183,22 +183,22 @@ def edited(path: Path, changes: dict[str, Any], without: tuple[str, ...] = ()) -
     [
         ({"general.architecture": "gemma3"}, "general.architecture is 'gemma3'; Trine opens gpt2, llama, qwen2, qwen3"),
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
-        ({"split.count": 3}, "split.count says that this is one part of several"),
-        ({"llama.attention.scale": 0.5}, "llama.attention.scale is unknown and could change the numbers"),
+        ({"split.count": 3}, "split.count says that this is one of several parts"),
+        ({"llama.attention.scale": 0.5}, "llama.attention.scale is unknown and could change the results"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8, which Trine does not support, only 0"),
         ({"llama.block_count": None}, "llama.block_count is missing"),
         ({"llama.block_count": 4_000_000_000}, "llama.block_count is 4000000000, more than the file has tensors"),
         ({"llama.embedding_length": "wide"}, "llama.embedding_length is 'wide', not a positive whole number"),
-        ({"llama.vocab_size": 321}, "llama.vocab_size is 321 where the rest of the file says 320"),
-        ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count is 8 where the rest of the file says 16"),
+        ({"llama.vocab_size": 321}, "llama.vocab_size is 321, but the rest of the file says 320"),
+        ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count is 8, but the rest of the file says 16"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model is 'bert'; Trine reads gpt2"),
-        ({"tokenizer.ggml.pre": "gpt-9"}, "tokenizer.ggml.pre is 'gpt-9'; Trine knows the pre-tokenisers gpt-2, "),
+        ({"tokenizer.ggml.pre": "gpt-9"}, "tokenizer.ggml.pre is 'gpt-9'; the supported pre-tokenisers are gpt-2, "),
         ({"tokenizer.ggml.eos_token_id": 320}, "tokenizer.ggml.eos_token_id is 320; the vocabulary has 320 entries"),
         ({"tokenizer.ggml.magic": 1}, r"keys \['tokenizer.ggml.magic'\] are unknown"),
-        ({"tokenizer.ggml.tokens": ["a", "b"]}, "tokens has 2 entries where token_embd.weight has 320 rows"),
+        ({"tokenizer.ggml.tokens": ["a", "b"]}, "tokens has 2 entries, but token_embd.weight has 320 rows"),
         ({"tokenizer.ggml.tokens": ["a"] * 320}, "tokenizer.ggml.tokens holds 'a' twice"),
-        ({"tokenizer.ggml.merges": ["a bcd"]}, "merges holds 'a bcd', which joins no two entries to a third"),
+        ({"tokenizer.ggml.merges": ["a bcd"]}, "merges holds 'a bcd', which does not merge two entries to a third"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(changes: dict[str, Any], reason: str, path: Path) -> None:
@@ -237,7 +237,7 @@ def test_missing_and_surplus_tensors_are_refused_by_name(path: Path) -> None:
         reopened(path)
     written(path, shape("qwen2"))
     edited(path, {"general.architecture": "llama"} | renamed(path, "qwen2.", "llama."))
-    with pytest.raises(TrineError, match=r"attn_k\.bias.* have no place in the model"):
+    with pytest.raises(TrineError, match=r"attn_k\.bias.* are not part of the model"):
         read_gguf(path)
 
 

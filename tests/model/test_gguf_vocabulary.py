@@ -60,7 +60,7 @@ def test_the_split_is_written_by_the_name_llama_cpp_knows_it_by(
 def test_every_split_has_a_name_that_means_it() -> None:
     for name, split in SPLITS.items():
         described = {"pre_tokenizer": split.pre_tokenizer, "normalizer": split.normalizer}
-        found = split_name({**described, "model": {"ignore_merges": split.whole_first}})
+        found = split_name({**described, "model": {"ignore_merges": split.ignore_merges}})
         assert found is not None
         assert SPLITS[found] == split, name
 
@@ -147,7 +147,7 @@ def test_sentencepiece_comes_back_from_the_file_it_is_written_to(scored: Path, t
 
 
 def test_merges_that_no_scores_give_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match="GGUF cannot say how this tokenizer joins pieces; export to hf instead"):
+    with pytest.raises(TrineError, match="GGUF cannot represent the merges of this tokenizer; export to hf instead"):
         through_gguf(Tokenizer.load(llama2(tmp_path / "llama2")), tmp_path / "model.gguf")
 
 

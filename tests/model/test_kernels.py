@@ -107,7 +107,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> 
 def test_attention_equals_its_formula(
     monkeypatch: pytest.MonkeyPatch, longest: int, kv_heads: int, biased: str
 ) -> None:
-    monkeypatch.setattr(kernels, "LONGEST_MATERIALIZED_SCORES", longest)
+    monkeypatch.setattr(kernels, "MAX_MATERIALIZED_KEYS", longest)
     query, key, value = doubles((3, 4, 5, 6), (3, kv_heads, 5, 6), (3, kv_heads, 5, 6))
     bias = {
         "causal": None,

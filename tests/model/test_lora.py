@@ -281,7 +281,7 @@ def test_wrong_targets_are_refused_with_the_familys_names(family: str, names: tu
     model = tiny_model(family)
     assert target_names(model) == names
     with pytest.raises(
-        TrineError, match=rf"\['query', 'proj'\] are no modules of {family}; choose of {', '.join(names)}"
+        TrineError, match=rf"\['query', 'proj'\] are not modules of {family}; choose from {', '.join(names)}"
     ):
         add_lora(model, LoraSettings(3, 6.0, (names[0], "query", "proj")), seed=0)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -305,7 +305,7 @@ def test_a_model_saved_with_adapters_on_it_is_saved_as_it_computes(family: str, 
 
 
 def test_a_model_without_adapters_has_none_to_write(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match="there is no adapter to write"):
+    with pytest.raises(TrineError, match="the model has no LoRA adapters"):
         save_adapter(tiny_model("llama"), tmp_path)
 
 
@@ -385,7 +385,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
     name = next(iter(weights))
     tensor = weights.pop(name)
     save_file(weights | {"odd.weight": tensor.clone()}, path)
-    with pytest.raises(TrineError, match=rf"tensors \['{name}'\] are missing and \['odd.weight'\] not understood"):
+    with pytest.raises(TrineError, match=rf"tensors \['{name}'\] are missing and \['odd.weight'\] are unexpected"):
         load_adapter(tiny_model("llama"), folder)
     save_file(weights | {name: tensor[:, :1].contiguous()}, path)
     with pytest.raises(TrineError, match=rf"{name} has shape"):
@@ -399,5 +399,5 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
 
 
 def test_an_adapter_for_another_family_is_refused(folder: Path) -> None:
-    with pytest.raises(TrineError, match="are no modules of gpt2"):
+    with pytest.raises(TrineError, match="are not modules of gpt2"):
         load_adapter(tiny_model("gpt2"), folder)

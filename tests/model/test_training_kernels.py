@@ -120,7 +120,7 @@ def test_turn_heads(dtype: torch.dtype, normed: bool, turned: bool, threads: int
         return kernels.apply_rotary(x, (weights[0], weights[1]) if weights else None, rotary, (4, 2), 1e-5)
 
     assert_equal_to_plain(operation, [qkv, *scales], dtype)
-    assert set(calls) == {"turn_forward", "turn_backward"}
+    assert set(calls) == {"rotary_forward", "rotary_backward"}
 
 
 def starts_of(*rows: list[int]) -> Tensor:

@@ -215,7 +215,7 @@ def test_an_index_names_plain_files_of_its_own_folder_only(file: Any, tmp_path: 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
     write_weights(tmp_path, WEIGHTS, "float32", 1)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(TrineError, match=r"lacks 1 of its 3 shards: model-00002-of-00003\.safetensors"):
+    with pytest.raises(TrineError, match=r"is missing 1 of its 3 shards: model-00002-of-00003\.safetensors"):
         open_weights(tmp_path)
 
 
@@ -243,5 +243,5 @@ def test_links_to_files_elsewhere_are_followed_as_download_folders_have_them(tmp
 
 def test_pickled_weights_are_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(TrineError, match=r"pytorch_model\.bin, a pickle.*take the model as safetensors, or convert it"):
+    with pytest.raises(TrineError, match=r"pytorch_model\.bin, a pickle.*use a safetensors version.*convert it"):
         open_weights(tmp_path)

@@ -1,4 +1,4 @@
-"""Examples and preferences as JSONL, one record a line; wrong lines are named by file and number."""
+"""Examples and preferences as JSONL, one record per line; errors name file and line."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,7 +37,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def write_preferences(path: Path, preferences: Sequence[PreferencePair]) -> None:
-    write_jsonl(path, [asdict(comparison) for comparison in preferences])
+    write_jsonl(path, [asdict(preference) for preference in preferences])
 
 
 def read_preferences(path: Path) -> list[PreferencePair]:

@@ -1,8 +1,8 @@
-"""Adapters as a folder in the form of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
+"""LoRA adapters in the format of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
 
-PEFT opens what is written here and Trine opens what PEFT wrote. A key of adapter_config.json that is not understood
-must be switched off: whatever could change the numbers is refused by name. Nothing is allocated before settings and
-the header of the weights agree on every shape.
+PEFT loads adapters that Trine saves, and Trine loads those that PEFT saves. A key of adapter_config.json that is not
+supported must be disabled: whatever could change the results is refused by name. No memory is allocated before the
+config and the header of the weights agree on every shape.
 """
 
 from dataclasses import replace
@@ -33,22 +33,29 @@ from trine.runtime.files import write_json
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_NUMBER = 2**31
 _READ = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "init_lora_weights")
-# Where an adapter comes from, how it was trained, and settings read only where a feature that is refused is on.
-# `fan_in_fan_out` tells how the base keeps its weight; the adapter's own two lie alike either way.
+# Origin, training settings, and options of features that are refused when enabled. `fan_in_fan_out` describes how the
+# base stores its weight; the adapter's own matrices are stored the same way either way.
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout", "megatron_core",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
-# Other ways to start (pissa, olora, corda, loftq, ...) change the base as well, which the adapter then needs.
-_STARTS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
+# Other initialisations (pissa, olora, corda, loftq, ...) change the base weights, and the adapter needs those.
+_BASE_PRESERVING_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def save_adapter(model: Transformer, folder: Path, *, base: str | None = None) -> None:
-    """Write the adapters of `model` into an existing `folder`; `base` names the model they belong on."""
+    """Save the adapters of `model` into an existing `folder`; `base` names the model they were trained on.
+
+    Example::
+
+        add_lora(model, LoraSettings(rank=8, alpha=16), seed=0)
+        ...  # train
+        save_adapter(model, Path("adapter"), base="runs/chat/model")
+    """
     if not has_lora(model):
-        raise TrineError(f"there is no adapter to write into {folder}: the model has none")
+        raise TrineError(f"cannot save adapters to {folder}: the model has no LoRA adapters")
     settings = next(iter(lora_layers(model).values())).settings
-    layouts = {layout for _, layout in family_of(model.config).weights.values()}
+    storages = {storage for _, storage in family_of(model.config).weights.values()}
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -57,7 +64,7 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None = None) -
         "lora_alpha": settings.alpha,
         "use_rslora": settings.rank_stabilized,
         "target_modules": list(target_names(model, settings.targets)),
-        "fan_in_fan_out": "transposed" in layouts,
+        "fan_in_fan_out": "transposed" in storages,
         "lora_dropout": 0.0,
         "bias": "none",
         "init_lora_weights": True,
@@ -69,9 +76,15 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None = None) -
 
 
 def load_adapter(model: Transformer, folder: Path) -> None:
-    """Freeze `model` and give it the adapters in `folder`, in place.
+    """Freeze `model` and add the adapters in `folder`, in place.
 
-    Raises `TrineError` naming what the adapters need and Trine has not, or what does not fit the model.
+    Example::
+
+        model = load_model(Path("base"), torch.float32, torch.device("cpu"))
+        load_adapter(model, Path("adapter"))
+        merge_lora(model)  # optional: a plain model again
+
+    Raises `TrineError` naming an unsupported setting, or a tensor that does not fit the model.
     """
     folder = Path(folder)
     settings = _settings(read_json_object(folder / CONFIG), str(folder / CONFIG))
@@ -83,7 +96,7 @@ def load_adapter(model: Transformer, folder: Path) -> None:
 
 
 def _shapes(model: Transformer, settings: LoraSettings) -> dict[str, tuple[int, int]]:
-    """Of every tensor, by PEFT's name; found with rank 1 on a model without memory, whatever rank is asked for."""
+    """The shape of every tensor by PEFT's name, found on a meta-device copy with rank 1."""
     with torch.device("meta"):
         twin = Transformer(model.config, model.compute_dtype)
     add_lora(twin, replace(settings, rank=1), seed=0)
@@ -97,7 +110,7 @@ def _shapes(model: Transformer, settings: LoraSettings) -> dict[str, tuple[int, 
 def _check_tensors(weights: dict[str, TensorPlace], shapes: dict[str, tuple[int, int]], path: Path) -> None:
     missing, left = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
     if missing or left:
-        raise TrineError(f"{path}: tensors {missing} are missing and {left} not understood")
+        raise TrineError(f"{path}: tensors {missing} are missing and {left} are unexpected")
     for name, place in weights.items():
         place.require_floats()
         if place.shape != shapes[name]:
@@ -106,19 +119,19 @@ def _check_tensors(weights: dict[str, TensorPlace], shapes: dict[str, tuple[int,
 
 def _settings(described: dict[str, Any], place: str) -> LoraSettings:
     if described.get("peft_type") != "LORA":
-        raise TrineError(f"{place}: peft_type={described.get('peft_type')!r}; Trine opens 'LORA'")
+        raise TrineError(f"{place}: peft_type={described.get('peft_type')!r}; only 'LORA' is supported")
     missing = [key for key in ("r", "lora_alpha", "target_modules") if described.get(key) is None]
     if missing:
         raise TrineError(f"{place}: keys {missing} are missing")
     for key, value in described.items():
         if key not in _READ and key not in _HARMLESS and value and value != "none":
-            raise TrineError(f"{place}: {key}={value!r} could change the numbers and is not supported")
+            raise TrineError(f"{place}: {key}={value!r} could change the results and is not supported")
     _check_values(described, place)
     start = described.get("init_lora_weights", True)
-    if start not in _STARTS_THAT_KEEP_THE_BASE:
+    if start not in _BASE_PRESERVING_INITS:
         raise TrineError(
-            f"{place}: init_lora_weights={start!r} changes the base's weights; save the adapter converted to a plain "
-            "one (PEFT: path_initial_model_for_weight_conversion)"
+            f"{place}: init_lora_weights={start!r} changes the base weights; convert the adapter to plain "
+            "LoRA (PEFT: path_initial_model_for_weight_conversion)"
         )
     targets = _targets(described["target_modules"], place)
     return LoraSettings(described["r"], described["lora_alpha"], targets, bool(described.get("use_rslora")))
@@ -127,25 +140,25 @@ def _settings(described: dict[str, Any], place: str) -> LoraSettings:
 def _check_values(described: dict[str, Any], place: str) -> None:
     rank, alpha, stabilized = described["r"], described["lora_alpha"], described.get("use_rslora")
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER:
-        raise TrineError(f"{place}: r={rank!r} is no rank, which is a positive whole number")
+        raise TrineError(f"{place}: r={rank!r} must be a positive integer")
     if type(alpha) not in (int, float) or not abs(alpha) <= MAX_NUMBER:  # NaN is not <= either
-        raise TrineError(f"{place}: lora_alpha={alpha!r} is no number to scale by")
+        raise TrineError(f"{place}: lora_alpha={alpha!r} must be a finite number")
     if stabilized not in (None, True, False):
-        raise TrineError(f"{place}: use_rslora={stabilized!r} is neither true nor false")
+        raise TrineError(f"{place}: use_rslora={stabilized!r} must be true or false")
 
 
 def _targets(named: Any, place: str) -> tuple[str, ...]:
     if named == "all-linear":
         return ALL_TARGETS
     if isinstance(named, str):
-        raise TrineError(f"{place}: target_modules={named!r} is a pattern; Trine reads a list of module names")
+        raise TrineError(f"{place}: target_modules={named!r} is a pattern; give a list of module names")
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise TrineError(f"{place}: target_modules={named!r} is no list of module names")
+        raise TrineError(f"{place}: target_modules={named!r} must be a list of module names")
     return tuple(named)
 
 
 def _parameters(model: Transformer) -> dict[str, nn.Parameter]:
-    """Every adapter parameter under PEFT's name of it."""
+    """Every adapter parameter by PEFT's name."""
     layers = lora_layers(model)
     return {
         f"base_model.model.{theirs}.{kind}.weight": getattr(layers[ours], kind)[short_name(theirs)]

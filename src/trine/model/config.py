@@ -1,7 +1,7 @@
-"""The shape of a Transformer: every choice that separates GPT-2, Llama, Qwen2 and Qwen3.
+"""The architecture of a Transformer: every choice in which GPT-2, Llama, Qwen2 and Qwen3 differ.
 
-The fields are the architecture and nothing else: no training, no checkpoint, no chat. Two constructors name
-the shapes Trine trains from scratch; imported models fill the same fields from their own `config.json`.
+`ModelConfig` describes the architecture only, nothing about training or chat. Two functions build the architectures
+that Trine trains from scratch; for imported models the fields come from their `config.json`.
 """
 
 import math
@@ -13,11 +13,11 @@ from trine.runtime.errors import TrineError
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rotary positions stretched to a longer context than the model was first trained on.
+    """Rotary positions scaled to a longer context than the model was first trained on.
 
-    `linear` divides every frequency by `factor` (Chen et al. 2023, eq. 4). `llama3` (Llama 3.1) divides those that
-    turn fewer than `low_frequency_factor` times in `original_context` tokens, keeps those that turn more than
-    `high_frequency_factor` times, and blends in between; only `llama3` reads the last three fields.
+    `linear` divides every frequency by `factor` (Chen et al. 2023, eq. 4). `llama3` (Llama 3.1) divides the frequencies
+    with fewer than `low_frequency_factor` rotations in `original_context` tokens, keeps those with more than
+    `high_frequency_factor`, and interpolates in between; only `llama3` uses the last three fields.
     """
 
     kind: Literal["linear", "llama3"]
@@ -33,7 +33,7 @@ class RopeScaling:
             raise TrineError(
                 f"rope scaling has low_frequency_factor={self.low_frequency_factor}, high_frequency_factor="
                 f"{self.high_frequency_factor}, original_context={self.original_context}; "
-                "all must be positive and the first below the second"
+                "all must be positive, and the first smaller than the second"
             )
 
 
@@ -41,8 +41,8 @@ class RopeScaling:
 class ModelConfig:
     """One decoder-only Transformer.
 
-    `norm`: layer (with bias, GPT-2) or rms. `position`: learned table (GPT-2) or rotary. `mlp`: gelu
-    (tanh form, GPT-2) or swiglu. Biases are switched apart because Qwen2 has them on q, k, v only.
+    `norm`: layer (with bias, GPT-2) or rms. `position`: learned embedding (GPT-2) or rotary. `mlp`: gelu
+    (tanh approximation, GPT-2) or swiglu. There are two bias options because Qwen2 has biases on q, k and v only.
     """
 
     vocab_size: int
@@ -71,13 +71,13 @@ class ModelConfig:
                 "every key/value head must serve the same number of query heads"
             )
         if self.position == "rotary" and self.head_dim % 2:
-            raise TrineError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs of dimensions")
+            raise TrineError(f"head_dim={self.head_dim} is odd; rotary positions rotate pairs of dimensions")
         if self.position == "learned" and self.rope_scaling is not None:
-            raise TrineError("rope_scaling stretches rotary positions; this model has position='learned'")
+            raise TrineError("rope_scaling applies to rotary positions; this model has position='learned'")
 
     @property
     def parameter_count(self) -> int:
-        """Number of trainable values, tied embeddings counted once."""
+        """Number of parameters, tied embeddings counted once."""
         attention_in = self.width * (self.heads + 2 * self.kv_heads) * self.head_dim
         attention_out = self.heads * self.head_dim * self.width
         gates = 2 if self.mlp == "swiglu" else 1
@@ -95,7 +95,7 @@ class ModelConfig:
 def gpt2_config(
     vocab_size: int = 50257, context: int = 1024, layers: int = 12, width: int = 768, heads: int = 12
 ) -> ModelConfig:
-    """The GPT-2 shape (Radford et al. 2019); the defaults are its 124M size."""
+    """The GPT-2 architecture (Radford et al. 2019); the defaults are the 124M model."""
     return ModelConfig(
         vocab_size=vocab_size,
         context=context,
@@ -118,7 +118,7 @@ def gpt2_config(
 def qwen3_config(
     vocab_size: int, context: int, layers: int, width: int, heads: int, *, kv_heads: int | None = None
 ) -> ModelConfig:
-    """The Qwen3 shape (rotary positions, RMS norms, QK-norm, SwiGLU), dimensions multiples of 32."""
+    """The Qwen3 architecture (rotary positions, RMSNorm, QK-norm, SwiGLU); the MLP width is a multiple of 32."""
     return ModelConfig(
         vocab_size=vocab_size,
         context=context,

@@ -1,8 +1,8 @@
-"""The four families as tables: a `ModelConfig` and its weights to Hugging Face form and back.
+"""Conversion of configs and weights to and from Hugging Face form, as one table per model family.
 
-A family is data: which `config.json` keys hold which field, and which tensor names hold which parameter. One
-function walks the table in each direction. Whatever in a `config.json` would change the numbers and is not in
-the table is refused by name.
+A family is data: which key of `config.json` holds which field, and which tensors hold which parameter. One function
+applies the table in each direction. A key of `config.json` that could change the results and is not in the table is
+refused by name.
 """
 
 import math
@@ -17,21 +17,21 @@ from trine.model.config import ModelConfig
 from trine.model.rope import ROPE_KEYS, rope_from_json, rope_to_json
 from trine.runtime.errors import TrineError
 
-Layout = Literal["plain", "transposed", "qkv", "gate_up"]
-_Entry = tuple[str, tuple[str, ...], Layout]  # our name, their names, layout
+Storage = Literal["plain", "transposed", "qkv", "gate_up"]
+_Entry = tuple[str, tuple[str, ...], Storage]  # our name, Hugging Face names, storage
 
 
 @dataclass(frozen=True)
 class Family:
-    """`weights`: our name -> (their names, layout); `{i}` is the layer. `fixed`: config keys of one accepted value.
+    """`weights`: our name -> (Hugging Face names, storage); `{i}` is the layer. `fixed`: keys with one accepted value.
 
-    `defaults`: what transformers takes for a key that is absent (not null) where that is not Trine's own default.
+    `defaults`: the values transformers uses for absent keys, where they differ from Trine's own defaults.
     """
 
     model_type: str
     architecture: str
     shape: ModelConfig
-    weights: dict[str, tuple[tuple[str, ...], Layout]]
+    weights: dict[str, tuple[tuple[str, ...], Storage]]
     config_keys: dict[str, str]
     fixed: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ _LLAMA_SHAPE = replace(
     projection_bias=False, tied_embeddings=False,
 )  # fmt: skip
 
-_GPT2_WEIGHTS: dict[str, tuple[tuple[str, ...], Layout]] = {
+_GPT2_WEIGHTS: dict[str, tuple[tuple[str, ...], Storage]] = {
     "embedding.weight": (("transformer.wte.weight",), "plain"),
     "position_embedding.weight": (("transformer.wpe.weight",), "plain"),
     "blocks.{i}.attention_norm.weight": (("transformer.h.{i}.ln_1.weight",), "plain"),
@@ -68,7 +68,7 @@ _GPT2_WEIGHTS: dict[str, tuple[tuple[str, ...], Layout]] = {
 
 _ATTENTION = "model.layers.{i}.self_attn."
 _MLP = "model.layers.{i}.mlp."
-_LLAMA_WEIGHTS: dict[str, tuple[tuple[str, ...], Layout]] = {
+_LLAMA_WEIGHTS: dict[str, tuple[tuple[str, ...], Storage]] = {
     "embedding.weight": (("model.embed_tokens.weight",), "plain"),
     "blocks.{i}.attention_norm.weight": (("model.layers.{i}.input_layernorm.weight",), "plain"),
     "blocks.{i}.attention.qkv.weight": (
@@ -110,7 +110,7 @@ _GPT2_KEYS = {
     "tied_embeddings": "tie_word_embeddings",
 }
 _GATED_FIXED = {"hidden_act": "silu", "mlp_bias": False}
-_NO_WINDOW = {"sliding_window": None}  # Qwen alone may name one, because `use_sliding_window` switches it off
+_NO_WINDOW = {"sliding_window": None}  # except for Qwen, where `use_sliding_window` disables it
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -136,32 +136,32 @@ FAMILIES: dict[str, Family] = {
 _REQUIRED = ("vocab_size", "context", "layers", "width", "heads")
 _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias", "qk_norm")
 _FIELD_TYPES = {described.name: described.type for described in fields(ModelConfig)}
-# No dimension of a model comes near it, and a matrix of two such sides still has a size that 64 bits hold.
+# Larger than any dimension of a real model; the size of a matrix of such dimensions still fits in 64 bits.
 MAX_DIMENSION = 2**24
-# Features of no family here, harmless while they are switched off; never written.
+# Features that no family here has; accepted while they are disabled, never written.
 SWITCHED_OFF: dict[str, Any] = {
     "attn_logit_softcapping": None, "final_logit_softcapping": None, "chunk_size_feed_forward": 0,
     "is_encoder_decoder": False, "partial_rotary_factor": 1.0, "per_layer_config": None, "pruned_heads": {},
     "quantization_config": None, "rope_interleaved": False, "use_mrope": False,
 }  # fmt: skip
-# Keys that the four model classes of transformers 5 do not read when they turn ids into logits.
+# Keys that do not affect the logits of the four model classes of transformers 5.
 _HARMLESS = {
-    # where the file comes from, and how its tensors were stored
+    # the origin of the file and the dtype of its tensors
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "_commit_hash",
     "tokenizer_class", "finetuning_task", "task_specific_params", "is_llama_config", "predict_special_tokens",
     "transformers.js_config", "trine",
-    # what is kept or returned, and by which kernel
+    # outputs, caches and kernels
     "use_cache", "output_attentions", "output_hidden_states", "return_dict", "torchscript", "gradient_checkpointing",
     "_attn_implementation_autoset",
-    # initialisation and dropout: training with transformers
+    # initialisation and dropout, used in training
     "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop",
-    # heads other than the language model's
+    # heads other than the language modelling head
     "num_labels", "id2label", "label2id", "problem_type", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    # defaults of generation (see generation_config.py)
+    # generation defaults (see generation_config.py)
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "do_sample",
     "temperature", "top_k", "top_p", "repetition_penalty", "max_length", "min_length", "num_beams",
-    # an old name of n_positions beside it; Qwen's window, which only `use_sliding_window` switches on
+    # an old alias of n_positions; Qwen's window, which only `use_sliding_window` enables
     "n_ctx", "sliding_window", "max_window_layers",
 }  # fmt: skip
 
@@ -172,11 +172,11 @@ def family_of(config: ModelConfig) -> Family:
         if all(getattr(config, name) == getattr(family.shape, name) for name in _ARCHITECTURE_FIELDS):
             return family
     choices = {name: getattr(config, name) for name in _ARCHITECTURE_FIELDS}
-    raise TrineError(f"no Hugging Face family has the shape {choices}; choose that of {', '.join(FAMILIES)}")
+    raise TrineError(f"no Hugging Face family has the architecture {choices}; choose one of {', '.join(FAMILIES)}")
 
 
 def to_hugging_face_config(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` of `config`, for the language model class of its family."""
+    """The contents of `config.json` for `config`, for the causal language model of its family."""
     family = family_of(config)
     described = {key: getattr(config, name) for name, key in family.config_keys.items()}
     described |= {key: value for key, value in family.fixed.items() if value is not None}
@@ -185,12 +185,12 @@ def to_hugging_face_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConfig:
-    """The `ModelConfig` of a `config.json`; raises `TrineError` naming every key that is not understood."""
+    """The `ModelConfig` of a `config.json`; raises `TrineError` naming every unsupported key."""
     name = described.get("model_type")
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         raise TrineError(f"{place}: model_type={name!r}; Trine opens {', '.join(FAMILIES)}")
-    _refuse_what_is_not_understood(described, family, place)
+    _refuse_unsupported(described, family, place)
     values = _read_values(described, family, place)
     if family.shape.position == "rotary":
         values |= rope_from_json(described, values["context"], place)
@@ -200,13 +200,15 @@ def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConf
         raise TrineError(f"{place}: {error}") from None
 
 
-def _refuse_what_is_not_understood(described: dict[str, Any], family: Family, place: str) -> None:
+def _refuse_unsupported(described: dict[str, Any], family: Family, place: str) -> None:
     accepted_values = SWITCHED_OFF | family.fixed
     known = set(family.config_keys.values()) | accepted_values.keys() | _HARMLESS | {"layer_types"}
     known |= set(ROPE_KEYS) if family.shape.position == "rotary" else set()
     unknown = described.keys() - known
     if unknown:
-        raise TrineError(f"{place}: unknown keys {sorted(unknown)} could change the numbers; Trine will not guess")
+        raise TrineError(
+            f"{place}: unknown keys {sorted(unknown)} could change the results, so the model is not loaded"
+        )
     for key, accepted in accepted_values.items():
         if described.get(key, accepted) != accepted:
             raise TrineError(f"{place}: {key}={described[key]!r} is not supported, only {accepted!r}")
@@ -216,7 +218,7 @@ def _refuse_what_is_not_understood(described: dict[str, Any], family: Family, pl
 
 
 def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[str, Any]:
-    """The fields that stand in the family's table, absent ones as transformers takes them."""
+    """The fields in the family's table; absent keys have the defaults of transformers."""
     given = family.defaults | described
     values = {
         name: _checked(key, given[key], name, place)
@@ -229,7 +231,7 @@ def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[
         raise TrineError(f"{place}: keys {missing} are missing")
     width, heads = values["width"], values["heads"]
     if "head_dim" not in values and width % heads:
-        raise TrineError(f"{place}: a width of {width} cannot be shared evenly by {heads} heads")
+        raise TrineError(f"{place}: a width of {width} is not a multiple of {heads} heads")
     values = {"kv_heads": heads, "head_dim": width // heads, "mlp_width": 4 * width} | values
     if max(values["heads"], values["kv_heads"]) * values["head_dim"] > MAX_DIMENSION:
         raise TrineError(f"{place}: {heads} heads of {values['head_dim']} are wider than any model")
@@ -237,7 +239,7 @@ def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[
 
 
 def _checked(key: str, value: Any, name: str, place: str) -> Any:
-    """`value` where it has the type of the field `name` and a sensible size."""
+    """Return `value` if it has the type of field `name` and is in range, else raise `TrineError`."""
     kind = _FIELD_TYPES[name]
     if kind is bool and isinstance(value, bool):
         return value
@@ -250,47 +252,47 @@ def _checked(key: str, value: Any, name: str, place: str) -> Any:
 
 
 def to_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our parameters under their names and in their layout."""
+    """Our parameters under Hugging Face names, in Hugging Face storage order."""
     result: dict[str, Tensor] = {}
-    for ours, theirs, layout in _entries(config):
+    for ours, theirs, storage in _entries(config):
         if ours not in weights:
             continue
-        tensor = weights[ours].T if layout == "transposed" else weights[ours]
-        parts = tensor.split(_block_rows(config, layout)) if len(theirs) > 1 else (tensor,)
+        tensor = weights[ours].T if storage == "transposed" else weights[ours]
+        parts = tensor.split(_block_rows(config, storage)) if len(theirs) > 1 else (tensor,)
         result |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
     return result
 
 
 def from_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
-    """Their tensors as our parameters; raises `TrineError` naming what is missing or left over."""
+    """Our parameters from Hugging Face tensors; raises `TrineError` naming missing or unexpected tensors."""
     return dict(each_parameter(weights, config, place))
 
 
 def each_parameter(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> Iterator[tuple[str, Tensor]]:
-    """(our name, parameter) one by one, so that no more than one is held; `weights` may read when it is asked.
+    """Yield (our name, parameter) one at a time, so that `weights` may read lazily from disk.
 
-    Raises `TrineError` before the first is asked for, naming what is missing or left over.
+    Raises `TrineError` before the first is read, naming missing or unexpected tensors.
     """
     names, entries = full_names(weights, config), _entries(config)
-    _refuse_missing_and_left_over(set(names), {name for _, theirs, _ in entries for name in theirs}, config, place)
+    _check_names(set(names), {name for _, theirs, _ in entries for name in theirs}, config, place)
     return _each_parameter(weights, names, entries, place)
 
 
 def _each_parameter(
     weights: Mapping[str, Tensor], names: dict[str, str], entries: list[_Entry], place: str
 ) -> Iterator[tuple[str, Tensor]]:
-    for ours, theirs, layout in entries:
+    for ours, theirs, storage in entries:
         parts = [weights[names[name]] for name in theirs]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         if ours == "embedding.weight":
-            _refuse_another_head(weights, names, tensor, entries, place)
-        yield ours, tensor.T.contiguous() if layout == "transposed" else tensor
+            _refuse_untied_head(weights, names, tensor, entries, place)
+        yield ours, tensor.T.contiguous() if storage == "transposed" else tensor
 
 
-def _refuse_another_head(
+def _refuse_untied_head(
     weights: Mapping[str, Tensor], names: dict[str, str], table: Tensor, entries: list[_Entry], place: str
 ) -> None:
-    """A tied model may come with its table twice; transformers unties it where the two differ."""
+    """A tied model may store its embeddings twice; transformers unties them if the two differ."""
     untied = any(ours == "head.weight" for ours, _, _ in entries)
     if not untied and "lm_head.weight" in names and not torch.equal(weights[names["lm_head.weight"]], table):
         raise TrineError(
@@ -300,9 +302,9 @@ def _refuse_another_head(
 
 
 def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
-    """Tensor names as the family's table has them -> as they stand in the file.
+    """Map the tensor names of the family's table to those in the file.
 
-    A bare trunk (`GPT2Model`, as GPT-2 itself is published) lacks the first part of its tensors' names.
+    A base model without head (`GPT2Model`, as GPT-2 itself is published) lacks the prefix of its tensors' names.
     """
     prefix = family_of(config).weights["embedding.weight"][0][0].split(".")[0] + "."
     names = list(names)
@@ -311,11 +313,11 @@ def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
     return {name if name.startswith("lm_head.") else prefix + name: name for name in names}
 
 
-def _refuse_missing_and_left_over(given: set[str], wanted: set[str], config: ModelConfig, place: str) -> None:
+def _check_names(given: set[str], wanted: set[str], config: ModelConfig, place: str) -> None:
     missing = sorted(wanted - given)
     if missing:
         raise TrineError(f"{place}: tensors {missing[:5]} are missing")
-    # Masks and frequencies that older versions stored, and the second copy of a tied table.
+    # Ignore masks and frequencies that older versions stored, and the second copy of tied embeddings.
     left = {name for name in given - wanted if not name.endswith((".attn.bias", ".attn.masked_bias", "inv_freq"))}
     left -= {"lm_head.weight"} if config.tied_embeddings else set()
     if left:
@@ -323,27 +325,27 @@ def _refuse_missing_and_left_over(given: set[str], wanted: set[str], config: Mod
 
 
 def _entries(config: ModelConfig) -> list[_Entry]:
-    """Every (our name, their names, layout) of this config, layers spelled out."""
+    """(our name, Hugging Face names, storage) of every parameter of this config, for each layer."""
     rows: list[_Entry] = []
     absent = set() if config.qk_norm else {"blocks.{i}.attention.q_norm", "blocks.{i}.attention.k_norm"}
     absent |= set() if config.qkv_bias else {"blocks.{i}.attention.qkv.bias"}
     absent |= {"head.weight"} if config.tied_embeddings else set()
-    for ours, (theirs, layout) in family_of(config).weights.items():
+    for ours, (theirs, storage) in family_of(config).weights.items():
         if ours in absent:
             continue
         for layer in range(config.layers if "{i}" in ours else 1):
-            rows.append((ours.format(i=layer), tuple(name.format(i=layer) for name in theirs), layout))
+            rows.append((ours.format(i=layer), tuple(name.format(i=layer) for name in theirs), storage))
     return rows
 
 
-def _block_rows(config: ModelConfig, layout: Layout) -> list[int]:
-    if layout == "gate_up":
+def _block_rows(config: ModelConfig, storage: Storage) -> list[int]:
+    if storage == "gate_up":
         return [config.mlp_width] * 2
     return [config.heads * config.head_dim] + [config.kv_heads * config.head_dim] * 2
 
 
 def fused_blocks(name: str, config: ModelConfig) -> list[int] | None:
-    """Row counts of the matrices fused in parameter `name`, None when it is a single one."""
+    """Row counts of the matrices fused in parameter `name`; None if it is a single matrix."""
     if name.endswith("attention.qkv.weight"):
         return _block_rows(config, "qkv")
     if name.endswith("mlp.up.weight") and config.mlp == "swiglu":

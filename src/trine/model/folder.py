@@ -1,8 +1,8 @@
-"""A model as a folder in Hugging Face form: config.json, safetensors, generation_config.json, nothing pickled.
+"""Models as folders in Hugging Face form: config.json, safetensors, generation_config.json; no pickles.
 
-Language models are written as `...ForCausalLM`, reward models and critics as `...ForSequenceClassification` with
-one label: logit + `trine.reward_offset` of config.json is Trine's score. In memory weights are fp32, whatever the
-files hold. Nothing is allocated before config.json and the files' headers agree on every shape.
+Language models are saved as `...ForCausalLM`, reward models and critics as `...ForSequenceClassification` with one
+label: the score is the logit plus `trine.reward_offset` of config.json. In memory weights are always fp32. No memory is
+allocated before config.json and the headers of the weight files agree on every shape.
 """
 
 from pathlib import Path
@@ -40,10 +40,10 @@ def save_model(
     dtype: StoredDtype = "float32",
     max_shard_bytes: int = MAX_SHARD,
 ) -> None:
-    """Write a language model into an existing `folder`; where either token is given, generation_config.json too.
+    """Save a language model into an existing `folder`; if either token is given, also generation_config.json.
 
-    LoRA adapters are written as part of the weights they change. Only `dtype` float32 keeps every bit. Files above
-    `max_shard_bytes` are cut into shards with an index.
+    LoRA adapters are merged into the saved weights. Only `dtype` float32 is lossless. Files larger than
+    `max_shard_bytes` are split into shards with an index.
     """
     described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id, dtype)
     write_json(folder / "config.json", described)
@@ -54,7 +54,7 @@ def save_model(
 
 
 def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> None:
-    """Write a reward model or critic into an existing `folder` as a one-label sequence classifier."""
+    """Save a reward model or critic into an existing `folder` as a sequence classifier with one label."""
     config = model.trunk.config
     described = to_hugging_face_config(config) | _token_keys(None, pad_token_id, "float32")
     described["architectures"] = [described["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
@@ -74,7 +74,12 @@ def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> N
 
 
 def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The language model in `folder`, fp32 weights, products in `compute_dtype`."""
+    """Load the language model in `folder`: fp32 weights, products in `compute_dtype`.
+
+    Example::
+
+        model = load_model(Path("runs/base/model"), torch.float32, torch.device("cpu"))
+    """
     config, described, weights = _open(folder)
     if SCORE_WEIGHT in weights:
         raise TrineError(f"{folder} holds a reward model ({described.get('architectures')}), not a language model")
@@ -82,17 +87,17 @@ def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -
 
 
 def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> ScoreModel:
-    """The reward model or critic in `folder`."""
+    """Load the reward model or critic in `folder`."""
     config, described, weights = _open(folder)
     if SCORE_WEIGHT not in weights:
-        raise TrineError(f"{folder} holds no reward model: there is no tensor {SCORE_WEIGHT}")
+        raise TrineError(f"{folder} holds no reward model: tensor {SCORE_WEIGHT} is missing")
     score = weights.places.pop(SCORE_WEIGHT)
     if score.shape != (1, config.width):
         raise TrineError(
-            f"{score.path}: {SCORE_WEIGHT} has shape {score.shape}; a reward model of width {config.width} has "
-            f"{(1, config.width)}"
+            f"{score.path}: {SCORE_WEIGHT} has shape {score.shape}; for a model of width {config.width} it "
+            f"must be {(1, config.width)}"
         )
-    if not config.tied_embeddings:  # a classifier has no output table; the trunk's is never read
+    if not config.tied_embeddings:  # a classifier has no output embeddings; those of the trunk are not used
         table = next((name for name in weights if "embed_tokens" in name or "wte" in name), None)
         if table is not None:
             weights.places["lm_head.weight"] = weights.places[table]
@@ -103,7 +108,7 @@ def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.dev
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The shape of the model in `folder`, without its weights."""
+    """The config of the model in `folder`, without its weights."""
     path = Path(folder) / "config.json"
     return from_hugging_face_config(read_json_object(path), str(path))
 
@@ -112,7 +117,7 @@ def _reward_offset(described: dict[str, Any], folder: Path) -> float:
     ours = described.get("trine", {})
     offset = ours.get("reward_offset", 0.0) if isinstance(ours, dict) else None
     if not isinstance(offset, (int, float)):
-        raise TrineError(f"{folder}/config.json: trine={ours!r} should be an object with a number as reward_offset")
+        raise TrineError(f"{folder}/config.json: trine={ours!r} must be an object with a number as reward_offset")
     return float(offset)
 
 
@@ -121,7 +126,7 @@ def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, 
 
 
 def _on_cpu(model: Transformer) -> dict[str, Tensor]:
-    """Its parameters under their own names; where there are LoRA adapters, the weights with those merged in."""
+    """The parameters by name, in fp32, LoRA adapters merged."""
     return {name: weight.cpu().float() for name, weight in plain_weights(model).items()}
 
 
@@ -150,7 +155,7 @@ def _fill(
 
 
 def _check_tensors(weights: WeightFiles, expected: dict[str, Tensor], config: ModelConfig) -> None:
-    """Shapes and dtypes of the tensors that are there; missing ones are found by the family's table."""
+    """Check shapes and dtypes of the tensors that are present; `each_parameter` reports missing ones."""
     for name, written in full_names(weights, config).items():
         if name not in expected:
             continue

@@ -1,8 +1,8 @@
-"""generation_config.json: what a model's makers suggest for generating with it, and the tokens it stops at.
+"""generation_config.json: a model's default sampling parameters and the tokens that end generation.
 
-These are defaults that a request may override, not numbers of the network. So, unlike in config.json, keys that Trine
-does not know are passed over (`max_length`, `transformers_version`, a beam search's settings ...), never refused;
-only a known key whose value makes no sense is an error.
+These are defaults that a request may override, and do not affect the logits. So, unlike in config.json, unknown keys
+(`max_length`, `transformers_version`, settings of beam search ...) are ignored; only an invalid value of a known key is
+an error.
 """
 
 import math
@@ -19,8 +19,8 @@ FILE = "generation_config.json"
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """`eos_token_ids` end a text. None: the file says nothing. `top_k` 0 is off, as is `top_p` or
-    `repetition_penalty` 1; `do_sample` False means greedy, whatever the temperature."""
+    """`eos_token_ids` end a text. None: not given in the file. `top_k` 0 disables the filter, and so does 1 for `top_p`
+    and `repetition_penalty`; `do_sample` False means greedy decoding, whatever the temperature."""
 
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
@@ -34,10 +34,9 @@ class GenerationDefaults:
 
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:
-    """The defaults in `folder`; without a generation_config.json, the special tokens of its config.json.
+    """The defaults in `folder`; without generation_config.json, the special tokens of config.json.
 
-    As in transformers, the file counts alone where there is one. Raises `TrineError` naming a value that makes no
-    sense for its key.
+    As in transformers, config.json is not consulted if the file exists. Raises `TrineError` for an invalid value.
     """
     path = Path(folder) / FILE
     if path.exists():
@@ -53,7 +52,7 @@ def read_generation_defaults(folder: Path) -> GenerationDefaults:
 
 
 def write_generation_defaults(folder: Path, defaults: GenerationDefaults) -> None:
-    """Write generation_config.json into an existing `folder`, so that `generate` of transformers stops alike."""
+    """Write generation_config.json into an existing `folder`, where `generate` of transformers reads it too."""
     described: dict[str, Any] = {
         field.name: getattr(defaults, field.name)
         for field in fields(defaults)
@@ -66,7 +65,7 @@ def write_generation_defaults(folder: Path, defaults: GenerationDefaults) -> Non
 
 
 def _checked(name: str, value: Any, path: Path) -> Any:
-    """`value` of a sensible type for `name`; None also for a negative token id, as early Llama folders have it."""
+    """Return a valid `value` of `name`; a negative token id, as in early Llama folders, becomes None."""
     if value is None:
         return None
     if name.endswith("token_id"):
@@ -80,4 +79,4 @@ def _checked(name: str, value: Any, path: Path) -> Any:
             return value
     elif type(value) in (int, float) and 0 <= value < math.inf:
         return float(value)
-    raise TrineError(f"{path}: {name}={value!r} makes no sense; correct it or remove the key")
+    raise TrineError(f"{path}: {name}={value!r} is invalid; correct it or remove the key")

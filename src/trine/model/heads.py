@@ -1,7 +1,7 @@
-"""One number from a hidden state: a score for a whole response (reward), or a value for every token (critic).
+"""Scalar heads: a score for each response (reward model) or a value for each token (critic).
 
-Neither head has a bias, because the stock `...ForSequenceClassification` classes have none: a reward's gain is
-folded into the weight and its offset is kept beside it. Heads compute in fp32.
+The heads have no bias because `...ForSequenceClassification` of transformers has none: the gain of a normalized reward
+is folded into the weight, and its offset is stored separately. Heads compute in fp32.
 """
 
 import torch
@@ -13,7 +13,7 @@ from trine.runtime.seeds import derive_seed
 
 
 class ScalarHead(nn.Module):
-    """hidden [..., D] to a scalar [...], fp32."""
+    """Maps hidden states [..., D] to scalars [...], in fp32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -24,7 +24,13 @@ class ScalarHead(nn.Module):
 
 
 class ScoreModel(nn.Module):
-    """A Transformer with a scalar head; `offset` completes the normalisation of its scores."""
+    """A Transformer with a scalar head: score = head(hidden) + offset.
+
+    Example::
+
+        model = ScoreModel(Transformer(config))
+        scores = model(ids, last=torch.tensor([9, 4]))  # of two rows that end at columns 9 and 4
+    """
 
     def __init__(self, trunk: Transformer) -> None:
         super().__init__()
@@ -42,14 +48,14 @@ class ScoreModel(nn.Module):
     def forward(
         self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        """Scores read at columns `last` ([B], or [B, n] for n answers a row) of right-padded `ids` [B, T]."""
-        hidden = self.trunk(ids, positions=positions, bias=bias)
-        rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (last.dim() - 1))
+        """Scores at columns `last` of right-padded `ids` [B, T]; `last` is [B], or [B, n] for n answers in each row."""
+        hidden = self.trunk(ids, positions=positions, bias=bias)  # [B, T, D]
+        rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (last.dim() - 1))  # [B] or [B, 1]
         return self.head(hidden[rows, last]) + self.offset
 
     @torch.no_grad()
     def normalize(self, gain: float, offset: float) -> None:
-        """From now on return gain * score + offset."""
+        """Replace the score s by gain * s + offset."""
         self.head.weight.mul_(gain)
         self.offset = gain * self.offset + offset
 

@@ -1,4 +1,4 @@
-"""JSON objects that others wrote: read with an error that names the file, whatever is in it."""
+"""JSON objects from untrusted files; every error names the file."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from trine.runtime.errors import TrineError
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in the JSON file `path`; `TrineError` where the file is missing or holds anything else."""
+    """The object in the JSON file `path`; raises `TrineError` if the file is missing or holds anything else."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -19,10 +19,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
-    """The JSON object that `data` spells in UTF-8. A key given twice is refused: readers differ in which one counts."""
+    """Parse a JSON object in UTF-8. A duplicate key is refused, because parsers differ in which value they keep."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, numbers or nesting beyond measure
+    except (ValueError, RecursionError) as error:  # invalid UTF-8 or JSON, too long a number, too deep nesting
         raise TrineError(f"{place} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
         raise TrineError(f"{place} holds a JSON {type(value).__name__}, not an object")

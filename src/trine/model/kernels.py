@@ -1,8 +1,10 @@
-"""The few operations worth writing by hand: on a CPU, PyTorch composes them from many small passes.
+"""Operations written by hand because PyTorch composes them from many small passes on a CPU.
 
-Each has a plain formula in its docstring, and a test that holds it to that formula in values and gradients.
-All take any dtype; statistics are computed in fp32, or in fp64 where that is what comes in. On a CPU those that
-`training_kernels.py` has in C++ go there; the formulas here serve everything else.
+The docstring of each states its formula, and a test compares values and gradients with that formula. All accept any
+dtype; statistics are computed in fp32 (fp64 for fp64 inputs). On a CPU, the operations that `training_kernels.py` has
+in C++ are dispatched to it; the code here serves everything else.
+
+Shapes: B batch, T time (queries), S time (keys), D width, H query heads, K key/value heads, d head_dim, V vocabulary.
 """
 
 import torch
@@ -12,8 +14,8 @@ from torch import Tensor
 from trine.model import training_kernels as native
 from trine.runtime.working_memory import empty
 
-# Above this many keys the T x T score matrix costs more memory than the fused kernel costs time.
-LONGEST_MATERIALIZED_SCORES = 1024
+# With more keys than this, the memory of the [T, S] scores outweighs the time they save over the fused kernel.
+MAX_MATERIALIZED_KEYS = 1024
 
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
@@ -34,7 +36,7 @@ class _RmsNorm(torch.autograd.Function):
         normalized, inverse, weight = ctx.saved_tensors
         product = gradient * normalized
         exact = _at_least_fp32(product.dtype)
-        # weight may have fewer leading dimensions than x: sum over those it was broadcast along.
+        # `weight` is broadcast over the leading dimensions of x, so its gradient is summed over them.
         weight_gradient = product.flatten(0, -weight.dim() - 1).sum(0, dtype=exact)
         scale = (product * weight).sum(-1, keepdim=True, dtype=exact).div_(normalized.shape[-1])
         x_gradient = torch.addcmul(gradient * weight, normalized, scale.to(normalized.dtype), value=-1)
@@ -44,20 +46,20 @@ class _RmsNorm(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension (Zhang & Sennrich 2019, eq. 4).
 
-    `weight` is [D], or [H, D] where every head has its own. Same dtype as `x`.
+    `weight` is [D], or [H, D] with one row per head. The result has the dtype of `x`.
     """
     return _RmsNorm.apply(x, weight.to(x.dtype), epsilon)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias in `x`'s dtype, whatever that of the weight [out, in]."""
+    """x weight^T + bias; `weight` [out, in] and `bias` [out] are cast to the dtype of `x`."""
     if native.linear_usable(x, weight):
         return native.linear(x, weight, bias)
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class _Embedding(torch.autograd.Function):
-    """PyTorch's own, but for where its gradient, as large as the table, lies."""
+    """PyTorch's embedding, except that its gradient [V, D] is allocated by `working_memory`."""
 
     @staticmethod
     def forward(ctx, ids: Tensor, weight: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
@@ -73,7 +75,7 @@ class _Embedding(torch.autograd.Function):
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """The rows of `weight` [V, D] that `ids` name."""
+    """Rows `ids` [B, T] of `weight` [V, D]: [B, T, D]."""
     if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         return _Embedding.apply(ids, weight)
     return F.embedding(ids, weight)
@@ -82,7 +84,7 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 def add_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """x + delta, and its LayerNorm (Ba et al. 2016), or its RMSNorm where there is no bias; `weight`, `bias` [D]."""
+    """(x + delta, norm(x + delta)): LayerNorm (Ba et al. 2016), or RMSNorm without bias. `weight`, `bias` [D]."""
     if native.usable(x, x.shape[-1]) and weight.dtype == torch.float32:
         return native.add_norm(x, delta, weight, bias, epsilon)
     total = x if delta is None else x + delta
@@ -92,14 +94,14 @@ def add_norm(
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016), as GPT-2 has it."""
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016), as in GPT-2."""
     if native.usable(x, x.shape[-1]):
         return native.gelu(x)
     return F.gelu(x, approximate="tanh")
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) * up of `x` [..., 2 F], gate and up beside each other (Shazeer 2020)."""
+    """silu(gate) * up, where `x` [..., 2 F] is gate and up concatenated (Shazeer 2020)."""
     if native.usable(x, x.shape[-1] // 2):
         return native.swiglu(x)
     gate, up = x.chunk(2, -1)
@@ -115,23 +117,23 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
         cos, sin = ctx.saved_tensors
-        turned = (gradient * sin).roll(-(gradient.shape[-1] // 2), -1)
-        return turned.addcmul_(gradient, cos), None, None
+        rotated = (gradient * sin).roll(-(gradient.shape[-1] // 2), -1)
+        return rotated.addcmul_(gradient, cos), None, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, eq. 34) in the half-split layout of Llama.
 
-    `x` [B, T, H, d]; `cos`, `sin` [B or 1, T, 1, d] from `rotary_table`: x * cos + roll(x, d/2) * sin,
-    the sign of the rotation lying in the first half of `sin`.
+    x * cos + roll(x, d/2) * sin, with `x` [B, T, H, d] and `cos`, `sin` [B or 1, T, 1, d] from `rotary_table`; the
+    first half of `sin` carries the minus sign of the rotation.
     """
     return _Rotate.apply(x, cos, sin)
 
 
 def rotary_table(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sign-carrying sin for `positions` [..., T] as [..., T, 1, head_dim].
+    """cos and signed sin for `positions` [..., T], each [..., T, 1, d], as `rotate` takes them.
 
-    `frequencies` [head_dim / 2], fp32: the angle by which each pair of dimensions turns per position.
+    `frequencies` [d / 2] fp32: the rotation angle per position of each pair of dimensions.
     """
     angles = positions.float().unsqueeze(-1) * frequencies  # [..., T, d/2]
     cos, sin = angles.cos(), angles.sin()
@@ -146,37 +148,37 @@ def apply_rotary(
     heads: tuple[int, int],
     epsilon: float,
 ) -> Tensor:
-    """QK-norm and rotation of queries and keys in `qkv` [B, T, H + 2 K, d]; values pass unchanged.
+    """Apply QK-norm and rotary embedding to queries and keys in `qkv` [B, T, H + 2 K, d]; values are unchanged.
 
-    `scales`: RMSNorm weights [d] of queries and of keys, or None; `rotary`: the tables of `rotate`, or None;
-    `heads`: H and K.
+    `scales`: RMSNorm weights [d] of queries and keys, or None; `rotary`: cos and sin of `rotate`, or None;
+    `heads`: (H, K).
     """
     if scales is None and rotary is None:
         return qkv
     exact = scales is None or scales[0].dtype == torch.float32
     if native.usable(qkv, qkv.shape[-1], multiple=2 * native.LANES) and exact:
         return native.apply_rotary(qkv, None if scales is None else torch.stack(scales), rotary, heads, epsilon)
-    turned, value = qkv[:, :, : sum(heads)], qkv[:, :, sum(heads) :]
+    query_key, value = qkv[:, :, : sum(heads)], qkv[:, :, sum(heads) :]  # [B, T, H + K, d], [B, T, K, d]
     if scales is not None:
-        weight = torch.cat([scale.expand(count, -1) for scale, count in zip(scales, heads, strict=True)])
-        turned = rms_norm(turned, weight, epsilon)
+        weight = torch.cat([scale.expand(count, -1) for scale, count in zip(scales, heads, strict=True)])  # [H + K, d]
+        query_key = rms_norm(query_key, weight, epsilon)
     if rotary is not None:
-        turned = rotate(turned, *rotary)
-    return torch.cat((turned, value), 2)
+        query_key = rotate(query_key, *rotary)
+    return torch.cat((query_key, value), 2)
 
 
-def attends_natively(like: Tensor, head_dim: int) -> bool:
-    """Whether `causal_attention` of such tensors is the C++ one, which needs no [B, T, T] bias."""
+def has_native_attention(like: Tensor, head_dim: int) -> bool:
+    """Whether `causal_attention` of tensors like this runs in C++, where no [B, T, T] bias is needed."""
     return like.dtype == torch.bfloat16 and native.usable(like, head_dim, multiple=2 * native.LANES)
 
 
 def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
-    """Attention of `qkv` [B, T, H + 2 K, d] over itself, [B, T, H d]: position t sees the positions starts[t] .. t.
+    """Causal self-attention of `qkv` [B, T, H + 2 K, d], [B, T, H d]; position t attends to starts[t] .. t.
 
-    `starts` [B, T] int64, all 0 by default; `heads` is H.
+    `starts` [B, T] int64, by default all 0; `heads` is H.
     """
     B, T, count, head_dim = qkv.shape  # noqa: N806
-    if attends_natively(qkv, head_dim):
+    if has_native_attention(qkv, head_dim):
         return native.causal_attention(qkv, starts, heads)
     query, key, value = qkv.transpose(1, 2).split((heads, (count - heads) // 2, (count - heads) // 2), 1)
     bias = None if starts is None else starts_bias(starts, qkv.dtype)
@@ -184,7 +186,7 @@ def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
 
 
 def starts_bias(starts: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, T, T] additive attention bias: 0 from starts[t] to t, -inf elsewhere."""
+    """Additive attention mask [B, T, T]: 0 from starts[t] to t, -inf elsewhere."""
     places = torch.arange(starts.shape[1], device=starts.device)
     seen = (places >= starts.unsqueeze(2)) & (places <= places.unsqueeze(1))
     return torch.zeros(seen.shape, dtype=dtype, device=starts.device).masked_fill_(~seen, float("-inf"))
@@ -193,12 +195,12 @@ def starts_bias(starts: Tensor, dtype: torch.dtype) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(query key^T / sqrt(d) + bias) value (Vaswani et al. 2017, eq. 1).
 
-    `query` [B, H, T, d]; `key`, `value` [B, K, S, d] with K dividing H; `bias` [B or 1, T, S] additive, or None for
-    causal. On a CPU, short rows go through batched matrix products: 3 times faster than the fused kernel there
-    (docs/LOG.md), which serves long rows and GPUs.
+    `query` [B, H, T, d]; `key`, `value` [B, K, S, d], K dividing H; `bias` [B or 1, T, S], or None for causal; the
+    result is [B, H, T, d]. On a CPU, batched matrix products are 3 times faster than PyTorch's fused kernel for short
+    rows (docs/LOG.md); long rows and GPUs use the fused kernel.
     """
     B, H, T, _ = query.shape  # noqa: N806
-    if query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALIZED_SCORES:
+    if query.device.type == "cpu" and key.shape[2] <= MAX_MATERIALIZED_KEYS:
         return _attention_by_products(query, key, value, bias)
     mask = None if bias is None else bias.unsqueeze(1).expand(B, 1, T, key.shape[2])
     return F.scaled_dot_product_attention(
@@ -211,16 +213,16 @@ def _attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tens
     K, S = key.shape[1], key.shape[2]  # noqa: N806
     if bias is None:
         bias = causal_bias(T, query.dtype, query.device)
-    # The query heads that share a key head stand one below the other, so that each key is read once.
+    # Stack the H / K query heads that share a key head, so that each key is read once.
     grouped = query.reshape(B * K, (H // K) * T, d)
-    bias = bias.repeat(1, H // K, 1)
+    bias = bias.repeat(1, H // K, 1)  # [B or 1, (H / K) T, S]
     if len(bias) > 1:
-        bias = bias.repeat_interleave(K, 0)
-    scores = torch.baddbmm(bias, grouped, key.reshape(B * K, S, d).mT, alpha=d**-0.5)
+        bias = bias.repeat_interleave(K, 0)  # [B K, (H / K) T, S]
+    scores = torch.baddbmm(bias, grouped, key.reshape(B * K, S, d).mT, alpha=d**-0.5)  # [B K, (H / K) T, S]
     mixed = torch.bmm(scores.softmax(-1), value.reshape(B * K, S, d))
     return mixed.view(B, H, T, d)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[1, T, T]: 0 where a position may look, -inf above the diagonal."""
+    """Additive causal mask [1, T, T]: -inf above the diagonal, 0 elsewhere."""
     return torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu_(1).unsqueeze(0)

@@ -1,11 +1,11 @@
 """Low-rank adapters (Hu et al. 2021, "LoRA", eq. 3): y = W x + scale * B (A x), W frozen, A and B trained.
 
-Adapters carry the names of the Hugging Face modules they stand for, also where one of our matrices holds several:
-an adapter of `q_proj` acts on its rows of the fused q, k, v. A starts random and B at 0, so that a model just
-adapted computes what its base does. Adapters are fp32 and are cast to the compute dtype like every weight.
+Adapters are named after Hugging Face modules, also where several of those are fused in one matrix of ours: an adapter
+of `q_proj` acts on its rows of the fused q, k, v. A is random and B is 0 initially, so that a newly adapted model
+equals its base. Adapters are stored in fp32 and cast to the compute dtype like every weight.
 
-Invariants: the base's bits do not change while adapters are trained; with adapters off the model is its base, to
-the last bit, which is why PPO needs no second copy of the weights for its reference.
+Invariants: training adapters does not change the base weights; with adapters disabled the model equals its base bit for
+bit, so PPO uses it as the reference model without a second copy of the weights.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ ALL_TARGETS = ("all",)
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """`targets`: Hugging Face module names (`q_proj`, `attn.c_proj`), matched as PEFT does, from the end; or all."""
+    """`targets`: Hugging Face module names (`q_proj`, `attn.c_proj`), matched by suffix as in PEFT, or `all`."""
 
     rank: int
     alpha: float
@@ -36,7 +36,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise TrineError(f"rank={self.rank} of a LoRA adapter; it is at least 1")
+            raise TrineError(f"rank={self.rank} of a LoRA adapter must be at least 1")
 
     @property
     def scale(self) -> float:
@@ -45,10 +45,10 @@ class LoraSettings:
 
 
 class LoraLinear(Linear):
-    """A frozen linear map with adapters on some of the matrices fused in it.
+    """A frozen linear layer with adapters on some of the matrices fused in it.
 
-    `parts` gives every fused matrix its name and number of rows, `adapted` those with an adapter. The map keeps
-    the very weight and bias of `linear`, and their names.
+    `parts`: name -> number of rows of each fused matrix; `adapted`: names of those with an adapter. The layer shares
+    weight and bias, and their names, with `linear`.
     """
 
     def __init__(self, linear: Linear, parts: dict[str, int], adapted: set[str], settings: LoraSettings) -> None:
@@ -63,7 +63,7 @@ class LoraLinear(Linear):
                 self.lora_B[name] = nn.Parameter(torch.zeros(rows, settings.rank, **like))
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """All A one below the other [n rank, in] and all B as blocks of a diagonal [out, n rank], for n adapters."""
+        """For n adapters, all A stacked [n rank, in] and all B as a block-diagonal matrix [out, n rank]."""
         down = torch.cat([self.lora_A[name] for name in self.parts if name in self.lora_A])
         blocks = [
             self.lora_B[name] if name in self.lora_B else down.new_zeros(rows, 0) for name, rows in self.parts.items()
@@ -78,7 +78,7 @@ class LoraLinear(Linear):
         return plain + F.linear(F.linear(input, down) * self.settings.scale, up)
 
     def merged_weight(self) -> Tensor:
-        """W + scale * B A [out, in] (Hu et al. 2021, section 4.1); W itself while adapters are off."""
+        """W + scale * B A [out, in] (Hu et al. 2021, section 4.1); W itself while adapters are disabled."""
         if not self.enabled:
             return self.weight.detach()
         down, up = self.factors(self.weight.dtype)
@@ -86,7 +86,7 @@ class LoraLinear(Linear):
 
 
 def linear_maps(model: Transformer) -> dict[str, tuple[str, ...]]:
-    """What adapters may stand on: our name -> the Hugging Face modules that are its rows, in order."""
+    """The layers that can have adapters: our name -> the Hugging Face modules fused in it, in order."""
     table = family_of(model.config).weights
     maps = {}
     for name, module in model.named_modules():
@@ -98,7 +98,7 @@ def linear_maps(model: Transformer) -> dict[str, tuple[str, ...]]:
 
 
 def target_names(model: Transformer, targets: tuple[str, ...] = ALL_TARGETS) -> tuple[str, ...]:
-    """`targets` with `all` spelled out; raises `TrineError` with the family's names for one that is none of them."""
+    """`targets` with `all` expanded; raises `TrineError` naming unknown targets and the known ones."""
     modules = [name for names in linear_maps(model).values() for name in names]
     known = tuple(dict.fromkeys(short_name(name) for name in modules))
     if targets == ALL_TARGETS:
@@ -106,7 +106,7 @@ def target_names(model: Transformer, targets: tuple[str, ...] = ALL_TARGETS) -> 
     wrong = [target for target in targets if not any(_is_target(name, (target,)) for name in modules)]
     if wrong or not targets:
         family = family_of(model.config).model_type
-        raise TrineError(f"LoRA targets {wrong} are no modules of {family}; choose of {', '.join(known)}, or all")
+        raise TrineError(f"LoRA targets {wrong} are not modules of {family}; choose from {', '.join(known)}, or all")
     return targets
 
 
@@ -120,10 +120,16 @@ def _is_target(module: str, targets: tuple[str, ...]) -> bool:
 
 
 def add_lora(model: Transformer, settings: LoraSettings, seed: int) -> None:
-    """Freeze `model` and give it adapters, in place; from here on only they are trained.
+    """Freeze `model` and add trainable adapters to it, in place.
+
+    Example::
+
+        model = load_model(Path("base"), torch.float32, torch.device("cpu"))
+        add_lora(model, LoraSettings(rank=8, alpha=16, targets=("q_proj", "v_proj")), seed=0)
+        trainable = lora_parameters(model)
 
     A is uniform within 1 / sqrt(in) (PEFT's Kaiming initialisation), a function of `seed` and the module's name
-    alone; B is 0. Raises `TrineError` when a target is no module of the model's family, or adapters are there.
+    alone; B is 0. Raises `TrineError` if a target is not a module of the model, or it has adapters already.
     """
     if has_lora(model):
         raise TrineError("the model has LoRA adapters already; merge them before adding others")
@@ -150,7 +156,7 @@ def _initialize(down: Tensor, seed: int) -> None:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    """Every map with adapters, by name."""
+    """Every layer with adapters, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
@@ -159,7 +165,7 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapters' own parameters, by name."""
+    """The parameters of the adapters, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if _is_adapter(name)}
 
 
@@ -169,7 +175,13 @@ def _is_adapter(parameter_name: str) -> bool:
 
 @contextmanager
 def lora_off(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` computes what its base does, bit for bit. A model without adapters is left as it is."""
+    """Disable all adapters inside the block: `model` then equals its base bit for bit.
+
+    Example::
+
+        with lora_off(model), torch.no_grad():
+            reference_hidden = model(ids)
+    """
     layers = [layer for layer in lora_layers(model).values() if layer.enabled]
     for layer in layers:
         layer.enabled = False
@@ -182,10 +194,7 @@ def lora_off(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the plain model that computes what `model` does now: its parameters, adapters merged in.
-
-    Without adapters these are the parameters themselves, not copies.
-    """
+    """The parameters of `model` with adapters merged; without adapters, the parameters themselves, not copies."""
     merged = {f"{name}.weight": layer.merged_weight() for name, layer in lora_layers(model).items()}
     parameters = {name: each.detach() for name, each in model.named_parameters() if not _is_adapter(name)}
     return parameters | merged
@@ -193,7 +202,7 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
-    """Make `model` the plain model that computes the same, in place, all of it trainable again."""
+    """Merge the adapters into the weights, in place; every parameter is trainable again."""
     for name, layer in lora_layers(model).items():
         plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight, plain.bias = nn.Parameter(layer.merged_weight()), layer.bias

@@ -1,8 +1,8 @@
-"""How fast each pair of dimensions turns (Su et al. 2021), plain or scaled, and the same as keys of `config.json`.
+"""Frequencies of rotary positions (Su et al. 2021), plain or scaled, and their keys in `config.json`.
 
 There are two forms on disk: `rope_theta` with an optional `rope_scaling`, and `rope_parameters` of transformers 5,
-which holds all. Both are read and both are written, saying the same. Of the ways to scale, those that depend on
-nothing but the config are here; any other is refused by its name.
+which contains both. Both forms are read and written. Scaling methods that depend on the config alone are supported;
+any other is refused by name.
 """
 
 import math
@@ -32,10 +32,10 @@ _SCALING_KEYS: dict[str, dict[str, str]] = {
 
 @lru_cache(maxsize=16)
 def rotary_frequencies(config: ModelConfig, device: torch.device = _CPU) -> Tensor:
-    """Radians per position of each pair of dimensions, [head_dim / 2] fp32, scaled as `config` says.
+    """Radians per position of each pair of dimensions, [head_dim / 2] fp32, with the scaling of `config`.
 
-    Computed on the CPU in the order of operations of transformers, so that the bits are the same on every device;
-    kept between calls, so it must not be written to.
+    Computed on the CPU with the order of operations of transformers, so that the result is bitwise the same on every
+    device. The result is cached: do not modify it.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=_CPU) / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
@@ -57,7 +57,7 @@ def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rope_to_json(config: ModelConfig) -> dict[str, Any]:
-    """Keys of `config.json` in both forms; without scaling there is no `rope_scaling`."""
+    """The keys of `config.json` in both forms; `rope_scaling` only if there is scaling."""
     scaling = config.rope_scaling
     if scaling is None:
         described: dict[str, Any] = {"rope_type": "default"}
@@ -71,8 +71,8 @@ def rope_to_json(config: ModelConfig) -> dict[str, Any]:
 def rope_from_json(described: dict[str, Any], context: int, place: str) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling` of a ModelConfig, with the precedence of transformers 5.
 
-    `rope_scaling` goes before `rope_parameters`, and `rope_theta` inside either before the one outside. `context` is
-    the model's, which stands for a missing original one. Raises `TrineError` naming whatever is not understood.
+    `rope_scaling` takes precedence over `rope_parameters`, and a `rope_theta` inside either over the outer one.
+    `context`, the model's, is the default of the original context. Raises `TrineError` naming an unsupported key.
     """
     rope = described.get("rope_scaling") or described.get("rope_parameters") or {}
     if not isinstance(rope, dict):

@@ -1,9 +1,9 @@
-"""The header of a safetensors file, checked before anything is allocated or read by it.
+"""Parsing and validation of safetensors headers, before any tensor is allocated or read.
 
 The format (github.com/huggingface/safetensors): eight bytes of header length N, little-endian; N bytes of JSON, name ->
 {dtype, shape, data_offsets}; then the tensors' bytes. Invariant of what `read_header` returns: every tensor lies
-inside the file, its bytes are as many as its shape and dtype say, and the tensors cover the data without gap or
-overlap, so a damaged or hostile file is refused here, by file and tensor.
+inside the file, its size matches shape and dtype, and the tensors cover the data without gap or overlap. A damaged or
+malicious file is therefore refused here, with the names of file and tensor.
 """
 
 import math
@@ -20,7 +20,7 @@ from trine.runtime.errors import TrineError
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 MAX_RANK = 16
-# Bytes per value of every dtype of whole bytes; those with a torch dtype are the ones Trine reads.
+# Bytes per value of the dtypes of the format; Trine reads those in _READ.
 _BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
@@ -30,7 +30,7 @@ _READ = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies: `length` bytes from byte `start` of the file `path`."""
+    """The location of a tensor: `length` bytes from byte `start` of the file `path`."""
 
     path: Path
     name: str
@@ -40,15 +40,15 @@ class TensorPlace:
     length: int
 
     def require_floats(self) -> None:
-        """`TrineError` unless the values are of a dtype that weights may have."""
+        """Raise `TrineError` unless the dtype is one that weights may have."""
         if self.dtype not in _READ:
             raise TrineError(
                 f"{self.path}: tensor {self.name} has dtype {self.dtype}; Trine reads {', '.join(_READ)}: "
-                "take the unquantised weights, or convert them"
+                "use unquantised weights, or convert them"
             )
 
     def read(self) -> Tensor:
-        """The tensor as fp32, in memory of its own, which nothing done to the file can change."""
+        """The tensor as fp32, copied from the file (not mapped), so that later changes of the file have no effect."""
         self.require_floats()
         tensor = torch.empty(self.shape, dtype=_READ[self.dtype])
         try:
@@ -63,7 +63,7 @@ class TensorPlace:
 
 
 def read_header(path: Path) -> dict[str, TensorPlace]:
-    """Every tensor of the safetensors file `path`, by name; `TrineError` naming file and tensor where it is damaged."""
+    """The location of every tensor of the safetensors file `path`, by name; raises `TrineError` if it is damaged."""
     if not path.is_file():
         raise TrineError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
     try:
@@ -118,4 +118,4 @@ def _require_exact_cover(path: Path, places: list[TensorPlace], data_start: int,
 
 
 def _damaged(path: Path, reason: str) -> NoReturn:
-    raise TrineError(f"{path} is damaged: {reason}; make it again or take another copy")
+    raise TrineError(f"{path} is damaged: {reason}; download or create it again")

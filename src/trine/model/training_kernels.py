@@ -1,12 +1,14 @@
-"""What a training step does between its matrix products, on a CPU: one pass over memory each, in C++.
+"""C++ kernels of training on a CPU: each operation in one pass over memory.
 
-PyTorch composes these operations from many passes over fp32 tensors; on two cores they cost a quarter of a step
-(docs/LOG.md). Every function here has its plain formula in `kernels.py`, which serves all other devices and dtypes,
-machines without a compiler, `torch.compile`, and the tests of equality. `kernels.py` asks `library_for` and chooses.
+PyTorch composes these operations from many passes over fp32 tensors, which took a quarter of a training step on two
+cores (docs/LOG.md). Every function has a reference in `kernels.py`, which is used on other devices and dtypes, without
+a compiler, under `torch.compile`, and in the tests that compare both. `kernels.py` calls `usable` and chooses.
 
-Invariants: statistics and sums are fp32, whatever the values are; the same input on the same number of threads gives
-the same bits; nothing is kept for the backward pass that one pass can make again. So a product keeps neither the
-norm nor the activation it is of: those come with a `Recipe`.
+Invariants: statistics and sums are fp32 for every dtype; the same input on the same number of threads gives the same
+bits; the backward pass recomputes what one pass can recompute. In particular a linear layer does not save its input if
+that is the output of a norm or an activation: the input carries a `Recipe` to recompute it.
+
+Shapes: B batch, T time, D width, H query heads, K key/value heads, d head_dim, V vocabulary.
 """
 
 import ctypes
@@ -32,7 +34,7 @@ SOURCE = NativeSource(
     "training",
     tuple(HERE / name for name in FILES),
     "the operations of a training step",
-    "training runs on PyTorch alone, slower",
+    "training uses PyTorch's own operations, which are slower",
 )
 LANES = 16
 MIN_ROWS = 128
@@ -44,26 +46,26 @@ _ARGUMENTS = {  # p pointer, i int64, f float
     "swiglu_forward": "ppiii",
     "swiglu_backward": "pppiii",
     "cross_entropy": "ppppiii",
-    "turn_forward": "ppppppfi",
-    "turn_backward": "pppppppfi",
+    "rotary_forward": "ppppppfi",
+    "rotary_backward": "pppppppfi",
     "attention_forward": "pppppi",
     "attention_backward": "pppppppi",
     "linear_forward": "ppppiiii",
     "linear_backward": "ppppppiiii",
 }
-_IN_BF16_ALONE = ("attention", "linear")
+_BF16_ONLY = ("attention", "linear")
 _KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 @cache
 def training_library() -> ctypes.CDLL | None:
-    """The library, compiled if need be; None where that is not possible or not wanted."""
+    """The library, compiled if not cached; None without a compiler or with TRINE_NATIVE=0."""
     library = load_native(SOURCE)
     if library is not None:
         for name, kinds in _ARGUMENTS.items():
             for dtype in _DTYPES.values():
-                if dtype == "bfloat16" or not name.startswith(_IN_BF16_ALONE):
+                if dtype == "bfloat16" or not name.startswith(_BF16_ONLY):
                     function = getattr(library, f"trine_{name}_{dtype}")
                     function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
         library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
@@ -71,7 +73,7 @@ def training_library() -> ctypes.CDLL | None:
 
 
 def usable(x: Tensor, *widths: int, multiple: int = LANES) -> bool:
-    """Whether the functions below take `x`, whose rows (or heads) are as wide as `widths`."""
+    """Whether the functions below support `x`, whose rows (or heads) have the given `widths`."""
     return (
         x.device.type == "cpu"
         and x.dtype in _DTYPES
@@ -82,7 +84,7 @@ def usable(x: Tensor, *widths: int, multiple: int = LANES) -> bool:
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
-    """The C++ function of that name and dtype; tensors go as pointers, the thread count last."""
+    """Call the C++ function for `name` and `dtype`; tensors are passed as pointers, the number of threads last."""
     library = training_library()
     assert library is not None
     values = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
@@ -91,11 +93,11 @@ def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a tensor again, to the bit, from `sources`, which the backward pass needs anyway."""
+    """How to recompute a tensor bit for bit from `sources`, which are saved for the backward pass anyway."""
 
     make: Callable[..., Tensor]
     sources: tuple[Tensor | None, ...]
-    version: int  # of the tensor: one that was changed in place is no longer what the recipe makes
+    version: int  # of the tensor; after an in-place change the recipe no longer applies
 
 
 def _with_recipe(tensor: Tensor, make: Callable[..., Tensor], *sources: Tensor | None) -> Tensor:
@@ -104,7 +106,7 @@ def _with_recipe(tensor: Tensor, make: Callable[..., Tensor], *sources: Tensor |
 
 
 def _recipe_of(tensor: Tensor) -> Recipe | None:
-    """None for a tensor that has to be kept as it is; a view of one that has a recipe has none."""
+    """The recipe of `tensor`, or None if it must be saved itself; views do not inherit a recipe."""
     recipe: Recipe | None = getattr(tensor, "recipe", None)
     return recipe if recipe is not None and recipe.version == tensor._version else None
 
@@ -118,7 +120,7 @@ def _normed(
     return total, out
 
 
-def _norm_again(epsilon: float, total: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _recompute_norm(epsilon: float, total: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _normed(total, None, weight, bias, epsilon)[1]
 
 
@@ -158,13 +160,13 @@ class _AddNorm(torch.autograd.Function):
 def add_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`kernels.add_norm`: the sum, and its LayerNorm, or its RMSNorm where there is no bias."""
+    """See `kernels.add_norm`."""
     x = x.contiguous()
     if delta is None:
         total, out = x, _AddNorm.apply(x, None, weight, bias, epsilon)
     else:
         total, out = _AddNorm.apply(x, delta, weight, bias, epsilon)
-    return total, _with_recipe(out, partial(_norm_again, epsilon), total, weight, bias)
+    return total, _with_recipe(out, partial(_recompute_norm, epsilon), total, weight, bias)
 
 
 def _activated(name: str, x: Tensor) -> Tensor:
@@ -200,16 +202,16 @@ def _activation(name: str, x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """`kernels.gelu`."""
+    """See `kernels.gelu`."""
     return _activation("gelu", x)
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """`kernels.swiglu`."""
+    """See `kernels.swiglu`."""
     return _activation("swiglu", x)
 
 
-class _TurnHeads(torch.autograd.Function):
+class _ApplyRotary(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, qkv: Tensor, scales: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: tuple[int, int],
@@ -220,7 +222,7 @@ class _TurnHeads(torch.autograd.Function):
         rows, count, head_dim = qkv.shape[0] * qkv.shape[1], qkv.shape[2], qkv.shape[3]
         table_rows = 1 if cos is None else cos.numel() // head_dim
         sizes = torch.tensor([rows, *heads, count - sum(heads), head_dim, table_rows])
-        _call("turn_forward", qkv.dtype, qkv, out, scales, cos, sin, sizes, epsilon)
+        _call("rotary_forward", qkv.dtype, qkv, out, scales, cos, sin, sizes, epsilon)
         ctx.save_for_backward(qkv, scales, cos, sin, sizes)
         ctx.epsilon = epsilon
         return out
@@ -232,7 +234,7 @@ class _TurnHeads(torch.autograd.Function):
         gradient = empty_like(gradient).copy_(gradient)
         scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else empty_like(scales)
         _call(
-            "turn_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
+            "rotary_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
         )  # fmt: skip
         return gradient, None if scales is None else scales_gradient, None, None, None, None
 
@@ -244,12 +246,9 @@ def apply_rotary(
     heads: tuple[int, int],
     epsilon: float,
 ) -> Tensor:
-    """QK-norm (`scales` [2, d] of queries and keys, fp32) and rotation of the first heads of `qkv` [B, T, H + 2 K, d].
-
-    `heads` counts queries and keys; values pass unchanged. `rotary` as `kernels.rotate` takes it, in `qkv`'s dtype.
-    """
+    """See `kernels.apply_rotary`; `scales` [2, d], fp32, are the norm weights of queries and of keys."""
     cos, sin = rotary or (None, None)
-    return _TurnHeads.apply(qkv, scales, cos, sin, heads, epsilon)
+    return _ApplyRotary.apply(qkv, scales, cos, sin, heads, epsilon)
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -260,7 +259,7 @@ class _CausalAttention(torch.autograd.Function):
         starts = None if starts is None else starts.to(torch.int64).expand(B, T).contiguous()
         sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
         out = empty((B, T, heads * head_dim), qkv.dtype)
-        log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")
+        log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")  # log sum exp of each row of scores
         _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
         ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
         return out
@@ -275,7 +274,7 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
-    """`kernels.causal_attention` in bf16: [B, T, H d] of `qkv` [B, T, H + 2 K, d]; position t sees starts[t] .. t."""
+    """See `kernels.causal_attention`; bf16 only."""
     return _CausalAttention.apply(qkv, starts, heads)
 
 
@@ -302,7 +301,9 @@ class _Linear(torch.autograd.Function):
         x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:3]
         weight_gradient = empty_like(weight) if weight_wanted else None
         bias_gradient = empty_like(weight[:, 0]) if bias_wanted else None
-        if weight_wanted or bias_wanted:  # before the gradient of x is there, since x may have to be made again
+        if (
+            weight_wanted or bias_wanted
+        ):  # first, because it may recompute x, which is freed before x_gradient is allocated
             x = None if not weight_wanted else ctx.make(*sources) if ctx.make else sources[0]
             _call("linear_backward", gradient.dtype, gradient, x, None, None, weight_gradient, bias_gradient, *sizes)
             del x
@@ -313,7 +314,7 @@ class _Linear(torch.autograd.Function):
 
 
 def linear_usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` takes these, and is faster than PyTorch's: packing a weight pays from some rows on."""
+    """Whether `linear` supports these and is faster than PyTorch: packing the weight pays off from MIN_ROWS rows."""
     outputs, inputs = weight.shape
     if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < MIN_ROWS * inputs:
         return False
@@ -322,17 +323,17 @@ def linear_usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`kernels.linear` in bf16 with weights in fp32, whose gradients are summed and returned in fp32."""
+    """See `kernels.linear`; for bf16 inputs and fp32 weights, whose gradients are accumulated in fp32."""
     return _Linear.apply(x, weight, bias, _recipe_of(x))
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
-    """Losses [N] fp64, scale * -log softmax(logits)[target]; `logits` [N, V] become their gradient, in place."""
+    """Losses [N] fp64: scale * -log softmax(logits)[target]. `logits` [N, V] are overwritten by their gradient."""
     if targets.dtype != torch.int64 or not logits.is_contiguous():
         raise ValueError(f"cross-entropy needs int64 targets and contiguous logits, found {targets.dtype}")
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
         raise IndexError(
-            f"a target lies outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
+            f"a target is outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
         )
     losses = torch.empty(len(logits), dtype=torch.float64, device="cpu")
     _call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)

@@ -1,8 +1,8 @@
 """One Transformer for four families (Vaswani et al. 2017; Radford et al. 2019; Touvron et al. 2023; Qwen3 2025).
 
-It maps token ids to hidden states and stops there: logits belong to `algorithms.text_log_probs`, which never builds a
-batch x time x vocabulary tensor. Parameters stay in the dtype they were made in (fp32 when training); every
-product runs in `compute_dtype`, the weights being cast on the way in, so that master weights are exact.
+The forward pass ends at hidden states: `algorithms.text_log_probs` computes logits, a chunk of rows at a time, so the
+[B, T, V] tensor never exists. Parameters are stored in fp32 when training; products run in `compute_dtype`, and weights
+are cast when they are used, so the master weights stay exact.
 
 Shapes: B batch, T time, D width, H query heads, K key/value heads, d head_dim, F mlp_width, V vocabulary.
 Invariant: hidden states at position t depend on ids at positions <= t of the same segment only.
@@ -19,11 +19,11 @@ from trine.model.config import ModelConfig
 from trine.model.kernels import (
     add_norm,
     apply_rotary,
-    attends_natively,
     attention,
     causal_attention,
     embedding,
     gelu,
+    has_native_attention,
     linear,
     rotary_table,
     starts_bias,
@@ -33,32 +33,35 @@ from trine.model.rope import rotary_frequencies
 
 
 class KeyValueCache(Protocol):
-    """Where a decoding engine keeps keys and values between calls."""
+    """Keys and values of earlier tokens, stored by the engine between calls."""
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new [B, K, T, d] of one layer; return all keys and values to attend to, [B, K, S, d]."""
+        """Append new keys and values [B, K, T, d] of one layer; return all that are attended to, [B, K, S, d]."""
         ...
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a position sees, and how it knows where it is; the same in every block."""
+class AttentionInputs:
+    """Positions, mask and cache of attention, the same in every block. Without `bias` and `starts`: plain causal."""
 
     rotary: tuple[Tensor, Tensor] | None
+    """cos and sin, [B or 1, T, 1, d] each"""
     bias: Tensor | None
+    """[B or 1, T, S], added to the attention scores"""
     starts: Tensor | None
+    """[B, T]: position t attends to starts[t] .. t"""
     cache: KeyValueCache | None
 
 
 class Linear(nn.Linear):
-    """A linear map whose weights follow the dtype of its input."""
+    """A linear layer that casts its weight to the dtype of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
-    """A table of rows by id."""
+    """A lookup table, one row per id."""
 
     def forward(self, input: Tensor) -> Tensor:
         return embedding(input, self.weight)
@@ -74,7 +77,7 @@ class Norm(nn.Module):
         self.epsilon = config.norm_epsilon
 
     def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x + delta, and that normalized."""
+        """(x + delta, norm(x + delta)), each [B, T, D]."""
         return add_norm(x, delta, self.weight, self.bias, self.epsilon)
 
 
@@ -91,19 +94,19 @@ class Attention(nn.Module):
             self.q_norm = nn.Parameter(torch.ones(config.head_dim))
             self.k_norm = nn.Parameter(torch.ones(config.head_dim))
 
-    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs, layer: int) -> Tensor:
         config = self.config
         B, T, _ = x.shape  # noqa: N806
         H, K = config.heads, config.kv_heads  # noqa: N806
-        qkv = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)
+        qkv = self.qkv(x).view(B, T, H + 2 * K, config.head_dim)  # heads of q, then of k, then of v
         scales = (self.q_norm, self.k_norm) if config.qk_norm else None
-        qkv = apply_rotary(qkv, scales, sight.rotary, (H, K), config.norm_epsilon)
-        if sight.bias is None and sight.cache is None:
-            return self.out(causal_attention(qkv, sight.starts, H))
-        query, key, value = qkv.transpose(1, 2).split((H, K, K), 1)  # B, heads, T, d
-        if sight.cache is not None:
-            key, value = sight.cache.extend(layer, key, value)
-        mixed = attention(query, key, value, sight.bias)  # B, H, T, d
+        qkv = apply_rotary(qkv, scales, inputs.rotary, (H, K), config.norm_epsilon)
+        if inputs.bias is None and inputs.cache is None:
+            return self.out(causal_attention(qkv, inputs.starts, H))
+        query, key, value = qkv.transpose(1, 2).split((H, K, K), 1)  # [B, H or K, T, d]
+        if inputs.cache is not None:
+            key, value = inputs.cache.extend(layer, key, value)  # [B, K, S, d], S >= T
+        mixed = attention(query, key, value, inputs.bias)  # [B, H, T, d]
         return self.out(mixed.transpose(1, 2).reshape(B, T, H * config.head_dim))
 
 
@@ -118,7 +121,7 @@ class Mlp(nn.Module):
         self.down = Linear(config.mlp_width, config.width, bias=config.projection_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.up(x)
+        hidden = self.up(x)  # [B, T, F], or [B, T, 2 F] when gated
         return self.down(swiglu(hidden) if self.gated else gelu(hidden))
 
 
@@ -132,29 +135,39 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config.width, config)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, delta: Tensor | None, sight: Sight, layer: int) -> tuple[Tensor, Tensor]:
-        """The residual stream up to this block's MLP, and what the MLP adds to it.
+    def forward(self, x: Tensor, delta: Tensor | None, inputs: AttentionInputs, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the residual stream before the MLP's output is added, and that output, [B, T, D] each.
 
-        `delta` is what the block before adds to `x`: it is added together with the norm, in one pass.
+        `delta` is the previous block's output, which is not yet added to `x`: add_norm adds it in the same pass.
         """
         x, normalized = self.attention_norm(x, delta)
-        x, normalized = self.mlp_norm(x, self.attention(normalized, sight, layer))
+        x, normalized = self.mlp_norm(x, self.attention(normalized, inputs, layer))
         return x, self.mlp(normalized)
 
 
 def _table(rows: int, width: int) -> Embedding:
-    """An embedding whose values nobody has set: `initialize` or a checkpoint will. (Where a model is only outlined, on
-    the meta device, PyTorch's own initialisation would import its compiler, slower than opening a model.)"""
+    """An uninitialized embedding; `initialize` or a checkpoint sets its values.
+
+    (On the meta device, PyTorch's own initialisation would import its compiler, slower than loading a model.)
+    """
     table = Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
     assert isinstance(table, Embedding)
     return table
 
 
 class Transformer(nn.Module):
-    """Token ids to hidden states. `output_weight` [V, D] turns hidden states into logits.
+    """A decoder-only Transformer from token ids [B, T] to hidden states [B, T, D].
 
-    `recompute_blocks`: keep only what goes between blocks and make the rest again in the backward pass (Chen et al.
-    2016): a third more work, a fraction of the memory, the same numbers.
+    Example::
+
+        model = Transformer(qwen3_config(vocab_size=8192, context=256, layers=4, width=256, heads=4))
+        initialize(model, seed=0)
+        hidden = model(torch.tensor([[1, 2, 3]]))
+        logits = hidden @ model.output_weight.T
+
+    `output_weight` [V, D] maps hidden states to logits. `recompute_blocks` is activation checkpointing (Chen et al.
+    2016): keep block inputs, recompute the rest in the backward pass. It costs a third more computation, needs a
+    fraction of the memory and gives the same results.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -183,17 +196,17 @@ class Transformer(nn.Module):
         starts: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] after the last norm, in `compute_dtype`.
+        """Hidden states [B, T, D] after the final norm, in `compute_dtype`.
 
-        `ids` [B, T]; `positions` [B, T] (0, 1, 2, ... by default); `bias` [B or 1, T, S] added to the attention
-        scores (causal by default); `starts` [B, T] int64: position t of a row sees starts[t] .. t (instead of `bias`,
-        and without a cache); `cache` where keys and values of earlier calls lie.
+        `ids` [B, T]; `positions` [B, T], by default 0, 1, 2, ...; `bias` [B or 1, T, S], added to the attention scores,
+        by default causal; `starts` [B, T] int64, for packed rows: position t attends to starts[t] .. t (without `bias`
+        and `cache`); `cache`: keys and values of earlier calls.
         """
         if starts is not None and (bias is not None or cache is not None):
-            raise ValueError("starts says what a position sees: give no bias and no cache beside it")
+            raise ValueError("starts is itself an attention mask; it cannot be combined with bias or cache")
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        x = self.embedding(ids)
+        x = self.embedding(ids)  # [B, T, D], fp32
         rotary = None
         if self.config.position == "learned":
             x = x + self.position_embedding(positions)
@@ -201,14 +214,14 @@ class Transformer(nn.Module):
             frequencies = rotary_frequencies(self.config, ids.device)
             rotary = rotary_table(frequencies, positions, self.compute_dtype)
         x, delta = x.to(self.compute_dtype), None
-        if starts is not None and not attends_natively(x, self.config.head_dim):
-            bias, starts = starts_bias(starts, self.compute_dtype), None  # once, not in every block
-        sight = Sight(rotary, bias, starts, cache)
+        if starts is not None and not has_native_attention(x, self.config.head_dim):
+            bias, starts = starts_bias(starts, self.compute_dtype), None  # once, rather than in every block
+        inputs = AttentionInputs(rotary, bias, starts, cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute_blocks and torch.is_grad_enabled():
-                x, delta = checkpoint(block, x, delta, sight, layer, use_reentrant=False)
+                x, delta = checkpoint(block, x, delta, inputs, layer, use_reentrant=False)
             else:
-                x, delta = block(x, delta, sight, layer)
+                x, delta = block(x, delta, inputs, layer)
         return self.norm(x, delta)[1]
 
 

@@ -1,7 +1,7 @@
 """The tensors of a model folder: one `model.safetensors`, or shards with `model.safetensors.index.json`.
 
-Headers are checked when a folder is opened (`safetensors_header.py`); a tensor's bytes are read when it is asked for,
-so reading a model takes little more memory than the model. Pickled `pytorch_model.bin` files are never opened.
+Headers are checked when a folder is opened (`safetensors_header.py`); each tensor is read when it is accessed, so
+loading a model takes little more memory than the model itself. Pickled `pytorch_model.bin` files are never opened.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class WeightFiles(Mapping[str, Tensor]):
-    """Tensor names -> tensors, read anew from the disk as fp32 at every access."""
+    """A mapping of tensor names to tensors, read from disk as fp32 at every access."""
 
     def __init__(self, places: dict[str, TensorPlace]) -> None:
         self.places = places
@@ -38,14 +38,14 @@ class WeightFiles(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __contains__(self, name: object) -> bool:  # the one of Mapping would read the tensor
+    def __contains__(self, name: object) -> bool:  # that of Mapping would read the tensor
         return name in self.places
 
 
 def open_weights(folder: Path) -> WeightFiles:
-    """The weights in `folder`, nothing but headers read yet.
+    """Open the weights in `folder`, reading only headers.
 
-    Raises `TrineError` naming the file, and the tensor, where one is missing, damaged or contradicts the index.
+    Raises `TrineError` naming file and tensor if one is missing or damaged, or contradicts the index.
     """
     folder = Path(folder)
     if (folder / SINGLE).exists():
@@ -55,10 +55,10 @@ def open_weights(folder: Path) -> WeightFiles:
     pickled = [path.name for path in sorted(folder.glob("pytorch_model*.bin"))]
     if pickled:
         raise TrineError(
-            f"{folder} holds its weights as {pickled[0]}, a pickle, which can run any code and is never opened here; "
-            "take the model as safetensors, or convert it with save_pretrained of transformers where you trust it"
+            f"{folder} holds its weights as {pickled[0]}, a pickle, which can run any code and is never opened; "
+            "use a safetensors version, or, if you trust the file, convert it with save_pretrained of transformers"
         )
-    raise TrineError(f"{folder / SINGLE} does not exist, nor does {INDEX}; a model folder has one of them")
+    raise TrineError(f"{folder / SINGLE} does not exist, and neither does {INDEX}; a model folder has one of them")
 
 
 def _read_shards(folder: Path) -> dict[str, TensorPlace]:
@@ -67,7 +67,7 @@ def _read_shards(folder: Path) -> dict[str, TensorPlace]:
     shards = sorted(set(files.values()))
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
-        raise TrineError(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}")
+        raise TrineError(f"{folder} is missing {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}")
     headers = {shard: read_header(folder / shard) for shard in shards}
     for name, shard in files.items():
         if name not in headers[shard]:
@@ -82,7 +82,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name, file in files.items():
         if not _is_plain_file_name(file):
             raise TrineError(
-                f"{index} puts tensor {name} into {file!r}; only .safetensors files beside it may be named"
+                f"{index} puts tensor {name} into {file!r}; it may name only .safetensors files in the same folder"
             )
     return files
 
@@ -92,11 +92,11 @@ def _is_plain_file_name(file: Any) -> bool:
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor], dtype: StoredDtype, max_shard_bytes: int) -> None:
-    """Write `weights` into an existing `folder` in place of any that are there, in shards where they are larger.
+    """Write `weights` into an existing `folder`, replacing existing ones; in shards of up to `max_shard_bytes`.
 
-    Raises `TrineError` naming the tensor where a value is too large for `dtype`, or the path where the disk refuses.
+    Raises `TrineError` naming the tensor if a value is too large for `dtype`, or the path if writing fails.
     """
-    shards = _share_out(weights, _DTYPES[dtype].itemsize, max_shard_bytes)
+    shards = _split_into_shards(weights, _DTYPES[dtype].itemsize, max_shard_bytes)
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     names = names if len(shards) > 1 else [SINGLE]
     with disk_errors(folder):
@@ -111,8 +111,8 @@ def write_weights(folder: Path, weights: dict[str, Tensor], dtype: StoredDtype, 
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
 
 
-def _share_out(weights: dict[str, Tensor], bytes_per_value: int, max_shard_bytes: int) -> list[list[str]]:
-    """Names in order, a new shard where the next tensor would not fit; a tensor is never cut."""
+def _split_into_shards(weights: dict[str, Tensor], bytes_per_value: int, max_shard_bytes: int) -> list[list[str]]:
+    """Tensor names by shard, in order; a tensor is never split."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in weights.items():

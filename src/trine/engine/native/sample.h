@@ -1,4 +1,4 @@
-// Drawing a token by inverse CDF: one uniform number of (seed, counter) looked up in the cumulative distribution.
+// Sampling a token by inverse CDF: one uniform number of (seed, counter) looked up in the cumulative distribution.
 // The mixing function is that of trine/runtime/seeds.py (SplitMix64's finaliser, Steele et al. 2014).
 #pragma once
 #include <algorithm>
@@ -26,7 +26,7 @@ inline floats logits_at(const float* logits, int64_t index, int64_t vocabulary) 
     return value;
 }
 
-inline float largest_of(const float* logits, int64_t vocabulary) {
+inline float max_of(const float* logits, int64_t vocabulary) {
     floats largest = spread(-INFINITY);
     for (int64_t i = 0; i < vocabulary; i += LANES) largest = maximum(largest, logits_at(logits, i, vocabulary));
     return maximum(largest);
@@ -34,15 +34,15 @@ inline float largest_of(const float* logits, int64_t vocabulary) {
 
 // log softmax(logits / temperature)[target]
 inline float log_probability(const float* logits, int64_t vocabulary, float temperature, int64_t target) {
-    float top = largest_of(logits, vocabulary), inverse = 1.0f / temperature;
+    float top = max_of(logits, vocabulary), inverse = 1.0f / temperature;
     floats total = {};
     for (int64_t i = 0; i < vocabulary; i += LANES)
         total += exponential((logits_at(logits, i, vocabulary) - top) * inverse);
     return (logits[target] - top) * inverse - std::log(sum(total));
 }
 
-inline SampledToken draw(const float* logits, int64_t vocabulary, float temperature, double point) {
-    float top = largest_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
+inline SampledToken sample_token(const float* logits, int64_t vocabulary, float temperature, double point) {
+    float top = max_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
     auto weight = [&](int64_t i) { return exponential((logits_at(logits, i, vocabulary) - top) * inverse); };
     auto segment_sum = [&](int64_t start) {
         floats total = {};
@@ -67,7 +67,7 @@ inline SampledToken draw(const float* logits, int64_t vocabulary, float temperat
         for (int64_t i = start; i < std::min(start + SEGMENT, vocabulary); i += LANES) {
             floats weights = weight(i);
             for (int lane = 0; lane < LANES; lane++) {
-                if (weights[lane] <= 0) continue;  // a token of probability 0 is never drawn
+                if (weights[lane] <= 0) continue;  // a token of probability 0 is never sampled
                 id = i + lane;
                 below += weights[lane];
                 if (below > target) goto found;

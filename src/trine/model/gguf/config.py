@@ -1,8 +1,8 @@
-"""GGUF's metadata as the dict of a `config.json`, and back.
+"""Conversion between GGUF metadata and the contents of `config.json`.
 
-Whatever under the architecture's own prefix would change the numbers and is not understood is refused by name;
-`general.*` and other prefixes tell where a file comes from and are left alone. Numbers of 32 bits become the shortest
-decimal that means the same, which is what the writer of the file had (1e-05, not 9.999999747378752e-06).
+An unknown key under the architecture's prefix could change the results and is refused by name; `general.*` and other
+prefixes describe the origin of the file and are ignored. A 32-bit float becomes the shortest decimal with the same
+value, which is what the author of the file had (1e-05, not 9.999999747378752e-06).
 """
 
 import math
@@ -15,7 +15,7 @@ from trine.model.gguf.container import Container
 from trine.model.gguf.rope import read_rope, rope_settings
 from trine.model.gguf.tables import ARCHITECTURES, Architecture
 
-# What some converters write although it changes nothing, with the one value that changes nothing.
+# Keys that some converters write, with the only value that has no effect.
 _NEUTRAL: dict[str, Any] = {
     "expert_count": 0,
     "expert_used_count": 0,
@@ -32,14 +32,14 @@ _ROPE = (
 
 
 def architecture_of(container: Container) -> Architecture:
-    """The table of the file's architecture; a `TrineError` when it is none of ours, or no whole model."""
+    """The table of the file's architecture; raises `TrineError` if it is not supported, or not a complete model."""
     name = container.metadata.get("general.architecture")
     kind = container.metadata.get("general.type", "model")
     if kind != "model":
-        container.refuse("general.type", f"is {kind!r}; Trine opens whole models")
+        container.refuse("general.type", f"is {kind!r}; only complete models are supported")
     if container.metadata.get("split.count", 1) not in (0, 1):
-        container.refuse("split.count", "says that this is one part of several; merge them with llama-gguf-split")
-    if name not in list(ARCHITECTURES):  # a list, because a hostile name may be an array
+        container.refuse("split.count", "says that this is one of several parts; merge them with llama-gguf-split")
+    if name not in list(ARCHITECTURES):  # a list, because in a malicious file the name may be unhashable
         container.refuse("general.architecture", f"is {name!r}; Trine opens {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
@@ -82,7 +82,7 @@ def _refuse_unknown(container: Container, name: str, table: Architecture, settin
         elif key in _NEUTRAL and value != _NEUTRAL[key]:
             container.refuse(f"{name}.{key}", f"is {value!r}, which Trine does not support, only {_NEUTRAL[key]!r}")
         elif key not in (*_NEUTRAL, *_REPEATED, *rope):
-            container.refuse(f"{name}.{key}", "is unknown and could change the numbers; Trine will not guess")
+            container.refuse(f"{name}.{key}", "is unknown and could change the results, so the file is not loaded")
     for key in table.required:
         if key not in settings:
             container.refuse(f"{name}.{key}", "is missing")
@@ -96,17 +96,17 @@ def _rotary(container: Container, name: str, settings: dict[str, Any], config: d
 
 
 def _check_repeated(container: Container, name: str, settings: dict[str, Any], config: dict[str, Any]) -> None:
-    """Keys that repeat what another key or a tensor says have to say the same."""
+    """Check that redundant keys agree with the rest of the file."""
     width = config.get("head_dim")
     if width is None:
         width = config["n_embd"] // config["n_head"]
     for key, expected in zip(_REPEATED, (config["vocab_size"], width, width), strict=True):
         if settings.get(key, expected) != expected:
-            container.refuse(f"{name}.{key}", f"is {settings[key]!r} where the rest of the file says {expected}")
+            container.refuse(f"{name}.{key}", f"is {settings[key]!r}, but the rest of the file says {expected}")
 
 
 def config_settings(config: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
-    """GGUF's settings of a `config.json`, without the architecture's prefix, and rope factors where there are any."""
+    """GGUF's keys for a `config.json`, without the architecture's prefix, and rope factors if there are any."""
     table = ARCHITECTURES[config["model_type"]]
     settings = {theirs: config[ours] for theirs, ours in table.keys.items() if config.get(ours) is not None}
     settings["vocab_size"] = config["vocab_size"]

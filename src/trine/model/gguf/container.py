@@ -1,8 +1,8 @@
 """The GGUF container: a header of typed metadata and tensor descriptions, then the tensors' bytes.
 
-Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), versions 2 and 3, little-endian. A header comes from
-anyone, so every count, length and offset is held against the bytes that are there before anything of that size is
-made; whatever does not fit is refused with the file and the field. Tensor bytes are read one tensor at a time.
+Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), versions 2 and 3, little-endian. Headers
+are untrusted, so every count, length and offset is checked against the size of the file before memory is allocated for
+it; errors name file and field. Tensors are read one at a time.
 """
 
 import math
@@ -25,8 +25,8 @@ READABLE_TYPES = (
 )  # fmt: skip
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
-_LONGEST_KEY = 65535
-# Value types by number: their struct format; strings and arrays are read apart.
+_MAX_KEY_BYTES = 65535
+# struct formats of value types by number; strings and arrays are read separately.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _MIN_PAIR = 8 + 1 + 4 + 1  # key length, a character, value type, a byte
@@ -35,7 +35,7 @@ _MIN_TENSOR = 8 + 1 + 4 + 8 + 4 + 8  # name length, a character, dimension count
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. `shape` is PyTorch's, rows first (the file has it the other way round)."""
+    """The location of a tensor. `shape` is in PyTorch's order, rows first (the file has the reverse order)."""
 
     name: str
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """A checked header. `metadata` holds Python values by key, `tensors` descriptions by name."""
+    """A validated header: `metadata` by key, `tensors` by name."""
 
     path: Path
     metadata: dict[str, Any]
@@ -59,7 +59,7 @@ class Container:
         raise TrineError(f"{self.path}: {field} {reason}")
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The values of one tensor as fp32; raises `TrineError` for a type that is not in `READABLE_TYPES`."""
+        """The values of one tensor as fp32; raises `TrineError` if its type is not in `READABLE_TYPES`."""
         info = self.tensors[name]
         if info.type not in READABLE_TYPES:
             readable = ", ".join(kind.name for kind in READABLE_TYPES)
@@ -68,7 +68,7 @@ class Container:
             file.seek(info.offset)
             data = np.fromfile(file, np.uint8, info.size)
         if data.size != info.size:
-            self.refuse(f"tensor {name}", "ends before its last byte; take another copy of the file")
+            self.refuse(f"tensor {name}", "is truncated; download the file again")
         return dequantize(data.reshape(*info.shape[:-1], -1), info.type).reshape(info.shape)
 
 
@@ -85,7 +85,7 @@ def read_container(path: Path) -> Container:
 
 
 class _Header:
-    """A position in the header; every step forward is checked against the end of the file."""
+    """A parser of the header; every read is checked against the end of the file."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
@@ -93,23 +93,23 @@ class _Header:
         self.position = 0
 
     def read(self) -> Container:
-        tensor_count, pair_count = self._opening()
+        tensor_count, pair_count = self._read_counts()
         metadata: dict[str, Any] = {}
         for _ in range(pair_count):
-            key = self._string("a metadata key", longest=_LONGEST_KEY)
+            key = self._string("a metadata key", max_bytes=_MAX_KEY_BYTES)
             if key in metadata:
                 self._refuse(f"metadata key {key!r}", "appears twice")
             metadata[key] = self._value(self._number("I", key), key)
         alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
-            self._refuse("general.alignment", f"is {alignment!r}; it has to be a power of two of at least 8")
+            self._refuse("general.alignment", f"is {alignment!r}; it must be a power of two and at least 8")
         infos = [self._tensor(index, alignment) for index in range(tensor_count)]
         start = -(-self.position // alignment) * alignment
         return Container(self.path, metadata, self._placed(infos, start))
 
-    def _opening(self) -> tuple[int, int]:
+    def _read_counts(self) -> tuple[int, int]:
         if self.data[:4] != b"GGUF":
-            self._refuse("magic", f"is {self.data[:4]!r}, not b'GGUF': this is no GGUF file")
+            self._refuse("magic", f"is {self.data[:4]!r}, not b'GGUF'; this is not a GGUF file")
         self.position = 4
         version = self._number("I", "version")
         if version not in _VERSIONS:
@@ -121,12 +121,12 @@ class _Header:
         return tensor_count, pair_count
 
     def _tensor(self, index: int, alignment: int) -> TensorInfo:
-        """A description whose `offset` still counts from the start of the tensors."""
-        name = self._string(f"name of tensor {index}", longest=_LONGEST_KEY)
+        """Read one description; its `offset` is still relative to the start of the tensor data."""
+        name = self._string(f"name of tensor {index}", max_bytes=_MAX_KEY_BYTES)
         field = f"tensor {name!r}"
         dimensions = self._number("I", field)
         if not 1 <= dimensions <= _MAX_DIMENSIONS:
-            self._refuse(field, f"has {dimensions} dimensions; 1 to {_MAX_DIMENSIONS} are possible")
+            self._refuse(field, f"has {dimensions} dimensions; it must have 1 to {_MAX_DIMENSIONS}")
         shape = tuple(self._number("Q", field) for _ in range(dimensions))[::-1]
         number, offset = self._number("I", field), self._number("Q", field)
         if number not in GGMLQuantizationType.__members__.values():
@@ -138,11 +138,11 @@ class _Header:
         if shape[-1] % block:
             self._refuse(field, f"has rows of {shape[-1]} values; {kind.name} stores multiples of {block}")
         if offset % alignment:
-            self._refuse(field, f"has offset {offset}, which is no multiple of general.alignment={alignment}")
+            self._refuse(field, f"has offset {offset}, which is not a multiple of general.alignment={alignment}")
         return TensorInfo(name, shape, kind, offset, math.prod(shape) // block * block_bytes)
 
     def _placed(self, infos: list[TensorInfo], start: int) -> dict[str, TensorInfo]:
-        """The tensors by name, offsets counted from the start of the file, each inside it and apart from the others."""
+        """The tensors by name, with absolute offsets; checks that they lie inside the file and do not overlap."""
         tensors: dict[str, TensorInfo] = {}
         end, before = start, ""
         for info in sorted(infos, key=lambda info: info.offset):
@@ -154,7 +154,7 @@ class _Header:
             end, before = offset + info.size, info.name
             if end > len(self.data):
                 self._refuse(
-                    f"tensor {info.name!r}", f"ends at byte {end}, beyond the file's {len(self.data)}; it is cut short"
+                    f"tensor {info.name!r}", f"ends at byte {end}, beyond the file's {len(self.data)}; it is truncated"
                 )
             tensors[info.name] = TensorInfo(info.name, info.shape, info.type, offset, info.size)
         return tensors
@@ -167,7 +167,7 @@ class _Header:
         if kind not in _SCALARS:
             self._refuse(field, f"has the unknown value type {kind}")
         value = self._number(_SCALARS[kind], field)
-        return self._truth(value, field) if kind == _BOOL else value
+        return self._bool(value, field) if kind == _BOOL else value
 
     def _array(self, field: str) -> list[Any]:
         kind, length = self._number("I", field), self._number("Q", field)
@@ -175,22 +175,22 @@ class _Header:
             self._room_for(length, 8, field)
             return [self._string(f"{field}[{index}]") for index in range(length)]
         if kind not in _SCALARS:
-            self._refuse(field, f"is an array of the value type {kind}, which Trine does not read")
+            self._refuse(field, f"is an array of value type {kind}, which is not supported")
         size = struct.calcsize("<" + _SCALARS[kind])
         self._room_for(length, size, field)
         values = list(struct.unpack_from(f"<{length}{_SCALARS[kind]}", self.data, self.position))
         self.position += length * size
-        return [self._truth(value, field) for value in values] if kind == _BOOL else values
+        return [self._bool(value, field) for value in values] if kind == _BOOL else values
 
-    def _truth(self, value: int, field: str) -> bool:
+    def _bool(self, value: int, field: str) -> bool:
         if value not in (0, 1):
-            self._refuse(field, f"is a truth value of {value}; 0 and 1 are possible")
+            self._refuse(field, f"is a boolean of value {value}; it must be 0 or 1")
         return bool(value)
 
-    def _string(self, field: str, longest: int | None = None) -> str:
+    def _string(self, field: str, max_bytes: int | None = None) -> str:
         length = self._number("Q", field)
-        if longest is not None and not 0 < length <= longest:
-            self._refuse(field, f"is {length} bytes long; 1 to {longest} are possible")
+        if max_bytes is not None and not 0 < length <= max_bytes:
+            self._refuse(field, f"is {length} bytes long; it must be 1 to {max_bytes}")
         self._room_for(length, 1, field)
         data = self.data[self.position : self.position + length]
         self.position += length

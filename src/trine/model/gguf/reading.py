@@ -1,4 +1,4 @@
-"""A GGUF file as the parts of a Hugging Face folder, so that everything after is the normal path."""
+"""Reading GGUF: a file becomes the parts of a Hugging Face folder, and from there takes the normal path."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from trine.tokenizer.files import TokenizerFiles
 
 @dataclass(frozen=True)
 class HuggingFaceParts:
-    """`config`: config.json. `weights`: fp32 tensors by Hugging Face name. `dtype`: what keeps them exactly."""
+    """`config`: config.json. `weights`: fp32 tensors by Hugging Face name. `dtype`: the smallest lossless dtype."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
@@ -33,7 +33,7 @@ class HuggingFaceParts:
     def model(self, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
         """The language model, fp32 weights, products in `compute_dtype`.
 
-        Raises `TrineError` naming a tensor that is missing, left over or of another shape than the metadata says.
+        Raises `TrineError` naming a tensor that is missing, unexpected or of the wrong shape.
         """
         config = from_hugging_face_config(self.config, self.place)
         with torch.device("meta"):
@@ -42,13 +42,20 @@ class HuggingFaceParts:
         for name, parameter in model.named_parameters():
             if ours[name].shape != parameter.shape:
                 found, expected = tuple(ours[name].shape), tuple(parameter.shape)
-                raise TrineError(f"{self.place}: tensor for {name} has shape {found}, the metadata says {expected}")
+                raise TrineError(f"{self.place}: tensor for {name} has shape {found}, but the metadata says {expected}")
         model.load_state_dict(ours, assign=True)
         return model.requires_grad_(True).to(device)
 
 
 def read_gguf(path: Path) -> HuggingFaceParts:
-    """Everything in the GGUF file `path`; raises `TrineError` naming the file and what is damaged or not understood."""
+    """Read the GGUF file `path`; raises `TrineError` naming the file and what is damaged or unsupported.
+
+    Example::
+
+        parts = read_gguf(Path("model.gguf"))
+        model = parts.model(torch.float32, torch.device("cpu"))
+        tokenizer = Tokenizer(parts.tokenizer)
+    """
     container = read_container(path)
     table, config = architecture_of(container), read_config(container)
     context, layers = (config[table.keys[key]] for key in ("context_length", "block_count"))

@@ -5,8 +5,8 @@ wavelength w, old context o, low and high frequency factors l and h and s = (o /
 
     f = 1 where w < o / h      f = factor where w > o / l      1 / f = (1 - s) / factor + s between
 
-The file keeps f only. Since (o, l, h) and (k o, k l, k h) give the same f, l = 1 is taken, as every published model
-has it; the other three follow from f and are used only if they give the file's f again.
+The file stores f only. Since (o, l, h) and (k o, k l, k h) give the same f, l = 1 is assumed, as in every published
+model; the other three are computed from f and accepted only if they reproduce the file's f.
 """
 
 from typing import Any
@@ -25,11 +25,11 @@ _TOLERANCE = 1e-4
 
 
 def read_rope(container: Container, name: str, settings: dict[str, Any], head_dim: int, theta: float) -> dict[str, Any]:
-    """`rope_theta` and `rope_parameters` of config.json; a `TrineError` for a scaling that Trine does not have."""
+    """`rope_theta` and `rope_parameters` of config.json; raises `TrineError` for an unsupported scaling."""
     factor = settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 0.0))
     kind = settings.get("rope.scaling.type", "linear" if factor else "none")
     if kind not in ("none", "linear"):
-        container.refuse(f"{name}.rope.scaling.type", f"is {kind!r}; Trine knows none, linear and Llama 3's factors")
+        container.refuse(f"{name}.rope.scaling.type", f"is {kind!r}; supported are none, linear and Llama 3's factors")
     linear = kind == "linear" and factor not in (0.0, 1.0)
     if linear and not (type(factor) is float and factor > 1):
         container.refuse(f"{name}.rope.scaling.factor", f"is {factor!r}, not a number above 1")
@@ -38,7 +38,7 @@ def read_rope(container: Container, name: str, settings: dict[str, Any], head_di
         rope |= {"rope_type": "linear", "factor": factor}
     if ROPE_FACTORS in container.tensors:
         if linear or name != "llama":
-            container.refuse(f"tensor {ROPE_FACTORS}", f"has no meaning beside {name}'s rope.scaling.type={kind!r}")
+            container.refuse(f"tensor {ROPE_FACTORS}", f"is not possible with {name}'s rope.scaling.type={kind!r}")
         factors = container.read(ROPE_FACTORS)
         if not (np.isfinite(factors).all() and (factors > 0).all() and factors.shape == (head_dim // 2,)):
             container.refuse(f"tensor {ROPE_FACTORS}", f"is not {head_dim // 2} positive factors")
@@ -47,7 +47,7 @@ def read_rope(container: Container, name: str, settings: dict[str, Any], head_di
 
 
 def rope_settings(config: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
-    """GGUF's keys of a config.json's rope scaling, and the factors when it is Llama 3's."""
+    """GGUF's keys for the rope scaling of a config.json, and the factors if it is Llama 3's."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", "default")
     if kind == "default":
@@ -55,7 +55,7 @@ def rope_settings(config: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.fl
     if kind == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}, None
     if kind != "llama3" or config["model_type"] != "llama":
-        raise TrineError(f"GGUF has no place for {config['model_type']}'s rope scaling {kind!r}; export to hf instead")
+        raise TrineError(f"GGUF cannot represent {config['model_type']}'s rope scaling {kind!r}; export to hf instead")
     old_context = rope["original_max_position_embeddings"]
     factors = llama3_factors(
         config["head_dim"], config["rope_theta"], rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"],
@@ -67,7 +67,7 @@ def rope_settings(config: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.fl
 def llama3_factors(
     head_dim: int, theta: float, factor: float, low: float, high: float, old_context: float
 ) -> NDArray[np.float32]:
-    """What divides each of the head_dim / 2 frequencies."""
+    """The divisors of the head_dim / 2 frequencies."""
     turns = old_context / _wavelengths(head_dim, theta)
     share = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (1 / ((1 - share) / factor + share)).astype(np.float32)
@@ -80,7 +80,7 @@ def _wavelengths(head_dim: int, theta: float) -> NDArray[np.float64]:
 def _recovered(
     container: Container, factors: NDArray[np.float32], head_dim: int, theta: float, stated: int | None
 ) -> dict[str, Any]:
-    """Llama 3's parameters that give `factors`."""
+    """The Llama 3 parameters that reproduce `factors`."""
     factor = float(str(factors.max()))
     old = stated if type(stated) is int and stated > 0 else _PUBLISHED[2]
     for low, high, old_context in ((*_PUBLISHED[:2], old), _fitted(factors, head_dim, theta)):
@@ -93,11 +93,11 @@ def _recovered(
                 "high_freq_factor": high,
                 "original_max_position_embeddings": old_context,
             }
-    container.refuse(f"tensor {ROPE_FACTORS}", "holds factors that are not of Llama 3's form; Trine knows no other")
+    container.refuse(f"tensor {ROPE_FACTORS}", "holds factors that are not of Llama 3's form, the only one supported")
 
 
 def _fitted(factors: NDArray[np.float32], head_dim: int, theta: float) -> tuple[float, float, int]:
-    """(1, h, o) from the line that s follows over 1 / w: its slope is o / (h - l), its offset -l / (h - l)."""
+    """(1, h, o) from the line s(1 / w): its slope is o / (h - l), its intercept -l / (h - l)."""
     factor = float(factors.max())
     between = (factors > 1 + _TOLERANCE) & (factors < factor * (1 - _TOLERANCE))
     share = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)

@@ -1,8 +1,7 @@
-"""The pre-tokenisers that GGUF names, as tokenizer.json spells them, walked in both directions.
+"""The pre-tokenisers that GGUF knows by name, as they are written in tokenizer.json.
 
-GGUF says `tokenizer.ggml.pre` and leaves the rest to the reader's own table; ours follows `llama-vocab.cpp` of
-ggml-org/llama.cpp and, where a published tokenizer.json does more than llama.cpp (Qwen2 composes characters first),
-that file.
+GGUF stores only a name (`tokenizer.ggml.pre`); each reader has its own table of names. Ours follows `llama-vocab.cpp`
+of ggml-org/llama.cpp, and the published tokenizer.json where that does more (Qwen2 composes characters first).
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ _GPT2_BYTES = _BYTES | {"use_regex": True}
 
 
 def _splits(*patterns: str) -> dict[str, Any]:
-    """Each pattern in turn cuts its matches out of what the ones before it left in one piece."""
+    """A sequence of splits: each pattern isolates its matches in the pieces that the previous ones left."""
     steps = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in patterns
@@ -28,12 +27,12 @@ def _splits(*patterns: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Split:
-    """`whole_first`: an entry that spells a whole piece wins over its merges. `opened`: texts begin with BOS."""
+    """`ignore_merges`: a piece that is an entry of the vocabulary is not merged. `adds_bos`: texts begin with BOS."""
 
     pre_tokenizer: dict[str, Any]
     normalizer: dict[str, Any] | None = None
-    whole_first: bool = False
-    opened: bool = False
+    ignore_merges: bool = False
+    adds_bos: bool = False
 
 
 _QWEN2_SPLIT = _splits(_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"))
@@ -41,28 +40,28 @@ _DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_
 
 SPLITS: dict[str, Split] = {
     "gpt-2": Split(_GPT2_BYTES),
-    "llama-bpe": Split(_splits(_LLAMA3), whole_first=True, opened=True),
+    "llama-bpe": Split(_splits(_LLAMA3), ignore_merges=True, adds_bos=True),
     "qwen2": Split(_QWEN2_SPLIT, normalizer={"type": "NFC"}),
     "deepseek-r1-qwen": Split(_QWEN2_SPLIT),
     "smollm": Split(_DIGITS),
     "starcoder": Split(_DIGITS),
     "default": Split(_splits(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 }
-"""By `tokenizer.ggml.pre`; of two that are the same the first is written."""
+"""By `tokenizer.ggml.pre`; of identical ones the first name is written."""
 
 
 def split_name(description: dict[str, Any]) -> str | None:
-    """What GGUF calls the pre-tokeniser of a tokenizer.json, None when it has no name for it."""
+    """GGUF's name of the pre-tokeniser of a tokenizer.json, or None."""
     found = (_plain(description.get("pre_tokenizer")), _plain(description.get("normalizer")))
-    whole_first = bool(description["model"].get("ignore_merges"))
+    ignore_merges = bool(description["model"].get("ignore_merges"))
     for name, split in SPLITS.items():
-        if (_plain(split.pre_tokenizer), _plain(split.normalizer)) == found and split.whole_first == whole_first:
+        if (_plain(split.pre_tokenizer), _plain(split.normalizer)) == found and split.ignore_merges == ignore_merges:
             return name
     return None
 
 
 def _plain(step: Any) -> Any:
-    """A step without what has no bearing on ids, and sequences of one step as that step."""
+    """Normalize a step: drop keys that do not affect ids, and unwrap sequences of one step."""
     if isinstance(step, list):
         return [_plain(one) for one in step]
     if not isinstance(step, dict):

@@ -1,31 +1,31 @@
-"""Four architectures as tables: GGUF's metadata keys and tensor names beside those of a Hugging Face folder.
+"""GGUF's metadata keys and tensor names of four architectures, and their Hugging Face counterparts.
 
-Both directions walk the same tables. Source: the GGUF specification and llama.cpp's `llama-arch.cpp`. `{i}` is the
-layer; keys stand without the architecture they begin with (`llama.context_length`).
+Reading and writing use the same tables. Source: the GGUF specification and llama.cpp's `llama-arch.cpp`. `{i}` is the
+layer; keys are given without the prefix of the architecture (`llama.` in `llama.context_length`).
 """
 
 from dataclasses import dataclass
 
 SMALL_NAMES = ("position_embd.", "rope_freqs.")
-"""Tensors that llama.cpp wants in fp32 whatever the rest is stored as, like every vector."""
+"""Tensors that llama.cpp requires in fp32, like every vector."""
 
 ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`keys`: their metadata key -> the key of config.json. `tensors`: their name -> the Hugging Face name."""
+    """`keys`: metadata key -> key of config.json. `tensors`: GGUF name -> Hugging Face name."""
 
     keys: dict[str, str]
     tensors: dict[str, str]
     required: tuple[str, ...]
     transposed: tuple[str, ...] = ()
-    """tensors that Hugging Face keeps as [in, out]"""
+    """tensors that Hugging Face stores as [in, out]"""
     interleaved: tuple[str, ...] = ()
-    """tensors whose heads llama.cpp turns in neighbouring pairs, where Hugging Face turns halves"""
+    """tensors whose heads llama.cpp rotates in adjacent pairs, and Hugging Face in halves"""
 
     def names(self, layers: int) -> dict[str, str]:
-        """Every tensor name of a model with so many layers."""
+        """GGUF name -> Hugging Face name of every tensor of a model with this many layers."""
         return {
             theirs.format(i=layer): ours.format(i=layer)
             for theirs, ours in self.tensors.items()

@@ -1,8 +1,8 @@
-"""The tokenizer in a GGUF file as the files of a Hugging Face folder: tokenizer.json and tokenizer_config.json.
+"""Conversion of the tokenizer in a GGUF file to tokenizer.json and tokenizer_config.json.
 
-Two kinds (`tokenizer.ggml.model`): "gpt2" is byte-level BPE with merges and a named pre-tokeniser; "llama" is
-SentencePiece's BPE, which joins the neighbours whose product has the highest score. Its merges are all ways to cut
-an entry into two entries, the best product first, as `transformers` makes them (`generate_merges`).
+There are two kinds (`tokenizer.ggml.model`): "gpt2" is byte-level BPE with merges and a named pre-tokeniser; "llama" is
+SentencePiece's BPE, which merges the neighbours whose result has the highest score. Its merges are all splits of an
+entry into two entries, ordered by score, as in `generate_merges` of `transformers`.
 """
 
 import json
@@ -27,7 +27,7 @@ _KNOWN = {
     "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id",
 }  # fmt: skip
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_LONGEST_TOKEN = 1024
+_MAX_TOKEN_CHARACTERS = 1024
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 SPACE = "▁"
@@ -51,25 +51,25 @@ _BYTE_LEVEL_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offs
 
 
 def read_tokenizer(container: Container, rows: int, context: int) -> tuple[TokenizerFiles, GenerationDefaults]:
-    """The tokenizer of a model with `rows` embeddings, and the ids that its generation begins and ends with."""
+    """The tokenizer of a model with `rows` embeddings, and its BOS and EOS ids."""
     kind = container.metadata.get(_PREFIX + "model")
     if kind not in list(_KINDS):
         container.refuse(_PREFIX + "model", f"is {kind!r}; Trine reads gpt2 (byte-level BPE) and llama (SentencePiece)")
     vocabulary = _Vocabulary.read(container, rows)
     model, pipeline = _KINDS[kind](container, vocabulary)
-    opened = vocabulary.flag("add_bos_token", _opened(container)) and vocabulary.id_of("bos") is not None
+    adds_bos = vocabulary.flag("add_bos_token", _adds_bos_by_default(container)) and vocabulary.id_of("bos") is not None
     description = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": vocabulary.added_tokens(),
-        "post_processor": _opening(vocabulary, vocabulary.id_of("bos")) if opened else None,
+        "post_processor": _bos_processor(vocabulary, vocabulary.id_of("bos")) if adds_bos else None,
         "model": model,
         **pipeline,
     }
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": opened,
+        "add_bos_token": adds_bos,
         "clean_up_tokenization_spaces": False,
         "model_max_length": context,
         **{role: vocabulary.named(short) for role, short in _ROLES.items()},
@@ -88,7 +88,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """Entries by id, fillers left out, and what the file says about them."""
+    """The entries by id, without trailing fillers, and their types."""
 
     container: Container
     tokens: list[str]
@@ -99,15 +99,15 @@ class _Vocabulary:
         unknown = [key for key in container.metadata if key.startswith(_PREFIX)]
         unknown = [key for key in unknown if key.removeprefix(_PREFIX) not in _KNOWN]
         if unknown:
-            container.refuse(f"keys {unknown}", "are unknown and could change the token ids; Trine will not guess")
+            container.refuse(f"keys {unknown}", "are unknown and could change the token ids, so the file is not loaded")
         tokens = _array(container, "tokens", str, rows)
         types = _array(container, "token_type", int, rows) or [int(TokenType.NORMAL)] * rows
         while tokens and types[-1] == TokenType.UNUSED and tokens[-1] == filler(len(tokens) - 1):
             tokens, types = tokens[:-1], types[:-1]
         if len(set(tokens)) < len(tokens):
             container.refuse(_PREFIX + "tokens", f"holds {Counter(tokens).most_common(1)[0][0]!r} twice")
-        if max(map(len, tokens), default=0) > _LONGEST_TOKEN:
-            container.refuse(_PREFIX + "tokens", f"holds a token of more than {_LONGEST_TOKEN} characters")
+        if max(map(len, tokens), default=0) > _MAX_TOKEN_CHARACTERS:
+            container.refuse(_PREFIX + "tokens", f"holds a token of more than {_MAX_TOKEN_CHARACTERS} characters")
         return _Vocabulary(container, tokens, types)
 
     def flag(self, name: str, otherwise: bool) -> bool:
@@ -117,7 +117,7 @@ class _Vocabulary:
         return value
 
     def id_of(self, role: str) -> int | None:
-        """The id that the file gives a role such as "eos"."""
+        """The id of a role such as "eos"."""
         key = f"{_PREFIX}{role}_token_id"
         sentencepiece = self.container.metadata[_PREFIX + "model"] == "llama"
         value = self.container.metadata.get(key, _SENTENCEPIECE_IDS.get(role) if sentencepiece else None)
@@ -142,7 +142,7 @@ class _Vocabulary:
 
 
 def filler(token_id: int) -> str:
-    """What stands for a row of the embedding that no token uses."""
+    """The name of an embedding row without a token."""
     return f"[PAD{token_id}]"
 
 
@@ -150,32 +150,34 @@ def _array(container: Container, name: str, kind: type, length: int | None) -> l
     key = _PREFIX + name
     values = container.metadata.get(key, None if name == "tokens" else [])
     if type(values) is not list or any(type(value) is not kind for value in values):
-        container.refuse(key, f"is missing or no array of {kind.__name__}")
+        container.refuse(key, f"is missing or not an array of {kind.__name__}")
     if length is not None and len(values) not in ({length} if name == "tokens" else {0, length}):
-        container.refuse(key, f"has {len(values)} entries where token_embd.weight has {length} rows")
+        container.refuse(key, f"has {len(values)} entries, but token_embd.weight has {length} rows")
     return values
 
 
-def _opened(container: Container) -> bool:
-    """Whether texts begin with BOS when the file does not say."""
+def _adds_bos_by_default(container: Container) -> bool:
+    """Whether texts begin with BOS if the file has no `add_bos_token`."""
     if container.metadata[_PREFIX + "model"] == "llama":
         return True
-    return SPLITS[container.metadata.get(_PREFIX + "pre", "default")].opened
+    return SPLITS[container.metadata.get(_PREFIX + "pre", "default")].adds_bos
 
 
 def _byte_level(container: Container, vocabulary: _Vocabulary) -> tuple[dict[str, Any], dict[str, Any]]:
     name = container.metadata.get(_PREFIX + "pre", "default")
     if name not in list(SPLITS):
-        container.refuse(_PREFIX + "pre", f"is {name!r}; Trine knows the pre-tokenisers {', '.join(SPLITS)}")
+        container.refuse(_PREFIX + "pre", f"is {name!r}; the supported pre-tokenisers are {', '.join(SPLITS)}")
     split = SPLITS[name]
     if vocabulary.flag("add_space_prefix", otherwise=False):
-        container.refuse(_PREFIX + "add_space_prefix", "is true, which has no meaning for a byte-level vocabulary")
+        container.refuse(_PREFIX + "add_space_prefix", "is true, which is not possible with a byte-level vocabulary")
     ids = vocabulary.ids()
     merges = [merge.split(" ") for merge in _array(container, "merges", str, None)]
     for pair in merges:
         if len(pair) != 2 or not {*pair, "".join(pair)} <= ids.keys():
-            container.refuse(_PREFIX + "merges", f"holds {' '.join(pair)!r}, which joins no two entries to a third")
-    model = _bpe(ids, merges) | {"ignore_merges": split.whole_first}
+            container.refuse(
+                _PREFIX + "merges", f"holds {' '.join(pair)!r}, which does not merge two entries to a third"
+            )
+    model = _bpe(ids, merges) | {"ignore_merges": split.ignore_merges}
     pipeline = {"normalizer": split.normalizer, "pre_tokenizer": split.pre_tokenizer, "decoder": _BYTE_LEVEL_DECODER}
     return model, pipeline
 
@@ -201,7 +203,7 @@ def _sentencepiece(container: Container, vocabulary: _Vocabulary) -> tuple[dict[
 
 
 def merges_of_scores(pieces: dict[str, int], scores: list[float]) -> list[list[str]]:
-    """Every way to cut a piece into two pieces; the best product first, of one product the longest left part."""
+    """Every split of a piece into two pieces, ordered by score, then by the length of the left part."""
     ranked: list[tuple[float, int, int, int, str, str]] = []
     for piece, token_id in pieces.items():
         for cut in range(1, len(piece)):
@@ -226,8 +228,8 @@ def _bpe(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
     }
 
 
-def _opening(vocabulary: _Vocabulary, bos: int | None) -> dict[str, Any]:
-    """The post-processor that begins every text with BOS, for readers that do not look at `add_bos_token`."""
+def _bos_processor(vocabulary: _Vocabulary, bos: int | None) -> dict[str, Any]:
+    """The post-processor that adds BOS, for readers that ignore `add_bos_token`."""
     token = vocabulary.named("bos")
     first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
     begin, again = ({"SpecialToken": {"id": token, "type_id": number}} for number in range(2))

@@ -1,6 +1,6 @@
-"""The tokenizer of a Hugging Face folder as GGUF's keys; see `vocabulary.py` for the other direction.
+"""Conversion of a Hugging Face tokenizer to GGUF's keys; see `vocabulary.py` for the other direction.
 
-A tokenizer whose pipeline GGUF cannot name is refused: a reader of the file would cut text in other places.
+A tokenizer whose pre-tokeniser has no GGUF name is refused: readers of the file would split text differently.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _WORST_SCORE = -1e9
 
 
 def tokenizer_settings(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
-    """Keys under `tokenizer.` for a model with `rows` embeddings; rows without a token get a filler."""
+    """The keys under `tokenizer.` for a model with `rows` embeddings; rows without a token get a filler."""
     if tokenizer.vocab_size > rows:
-        raise TrineError(f"the tokenizer has {tokenizer.vocab_size} entries, the model only {rows} embeddings")
+        raise TrineError(f"the tokenizer has {tokenizer.vocab_size} entries, but the model only {rows} embeddings")
     names = {token_id: name for name, token_id in tokenizer.vocabulary.items()}
     tokens = [names.get(token_id, filler(token_id)) for token_id in range(rows)]
     kinds = [_kind(tokenizer, names.get(token_id)) for token_id in range(rows)]
@@ -46,7 +46,7 @@ def _kind(tokenizer: Tokenizer, name: str | None) -> int:
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Ids by role: the tokenizer's own, then what else the model's configs end sampling at."""
+    """Ids by role: those of the tokenizer, then the other end tokens in the model's configs."""
     named = tokenizer.files.named_tokens
     ids = {
         short: tokenizer.special[named[role]] for role, short in _ROLES.items() if named.get(role) in tokenizer.special
@@ -54,7 +54,7 @@ def _ids(tokenizer: Tokenizer) -> dict[str, int]:
     ids["eos"] = tokenizer.end_of_text
     others = [end for end in tokenizer.stop_ids if end != ids["eos"]]
     if len(others) > len(_OTHER_ENDS):
-        raise TrineError(f"the model ends at {len(others) + 1} tokens; GGUF has room for {len(_OTHER_ENDS) + 1}")
+        raise TrineError(f"the model has {len(others) + 1} end tokens; GGUF supports at most {len(_OTHER_ENDS) + 1}")
     ids |= dict(zip(_OTHER_ENDS, others, strict=False))
     return {f"ggml.{role}_token_id": token_id for role, token_id in ids.items()}
 
@@ -67,7 +67,7 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _sentencepiece(tokenizer: Tokenizer, tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, Any]:
-    """Scores that give the merges again: an entry's is minus the rank of its first merge."""
+    """Scores that reproduce the merges: the score of an entry is minus the rank of its first merge."""
     merges, ranks = _merges(tokenizer), dict[str, int]()
     for left, right in merges:
         ranks.setdefault(left + right, len(ranks))
@@ -77,15 +77,15 @@ def _sentencepiece(tokenizer: Tokenizer, tokens: Sequence[str], kinds: Sequence[
     order = [ranks[left + right] for left, right in merges]
     description = tokenizer.files.description
     plain = description.get("normalizer") == SENTENCEPIECE_NORMALIZER and not description.get("pre_tokenizer")
-    # Of one product any order of its merges will do: readers differ in it, and it hardly ever matters.
+    # The order of merges with the same result is arbitrary: readers differ in it, and it hardly ever matters.
     if not plain or order != sorted(order) or sorted(again) != sorted(merges):
         raise TrineError(
-            f"{tokenizer.files.place}: GGUF cannot say how this tokenizer joins pieces; export to hf instead"
+            f"{tokenizer.files.place}: GGUF cannot represent the merges of this tokenizer; export to hf instead"
         )
     return {"ggml.model": "llama", "ggml.pre": "default", "ggml.scores": scores, "ggml.add_space_prefix": True}
 
 
 def _merges(tokenizer: Tokenizer) -> list[list[str]]:
-    """A merge is written `"a b"` or `["a", "b"]`."""
+    """The merges as pairs; tokenizer.json has `"a b"` or `["a", "b"]`."""
     merges = tokenizer.files.description["model"]["merges"]
     return [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]

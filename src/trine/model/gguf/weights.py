@@ -1,8 +1,8 @@
-"""GGUF's tensors under Hugging Face names and in Hugging Face layout, and back.
+"""Conversion of tensors between GGUF and Hugging Face: names and storage order.
 
-Two things differ beside the names. GPT-2's matrices are [in, out] in a Hugging Face folder and [out, in] in GGUF. And
-llama.cpp turns neighbouring pairs of a Llama head's dimensions where Hugging Face turns its two halves, so the rows
-of q and k stand in another order (ggml-org/llama.cpp, `LlamaModel.permute`).
+Two things differ besides the names. GPT-2's matrices are [in, out] in Hugging Face folders and [out, in] in GGUF. And
+in Llama, llama.cpp applies rotary positions to adjacent pairs of a head's dimensions, Hugging Face to its two halves,
+so the rows of q and k are in a different order (ggml-org/llama.cpp, `LlamaModel.permute`).
 """
 
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ TYPES: dict[GgufDtype, GGMLQuantizationType] = {
     "q8_0": GGMLQuantizationType.Q8_0,
 }
 _Q8_BLOCK = 32
-_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
-# The dtype a Hugging Face folder keeps the numbers of a file in without losing any; what is quantised needs fp32.
+_MAX_FLOAT16 = float(np.finfo(np.float16).max)
+# The lossless dtype of a Hugging Face folder for tensors of a type; quantised ones need fp32.
 _KEPT_AS: dict[GGMLQuantizationType, StoredDtype] = {
     GGMLQuantizationType.F16: "float16",
     GGMLQuantizationType.BF16: "bfloat16",
@@ -41,7 +41,7 @@ def read_weights(container: Container, table: Architecture, heads: dict[str, int
     names = table.names(layers)
     unknown = container.tensors.keys() - names.keys() - {ROPE_FACTORS}
     if unknown:
-        container.refuse(f"tensors {sorted(unknown)[:5]}", "have no place in the model")
+        container.refuse(f"tensors {sorted(unknown)[:5]}", "are not part of the model")
     weights = {}
     for theirs, info in container.tensors.items():
         if theirs == ROPE_FACTORS:
@@ -52,14 +52,14 @@ def read_weights(container: Container, table: Architecture, heads: dict[str, int
         elif theirs.endswith(table.interleaved):
             count = heads[_part(theirs)]
             if info.shape[0] % (2 * count):
-                container.refuse(f"tensor {theirs}", f"has {info.shape[0]} rows, no multiple of {count} heads")
+                container.refuse(f"tensor {theirs}", f"has {info.shape[0]} rows, not a multiple of {count} heads")
             tensor = pairs_to_halves(tensor, count)
         weights[names[theirs]] = tensor
     return weights
 
 
 def stored_dtype(container: Container) -> StoredDtype:
-    """The torch dtype that keeps every matrix of the file exactly."""
+    """The smallest dtype that is lossless for every matrix of the file."""
     kinds = {info.type for info in container.tensors.values() if len(info.shape) > 1}
     return _KEPT_AS.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
@@ -67,7 +67,7 @@ def stored_dtype(container: Container) -> StoredDtype:
 def gguf_weights(
     weights: dict[str, Tensor], table: Architecture, heads: dict[str, int], layers: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """(GGUF name, fp32 tensor in GGUF's layout) of Hugging Face weights, in the table's order."""
+    """Yield (GGUF name, fp32 tensor in GGUF's order) of Hugging Face weights, in the order of the table."""
     for theirs, ours in table.names(layers).items():
         if ours not in weights:
             continue
@@ -80,7 +80,7 @@ def gguf_weights(
 
 
 def pairs_to_halves(tensor: Tensor, heads: int) -> Tensor:
-    """Rows [heads * d, ...] from neighbouring pairs (0, d/2, 1, d/2 + 1, ...) to two halves."""
+    """Reorder the rows [heads * d, ...] of each head from adjacent pairs (0, d/2, 1, d/2 + 1, ...) to two halves."""
     rows = tensor.shape[0] // heads // 2
     return tensor.view(heads, rows, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
@@ -92,7 +92,7 @@ def halves_to_pairs(tensor: Tensor, heads: int) -> Tensor:
 
 
 def stored_type(name: str, shape: tuple[int, ...], dtype: GgufDtype) -> GGMLQuantizationType:
-    """What a tensor is stored as: vectors and a few others in fp32, rows that Q8_0 cannot block in fp16."""
+    """The type of a stored tensor: vectors and SMALL_NAMES in fp32; fp16 if the rows do not fit blocks of Q8_0."""
     if len(shape) < 2 or name.startswith(SMALL_NAMES):
         return GGMLQuantizationType.F32
     if dtype == "q8_0" and shape[-1] % _Q8_BLOCK:
@@ -106,9 +106,9 @@ def stored_shape(shape: tuple[int, ...], kind: GGMLQuantizationType) -> tuple[in
 
 
 def stored(name: str, tensor: Tensor, kind: GGMLQuantizationType) -> NDArray[np.uint8]:
-    """The bytes of `tensor`; a `TrineError` when fp16 cannot hold a value of it."""
-    if kind == GGMLQuantizationType.F16 and float(tensor.abs().max()) > _LARGEST_FLOAT16:
-        raise TrineError(f"tensor {name} holds values beyond float16's {_LARGEST_FLOAT16:.0f}; choose --dtype bfloat16")
+    """The bytes of `tensor`; raises `TrineError` if a value exceeds the range of fp16."""
+    if kind == GGMLQuantizationType.F16 and float(tensor.abs().max()) > _MAX_FLOAT16:
+        raise TrineError(f"tensor {name} holds values beyond float16's {_MAX_FLOAT16:.0f}; choose --dtype bfloat16")
     return np.ascontiguousarray(quantize(tensor.numpy(), kind)).view(np.uint8)
 
 
@@ -117,6 +117,6 @@ def _part(name: str) -> str:
 
 
 def attention_heads(config: dict[str, Any]) -> dict[str, int]:
-    """How many heads `attn_q` and `attn_k` of a config.json's model have; GPT-2 has them in one matrix."""
+    """Number of heads of `attn_q` and `attn_k`; empty for GPT-2, where they are one matrix."""
     keys = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     return {part: config[key] for part, key in keys.items() if key in config}

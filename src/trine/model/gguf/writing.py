@@ -1,4 +1,4 @@
-"""A language model and its tokenizer as one GGUF file, as llama.cpp and its kin open it."""
+"""Writing GGUF: a language model and its tokenizer as one file for llama.cpp and compatible programs."""
 
 import os
 from pathlib import Path
@@ -29,9 +29,15 @@ _FILE_TYPES = {
 
 
 def write_gguf(model: Transformer, tokenizer: Tokenizer, path: Path, dtype: GgufDtype, name: str) -> None:
-    """Write `path` aside and rename it into place; matrices in `dtype`, vectors in fp32.
+    """Write the GGUF file `path` atomically; matrices in `dtype`, vectors in fp32.
 
-    Raises `TrineError` when GGUF has no word for the tokenizer or the rope scaling, or fp16 no room for a weight.
+    Example::
+
+        model = load_model(Path("runs/chat/model"), torch.float32, torch.device("cpu"))
+        tokenizer = Tokenizer.load(Path("runs/chat/model"))
+        write_gguf(model, tokenizer, Path("chat.gguf"), "q8_0", name="chat")
+
+    Raises `TrineError` if GGUF cannot represent the tokenizer or the rope scaling, or a weight exceeds fp16.
     """
     config = to_hugging_face_config(model.config)
     settings, factors = config_settings(config)
@@ -66,7 +72,7 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 
 
 def _write(writer: GGUFWriter, tensors: dict[str, Tensor], path: Path, dtype: GgufDtype) -> None:
-    """Header first, then one tensor at a time, so that only one is held in its stored form."""
+    """Write the header, then one tensor at a time, so that only one is held in quantised form."""
     aside = path.with_name(f".{path.name}.partial")
     kinds = {name: stored_type(name, tuple(tensor.shape), dtype) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-// What stands between the two products of an MLP, and sums over rows for the gradients of biases.
+// Activations of the MLP, and column sums for the gradients of biases.
 #pragma once
 #include "norms.h"
 
@@ -8,7 +8,7 @@ template <class T> void gelu_forward(const T* x, T* out, int64_t count, int64_t 
     });
 }
 
-// With s = 1 / (1 + e^-2u): gelu = x s, its slope s + 2 x s (1 - s) u'. Beyond 30 it is 0 or 1, and squares stay finite.
+// With s = 1 / (1 + e^-2u): gelu = x s, its derivative s + 2 x s (1 - s) u'. Beyond 30, s is 0 or 1 to rounding.
 inline floats gelu_slope(floats x) {
     x = at_most(30.0f, -at_most(30.0f, -x));
     floats square = x * x;
@@ -25,7 +25,7 @@ template <class T> void gelu_backward(const T* gradient, const T* x, T* x_gradie
     });
 }
 
-// x [rows, 2 width] is gate and up beside each other; out [rows, width] = silu(gate) * up.
+// x [rows, 2 width] is gate and up concatenated; out [rows, width] = silu(gate) * up.
 template <class T> void swiglu_forward(const T* x, T* out, int64_t rows, int64_t width, int64_t threads) {
     over_rows(rows, threads, [&](int64_t, int64_t first, int64_t last) {
         for (int64_t row = first; row < last; row++) {

@@ -1,7 +1,7 @@
 // Causal self-attention in bf16, forward and backward, a block of query rows at a time (after Dao et al. 2022).
 //
-// Queries, keys and values lie beside each other as one product made them: [B][T][H + 2 K][d]. Position t sees
-// starts[t] .. t; key blocks that no row of a block sees are never touched. Kept for the backward pass: one float a row.
+// Queries, keys and values are the heads of one tensor [B][T][H + 2 K][d]. Position t attends to starts[t] .. t; key
+// blocks that are masked for every row of a query block are skipped. Saved for the backward pass: one float per row.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -17,12 +17,12 @@ struct Heads {
     const int64_t* starts;  // [B][T], or null: 0 everywhere
 
     int64_t stride() const { return (heads + 2 * kv_heads) * head_dim; }
-    // A row length with room for whole blocks that is no power of 2, or rows would share few lines of the cache.
+    // Row length of whole blocks, plus LANES to avoid a power of 2, with which rows would map to few cache sets.
     int64_t padded() const { return (time + BLOCK - 1) / BLOCK * BLOCK + LANES; }
     int64_t start(int64_t b, int64_t t) const { return starts ? starts[b * time + t] : 0; }
 };
 
-// What the query rows first .. first + rows - 1 see: keys left .. right - 1, both multiples of LANES.
+// The query rows first .. first + rows - 1 attend to keys left .. right - 1, both multiples of LANES.
 struct Block {
     int64_t first, rows, left, right;
 
@@ -37,7 +37,7 @@ struct Block {
 
 inline const uint32_t* as_words(const bf16* values) { return (const uint32_t*)values; }
 
-// Lanes of keys i .. i + 15 that a row seeing start .. last may look at.
+// Mask of the keys i .. i + 15 for a row that attends to start .. last.
 inline ints visible(int64_t i, int64_t start, int64_t last) {
     const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     ints key = lane + (int32_t)i;
@@ -46,7 +46,7 @@ inline ints visible(int64_t i, int64_t start, int64_t last) {
 
 inline floats masked(floats value, ints mask, float otherwise) { return mask ? value : spread(otherwise); }
 
-// scores [keys] -> e^(scale score - most) as bf16; returns their sum and `most`.
+// scores [keys] -> e^(scale score - most) as bf16; returns their sum and the maximum `most`.
 inline void softmax_row(const float* scores, bf16* shares, const Block& block, int64_t start, int64_t last, float scale,
                         float& total, float& most) {
     floats peak = spread(-INFINITY), sums{};
@@ -62,7 +62,7 @@ inline void softmax_row(const float* scores, bf16* shares, const Block& block, i
     total = sum(sums);
 }
 
-// out [B][T][H][d]; log_sums [B][H][T]: log of the sum of e^(scale score) over what a row sees.
+// out [B][T][H][d]; log_sums [B][H][T]: log of the sum of e^(scale score) over the keys of a row.
 inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_t threads) {
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
     float scale = 1.0f / std::sqrt((float)d);
@@ -104,7 +104,7 @@ inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_
     }
 }
 
-// Keys and values of one head in every layout, and the sums of their gradients, transposed.
+// Keys and values of one head in all packed formats, and the accumulated gradients, transposed.
 struct BackwardScratch {
     Scratch<uint32_t> keys, key_pairs, values, queries, outers, pairs, share_pairs, slope_pairs;
     Scratch<float> scores, slopes, query_gradient, key_gradient, value_gradient;
@@ -119,12 +119,12 @@ struct BackwardScratch {
 
 struct Backward {
     const Heads& h;
-    const bf16 *out, *outer;  // [B][T][H][d]: the result, and the gradient that reaches it
+    const bf16 *out, *outer;  // [B][T][H][d]: the output, and its gradient
     const float* log_sums;
     bf16* gradient;  // like qkv
 };
 
-// Rows of scores and of outer value^T -> shares and slopes of the scores, in the layouts of the products to come.
+// Rows of scores and of outer value^T -> softmax and gradients of the scores, packed for the following products.
 inline void slopes_of_block(const Backward& w, const BackwardScratch& s, const Block& block, int64_t b, int64_t head) {
     const Heads& h = w.h;
     int64_t d = h.head_dim, time = h.padded();
@@ -162,7 +162,7 @@ inline void slopes_of_block(const Backward& w, const BackwardScratch& s, const B
     }
 }
 
-// One block of query rows: its own gradient is written, those of keys and values are added to.
+// One block of query rows: writes the gradient of queries, adds to those of keys and values.
 inline void backward_block(const Backward& w, const BackwardScratch& s, const Block& block, int64_t b, int64_t head) {
     const Heads& h = w.h;
     int64_t d = h.head_dim, time = h.padded(), keys = block.keys(), left = block.left;

@@ -1,8 +1,8 @@
-// Cross-entropy of one chunk of logits and its gradient, which takes the place of the logits.
+// Cross-entropy of one chunk of logits; the gradient overwrites the logits.
 #pragma once
 #include "norms.h"
 
-// The last, incomplete vector of a row as a full one; what is missing is `filler`.
+// Loads the last, incomplete vector of a row, padded with `filler`.
 template <class T> inline floats load_some(const T* source, int64_t count, float filler) {
     float values[LANES];
     for (int64_t i = 0; i < LANES; i++) values[i] = filler;

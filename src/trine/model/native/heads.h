@@ -1,8 +1,8 @@
-// QK-norm and rotary positions over the heads of one product [rows][heads + passed][d]; the last heads pass unchanged.
+// QK-norm and rotary positions of the heads in [rows][heads + passed][d]; the last `passed` heads are unchanged.
 #pragma once
 #include "norms.h"
 
-template <class T> struct Turning {
+template <class T> struct RotaryHeads {
     int64_t rows, normed, scaled, passed, head_dim;  // `scaled` of the `normed` heads take the first weight row: queries
     const float* weight;                            // [2][d]: of queries, of keys; null without QK-norm
     const T *cosines, *sines;                       // [table_rows][d]; null without rotation
@@ -13,7 +13,7 @@ template <class T> struct Turning {
     int64_t other(int64_t i) const { return i < head_dim / 2 ? i + head_dim / 2 : i - head_dim / 2; }
 };
 
-template <class T> void turn_forward(const Turning<T>& t, const T* x, T* out, int64_t threads) {
+template <class T> void rotary_forward(const RotaryHeads<T>& t, const T* x, T* out, int64_t threads) {
     int64_t d = t.head_dim, width = (t.normed + t.passed) * d;
     over_rows(t.rows, threads, [&](int64_t, int64_t first, int64_t last) {
         std::vector<float> normed(d);
@@ -36,8 +36,8 @@ template <class T> void turn_forward(const Turning<T>& t, const T* x, T* out, in
     });
 }
 
-// gradient -> gradient through rotation and norm, in place; sums for the weights [2][d].
-template <class T> void turn_backward(const Turning<T>& t, const T* x, T* gradient, float* weight_gradient, int64_t threads) {
+// Backward pass of rotation and norm, in place on gradient; also the gradient of the norm weights [2][d].
+template <class T> void rotary_backward(const RotaryHeads<T>& t, const T* x, T* gradient, float* weight_gradient, int64_t threads) {
     int64_t d = t.head_dim, width = (t.normed + t.passed) * d;
     std::vector<float> parts(threads * 2 * d);
     over_rows(t.rows, threads, [&](int64_t thread, int64_t first, int64_t last) {

@@ -1,8 +1,8 @@
-// Linear maps in bf16 with fp32 sums, from fp32 master weights, forward and backward.
+// Linear layers in bf16 with fp32 accumulation, from fp32 master weights, forward and backward.
 //
-// The right operand of a product is packed into panels of 64 columns, [panel][sum / 2][64] words, which one tile after the
-// other reads in order. Weights are rounded on the way into their panels, so no bf16 copy of them is kept; the gradient
-// of a weight is summed and written in fp32.
+// The right operand of a product is packed into panels of 64 columns, [panel][sum / 2][64] words, which each tile reads
+// sequentially. Weights are rounded to bf16 while they are packed, so no bf16 copy is kept; the gradient of a weight is
+// accumulated and written in fp32.
 #pragma once
 #include <algorithm>
 
@@ -13,7 +13,7 @@ constexpr int64_t PANEL = 64, ROW_CHUNK = 128, PAIR_CHUNK = 1024;
 
 inline int64_t panels_of(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
-// From one panel to the next: a line more than it takes, or panels of a power of 2 would share few lines of the cache.
+// Distance of panels, padded by a cache line: at powers of 2, panels would map to few cache sets.
 inline int64_t panel_stride(int64_t pairs) { return pairs * PANEL + LANES; }
 
 inline halves rounded(const bf16* from) { return load_as<halves>(from); }
@@ -23,7 +23,7 @@ inline halves rounded(const float* from) {
     return value;
 }
 
-// 32 neighbours as 16 words. (Joined in memory, two halves would have to wait for each other.)
+// 32 consecutive values as 16 words. (Combining the halves in memory would cause a store-forwarding stall.)
 inline words rounded_pairs(const float* from) {
 #if defined(__AVX512BF16__)
     __m512bh both = _mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
@@ -34,7 +34,7 @@ inline words rounded_pairs(const float* from) {
 #endif
 }
 
-// Panels over the columns of from [rows][columns], pairs along its rows; what is missing is 0.
+// Panels over the columns of from [rows][columns], pairs along its rows, padded with 0.
 template <class T> void pack_rows(const T* from, int64_t rows, int64_t columns, uint32_t* to, int64_t threads) {
     int64_t pairs = (rows + 1) / 2;
     over_rows(pairs, threads, [&](int64_t, int64_t first, int64_t last) {

@@ -5,14 +5,14 @@
 
 #include "vectors.h"
 
-// Rows dealt to threads in equal runs, so that the same thread count adds in the same order.
+// Each thread gets a contiguous range of rows, so that the order of summation depends on the thread count only.
 template <class Work> inline void over_rows(int64_t rows, int64_t threads, Work work) {
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (int64_t thread = 0; thread < threads; thread++)
         work(thread, rows * thread / threads, rows * (thread + 1) / threads);
 }
 
-// Sums kept by each thread, added in the order of threads.
+// Partial sums of each thread, added in the order of threads.
 inline void add_parts(const std::vector<float>& parts, int64_t threads, int64_t width, float* total) {
     for (int64_t i = 0; i < width; i++) {
         float sum = 0;
@@ -63,7 +63,7 @@ void norm_forward(const T* x, const T* delta, T* total, T* out, const float* wei
     });
 }
 
-// x_gradient = gradient through the norm + total_gradient (may be null); sums over rows for weight and bias.
+// x_gradient = gradient through the norm + total_gradient (may be null); also the gradients of weight and bias.
 template <class T>
 void norm_backward(const T* gradient, const T* total_gradient, const T* x, T* x_gradient, const float* weight, bool layer,
                    float* weight_gradient, float* bias_gradient, int64_t rows, int64_t width, float epsilon,

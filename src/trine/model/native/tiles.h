@@ -1,13 +1,13 @@
-// Small matrix products in bf16 with fp32 sums, and the layouts they want.
+// Small matrix products in bf16 with fp32 accumulation, and their packed formats.
 //
-// The processor multiplies pairs: a word holds two neighbours along the summed dimension. A "tall" operand is words
+// The bf16 dot product instruction takes pairs: a word holds two neighbours along the summed dimension. A "tall" operand is words
 // [sum / 2][columns], a "wide" one words [rows][sum / 2], which a row-major bf16 matrix already is.
 #pragma once
 #include <memory>
 
 #include "vectors.h"
 
-// Memory for a while, aligned to a vector.
+// Temporary memory, aligned to a vector.
 template <class T> struct Scratch {
     std::unique_ptr<char[]> memory;
     T* at;
@@ -57,7 +57,7 @@ template <int ROWS, int VECTORS> inline void multiply_tile(const Product& p, int
         for (int j = 0; j < VECTORS; j++) store(p.c + (row + i) * p.c_stride + column + j * LANES, sums[i][j]);
 }
 
-constexpr int TILE_ROWS = 4;  // c has room for rows rounded up to this
+constexpr int TILE_ROWS = 4;  // c is allocated for rows rounded up to a multiple of this
 
 // `columns` is a multiple of LANES.
 inline void multiply(const Product& p, int64_t columns) {
@@ -70,7 +70,7 @@ inline void multiply(const Product& p, int64_t columns) {
             }
 }
 
-// One stage of a transposition: rows i and i + WIDTH trade the blocks of WIDTH lanes that lie on the wrong side.
+// One stage of a transposition: rows i and i + WIDTH exchange the off-diagonal blocks of WIDTH lanes.
 template <int WIDTH> inline void trade(words* rows) {
 #if defined(__AVX512F__)
     alignas(64) static constexpr auto index = [] {

@@ -1,7 +1,7 @@
-// What a training step does between its matrix products, each in one pass over memory; called from training_kernels.py.
+// Kernels of training on a CPU, each in one pass over memory; called from training_kernels.py.
 //
 // Values are fp32 or bf16 (the suffix of a name), statistics and sums fp32. The same input on the same number of threads
-// gives the same bits. Widths are multiples of LANES, but for a vocabulary, which may be any number.
+// gives the same bits. Widths are multiples of LANES, except that of a vocabulary, which is arbitrary.
 #include "activations.h"
 #include "causal_attention.h"
 #include "cross_entropy.h"
@@ -37,16 +37,16 @@
                                     int64_t width, int64_t threads) {                                                     \
         cross_entropy(logits, targets, scales, losses, rows, width, threads);                                             \
     }                                                                                                                     \
-    void trine_turn_forward_##NAME(const T* x, T* out, const float* weight, const T* cosines, const T* sines,             \
+    void trine_rotary_forward_##NAME(const T* x, T* out, const float* weight, const T* cosines, const T* sines,             \
                                    const int64_t* sizes, float epsilon, int64_t threads) {                                \
-        turn_forward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],   \
+        rotary_forward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],   \
                          epsilon},                                                                                        \
                         x, out, threads);                                                                                 \
     }                                                                                                                     \
-    void trine_turn_backward_##NAME(const T* x, T* gradient, const float* weight, float* weight_gradient,                 \
+    void trine_rotary_backward_##NAME(const T* x, T* gradient, const float* weight, float* weight_gradient,                 \
                                     const T* cosines, const T* sines, const int64_t* sizes, float epsilon,                \
                                     int64_t threads) {                                                                    \
-        turn_backward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],  \
+        rotary_backward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],  \
                           epsilon},                                                                                       \
                          x, gradient, weight_gradient, threads);                                                          \
     }
@@ -55,7 +55,7 @@ extern "C" {
 FOR_TYPE(float, float32)
 FOR_TYPE(bf16, bfloat16)
 
-// Whether products here are as fast as the processor can: not without bf16 pairs, nor beside matrix units.
+// Whether linear.h is the fastest option here: it needs bf16 dot products, and AMX (in PyTorch) is faster still.
 int64_t trine_has_fast_products() {
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
     return 1;
@@ -69,7 +69,7 @@ void trine_linear_forward_bfloat16(const bf16* x, const float* weight, const flo
     linear_forward({rows, inputs, outputs}, x, weight, bias, out, threads);
 }
 
-// A gradient that nobody wants is null.
+// A gradient that is not needed is null.
 void trine_linear_backward_bfloat16(const bf16* gradient, const bf16* x, const float* weight, bf16* x_gradient,
                                     float* weight_gradient, float* bias_gradient, int64_t rows, int64_t inputs,
                                     int64_t outputs, int64_t threads) {

@@ -60,7 +60,7 @@ inline floats maximum(floats a, floats b) { return a > b ? a : b; }
 #define SHUFFLED(value, ...) __builtin_shuffle(value, ints{__VA_ARGS__})
 #endif
 
-// Lanes folded in halves: 8, 4, 2, 1.
+// Reduces the lanes by halves: 8, 4, 2, 1.
 template <class Join> inline float fold(floats value, Join join) {
     value = join(value, SHUFFLED(value, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
     value = join(value, SHUFFLED(value, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
@@ -77,8 +77,8 @@ inline float maximum(floats value) {
     return fold(value, [](floats a, floats b) { return maximum(a, b); });
 }
 
-// a b + c, rounded once or twice: the same way wherever it stands. Left to itself the compiler fuses some copies of a line
-// and not others, and a row's numbers would depend on how many rows there are.
+// a b + c, with the same rounding everywhere. Otherwise the compiler fuses some copies of a line and not others, and the
+// result for a row would depend on the number of rows.
 inline floats fused(floats a, floats b, floats c) {
 #if defined(__AVX512F__)
     return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -94,12 +94,12 @@ inline floats fused(floats a, floats b, floats c) {
 #endif
 }
 
-// Ask for memory that is read soon: pages lie apart, so the processor does not foresee the next.
+// Prefetch memory that is read soon: pages are scattered, so the hardware prefetcher cannot predict the next.
 inline void prefetch(const void* from, int64_t size) {
     for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char*)from + at);
 }
 
-// The smaller of x and a bound; a NaN stays one.
+// min(x, bound); NaN stays NaN.
 inline floats at_most(float bound, floats x) {
 #if defined(__AVX512F__)
     return (floats)_mm512_min_ps((__m512)spread(bound), (__m512)x);
@@ -119,7 +119,7 @@ inline floats reciprocal(floats x) {
 }
 
 // e^x to about 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, e^r by its series; 0 below -87, 6e37
-// above 87. A NaN stays one. Adding 3 * 2^22 rounds to a whole number, which then stands in the low bits.
+// above 87. NaN stays NaN. Adding 3 * 2^22 rounds to a whole number, which then stands in the low bits.
 inline floats exponential(floats x) {
     const float round = 12582912.0f;
     floats clamped = at_most(87.0f, x);

@@ -48,7 +48,7 @@ def words(results: dict[str, Any]) -> str:
 
 
 def film_agent(run: Path, seed: int) -> None:
-    """Write a film into the run folder where the environment can be drawn; say why where it cannot."""
+    """Write a video into the run folder if the environment can be rendered; say why if it cannot."""
     try:
         write_film(run / FILM, *open_player(run, deterministic=True), seed)
     except TrineError as error:

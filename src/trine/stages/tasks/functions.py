@@ -1,4 +1,4 @@
-"""Step 2a: tasks mined from code, split into training, judge's and held-out parts."""
+"""Step 2a: tasks mined from code, split into training, held-out-reward and held-out parts."""
 
 import signal
 from collections import deque
