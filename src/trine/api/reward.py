@@ -1,0 +1,62 @@
+"""A reward in a Python program: a reward model, or a function of one's own."""
+
+import os
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Literal, overload
+
+from trine.api.prompts import Prompt, paired, question
+from trine.catalog.loading import open_hardware
+from trine.catalog.rewards import open_reward
+from trine.config.base import HardwareConfig
+from trine.config.loading import validated
+from trine.records import Answer
+from trine.rewards.base import Reward as Scorer
+from trine.rewards.function import FunctionReward
+
+
+def load_reward(
+    reward: str | os.PathLike[str] | Callable[..., Sequence[float]],
+    *,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threads: int = 0,
+) -> "Reward":
+    """Open a reward: a reward run or model folder, a `Result`, owner/name on the hub, package.module:function, or a
+    Python function of (prompts, responses) that returns one number per response.
+
+        reward = trine.load_reward("runs/quickstart/reward")
+    """
+    if callable(reward):
+        return Reward(FunctionReward(reward, getattr(reward, "__name__", "function")))
+    hardware = {"device": device, "precision": precision, "threads": threads}
+    return Reward(
+        open_reward(os.fspath(reward), open_hardware(validated(HardwareConfig, hardware, "trine.load_reward")))
+    )
+
+
+class Reward:
+    """What judges answers, a number for each, higher is better; made by `trine.load_reward`::
+
+        reward = trine.load_reward("runs/reward")
+        reward.score("2 + 2?", "4")                        # 0.71
+        reward.score(["2 + 2?", "2 + 2?"], ["4", "five"])  # [0.71, -1.3]
+
+    A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._lock = Lock()
+
+    @overload
+    def score(self, prompt: Prompt, response: str) -> float: ...
+    @overload
+    def score(self, prompt: Sequence[Prompt], response: list[str] | tuple[str, ...]) -> list[float]: ...
+    def score(self, prompt: Any, response: Any) -> Any:
+        """The score of a whole answer to a prompt; of lists of both, one for each."""
+        many = not isinstance(response, str)
+        pairs = paired(prompt, response) if many else [(prompt, response)]
+        with self._lock:
+            scores = self._scorer.score([Answer(question(each), answer) for each, answer in pairs]).tolist()
+        return scores if many else scores[0]
