@@ -8,7 +8,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from textwrap import wrap
 from typing import Any, TypeVar
 
@@ -63,12 +62,12 @@ def required_fields(cls: type[Config]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Paths of every kind (a `Result` is one) as `Path`, in mappings and lists too."""
+    """Paths of every kind (a `Result` is one) as text, in mappings and lists too."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(_plain, value))
-    return Path(value) if isinstance(value, os.PathLike) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _signature(cls: type[Config]) -> inspect.Signature:

@@ -8,7 +8,7 @@ from typing import Any
 from trine.config.registry import STAGES, Reference, follow
 
 NAMES: dict[str, Reference] = {
-    "Completion": "trine.api.model:Completion",
+    "Completion": "trine.api.completion:Completion",
     "Message": "trine.records:Message",
     "Model": "trine.api.model:Model",
     "RecipeResult": "trine.api.recipes:RecipeResult",

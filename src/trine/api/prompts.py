@@ -1,7 +1,7 @@
 """Prompts as a Python program writes them: a text, or a conversation of {"role", "content"} or `Message`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard, get_args
+from typing import Any, TypeGuard, cast, get_args
 
 from trine.records import Message, Role
 from trine.runtime.errors import TrineError
@@ -52,4 +52,4 @@ def _message(turn: Any, number: int) -> Message:
         raise TrineError(f"message {number} has role {role!r}{nearest(str(role), ROLES)}")
     if not isinstance(content, str):
         raise TrineError(f"message {number} has content {content!r:.60}, which is no text")
-    return Message(role, content)
+    return Message(cast(Role, role), content)

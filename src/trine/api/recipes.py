@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.api.stages import Result
+from trine.api.stages import Result, working
 from trine.config.use import QuickstartConfig, ReportConfig, RunConfig
-from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.files import read_json
-from trine.runtime.signals import saving_first
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ def run(config: RunConfig) -> RecipeResult:
     """Run a recipe; finished stages are skipped."""
     from trine.pipeline.runner import run as run_recipe
 
-    keep_freed_memory()
-    with saving_first():
+    with working():
         report = run_recipe(config)
     described = read_json(config.out / "recipe.json")["stages"]
     stages = {step["name"]: Result(config.out / step["name"], step["stage"]) for step in described}

@@ -1,6 +1,7 @@
 """A stage as a function: its config's fields in, its run folder and figures out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,12 +60,20 @@ def stage_function(stage: Stage) -> Callable[..., Result]:
 
 
 def run_stage(stage: Stage, config: StageConfig) -> Path:
-    """Run a stage as the command does: Ctrl-C and SIGTERM first let it save, the same call again continues."""
+    """Run a stage as the command does."""
+    with working():
+        return Path(stage.run_function()(config))
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """What the command line sets up for long work, for the length of a call: memory is kept, signals save first."""
     from trine.runtime.allocator import give_back_memory, keep_freed_memory
     from trine.runtime.signals import saving_first
 
     keep_freed_memory()
-    with saving_first():
-        path = Path(stage.run_function()(config))
-    give_back_memory()
-    return path
+    try:
+        with saving_first():
+            yield
+    finally:
+        give_back_memory()

@@ -23,7 +23,9 @@ _CONTAINERS: dict[Any, str] = {Literal: "Literal", tuple: "Sequence", dict: "Map
 
 def stub() -> str:
     """The stub's text, as `ruff format` leaves it."""
-    functions = [(function_name(name), stage.config_class(), "Result") for name, stage in STAGES.items()]
+    functions: list[tuple[str, type[Config], str]] = [
+        (function_name(name), stage.config_class(), "Result") for name, stage in STAGES.items()
+    ]
     functions += [(name, command_config_class(command), _RETURNS[name]) for name, (command, _) in COMMANDS.items()]
     configs = {cls for _, owner, _ in functions for cls in _configs(owner)}
     references = [(f"{cls.__module__}:{cls.__name__}", cls.__name__) for cls in configs]
