@@ -278,8 +278,7 @@ def stop_toy(config: ToyConfig) -> Path:
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trine.config.registry.STAGES", STAGES)  # nothing of it stays
+def toy() -> Iterator[None]:
     register(Stage("toy", "tests.test_python:ToyConfig", "tests.test_python:run_toy", "write a toy"))
     yield
     del STAGES["toy"]

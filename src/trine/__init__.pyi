@@ -46,7 +46,7 @@ def shards(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     corpus: CorpusConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Encode a corpus to memory-mapped token shards, once for any number of pretraining runs."""
+    """Encode a corpus once into memory-mapped token shards, for any number of pretraining runs."""
 
 def pretrain(
     out: _Path,
@@ -92,7 +92,7 @@ def functions(
     min_response_tokens: int = ...,
     held_out_reward_share: float = ...,
 ) -> Result:
-    """Mine tasks from code: signature and docstring ask, the body a person wrote answers."""
+    """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
 def finetune(
     out: _Path,
@@ -131,7 +131,7 @@ def preferences(
     temperature: float = ...,
     rows: int = ...,
 ) -> Result:
-    """Make preferences without a labeller: the answer a person wrote against answers the model samples."""
+    """Make preference pairs without a labeller: chosen is the answer a person wrote, rejected one the model samples."""
 
 def reward(
     out: _Path,
@@ -151,7 +151,7 @@ def reward(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Train a reward model on preferences (pairwise ranking loss)."""
+    """Train a reward model on preference pairs (pairwise ranking loss)."""
 
 def ppo(
     out: _Path,
@@ -162,22 +162,22 @@ def ppo(
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
-    gamma: float = ...,
-    gae_lambda: float = ...,
-    epochs: int = ...,
-    clip_range: float | None = ...,
-    dual_clip_range: float | None = ...,
-    value_clip_range: float | None = ...,
-    value_weight: float = ...,
-    entropy_weight: float = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
     critic_warmup: int = ...,
     iterations: int = ...,
     batch_size: int = ...,
     minibatch_size: int = ...,
     micro_batch_size: int = ...,
+    epochs: int = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
+    gamma: float = ...,
+    gae_lambda: float = ...,
+    clip_range: float | None = ...,
+    dual_clip_range: float | None = ...,
+    value_clip_range: float | None = ...,
+    value_weight: float = ...,
+    entropy_weight: float = ...,
     missing_eos_penalty: float = ...,
     missing_eos_score: float | None = ...,
     kl: KlConfig | Mapping[str, Any] = ...,
@@ -186,6 +186,41 @@ def ppo(
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
     """Improve a policy against a reward by PPO, held near a reference by KL."""
+
+def control(
+    environment: str,
+    *,
+    out: _Path = ...,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    algorithm: Literal["reinforce", "actor_critic", "ppo"] = ...,
+    environment_options: Mapping[str, Any] = ...,
+    environments: int = ...,
+    fresh_environments: bool = ...,
+    total_steps: int = ...,
+    rollout_steps: int | None = ...,
+    gamma: float = ...,
+    gae_lambda: float = ...,
+    truncation: Literal["bootstrap", "terminal"] = ...,
+    epochs: int = ...,
+    minibatches: int = ...,
+    clip_range: float | None = ...,
+    dual_clip_range: float | None = ...,
+    value_clip_range: float | None = ...,
+    value_weight: float = ...,
+    entropy_weight: float = ...,
+    normalize_advantages: Literal["rollout", "minibatch", "none"] = ...,
+    normalize_observations: bool = ...,
+    normalize_rewards: bool = ...,
+    hidden: Sequence[int] = ...,
+    evaluation_episodes: int = ...,
+    film: bool = ...,
+    resume: Literal["exact", "new_episodes"] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
 def evaluate(
     out: _Path,
@@ -205,41 +240,6 @@ def evaluate(
     shown: int = ...,
 ) -> Result:
     """Compare a policy before and after PPO on held-out prompts."""
-
-def control(
-    environment: str,
-    *,
-    out: _Path = ...,
-    seed: int = ...,
-    overwrite: bool = ...,
-    hardware: HardwareConfig | Mapping[str, Any] = ...,
-    gamma: float = ...,
-    gae_lambda: float = ...,
-    epochs: int = ...,
-    clip_range: float | None = ...,
-    dual_clip_range: float | None = ...,
-    value_clip_range: float | None = ...,
-    value_weight: float = ...,
-    entropy_weight: float = ...,
-    algorithm: Literal["reinforce", "actor_critic", "ppo"] = ...,
-    environment_options: Mapping[str, Any] = ...,
-    environments: int = ...,
-    fresh_environments: bool = ...,
-    total_steps: int = ...,
-    rollout_steps: int | None = ...,
-    truncation: Literal["bootstrap", "terminal"] = ...,
-    minibatches: int = ...,
-    normalize_advantages: Literal["rollout", "minibatch", "none"] = ...,
-    normalize_observations: bool = ...,
-    normalize_rewards: bool = ...,
-    hidden: Sequence[int] = ...,
-    evaluation_episodes: int = ...,
-    film: bool = ...,
-    resume: Literal["exact", "new_episodes"] = ...,
-    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
-    loop: LoopConfig | Mapping[str, Any] = ...,
-) -> Result:
-    """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
 def run(
     recipe: str,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -12,8 +12,8 @@ from trine.catalog.writer import Writer
 from trine.config.loading import validated
 from trine.config.use import ChatConfig, OpenConfig, SamplingConfig
 from trine.engine.sampling import Sampling
+from trine.records import Rollout
 from trine.runtime.errors import TrineError
-from trine.runtime.seeds import derive_seed
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.text_stream import TextStream
 from trine.tokenizer.tokenizer import Tokenizer
@@ -197,21 +197,19 @@ class Model:
         """For every prompt its answer, or a list of as many as `samples` says."""
         if samples is not None and samples < 1:
             raise TrineError(f"samples={samples} asks for no answer; give at least 1")
-        seeds = [sampling.seed, *(derive_seed(sampling.seed, "sample", n) for n in range(1, samples or 1))]
-        settings = [replace(sampling, seed=seed) for seed in seeds]
         with self._lock:
-            rollouts = self._writer.engine.generate(
-                [ids for ids in prompts for _ in settings], [setting for _ in prompts for setting in settings]
-            )
-        answers = [
-            Completion(
-                self._writer.text(rollout.response_ids, sampling, form.stream()),
-                rollout.response_ids, rollout.log_probs, rollout.stop_reason,
-            )
-            for rollout in rollouts
-        ]  # fmt: skip
-        groups = [answers[start : start + len(seeds)] for start in range(0, len(answers), len(seeds))]
-        return answers if samples is None else groups
+            if samples is None:
+                rollouts = self._writer.engine.generate(prompts, [sampling] * len(prompts))
+            else:
+                rollouts = [each for ids in prompts for each in self._writer.engine.generate([ids] * samples, sampling)]
+        answers = [self._completion(rollout, sampling, form) for rollout in rollouts]
+        if samples is None:
+            return answers
+        return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+    def _completion(self, rollout: Rollout, sampling: Sampling, form: _Form) -> Completion:
+        text = self._writer.text(rollout.response_ids, sampling, form.stream())
+        return Completion(text, rollout.response_ids, rollout.log_probs, rollout.stop_reason)
 
     def _pieces(self, ids: list[int], sampling: Sampling, form: _Form) -> Iterator[str]:
         """An answer's text as it is written; the engine is held for a piece at a time."""

@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, overload
 
 from trine.api.prompts import Prompt, paired, question
-from trine.catalog.loading import open_hardware
-from trine.catalog.rewards import open_reward
+from trine.catalog.loading import open_hardware, open_score_model
 from trine.config.base import HardwareConfig
 from trine.config.loading import validated
-from trine.records import Answer
-from trine.rewards.base import Reward as Scorer
-from trine.rewards.function import FunctionReward
+from trine.records import Message, Rollout
+from trine.rewards.reward import FunctionReward, ModelReward, import_function
+from trine.tokenizer.chat_format import chat_format
+
+Judged = Sequence[tuple[tuple[Message, ...], str]]
 
 
 def load_reward(
@@ -27,16 +29,40 @@ def load_reward(
 
         reward = trine.load_reward("runs/quickstart/reward")
     """
+    values = {"device": device, "precision": precision, "threads": threads}
+    hardware = validated(HardwareConfig, values, "trine.load_reward")
     if callable(reward):
-        return Reward(FunctionReward(reward, getattr(reward, "__name__", "function")))
-    hardware = {"device": device, "precision": precision, "threads": threads}
-    return Reward(
-        open_reward(os.fspath(reward), open_hardware(validated(HardwareConfig, hardware, "trine.load_reward")))
-    )
+        return Reward(_of_function(FunctionReward(reward, getattr(reward, "__name__", "function"))))
+    name = os.fspath(reward)
+    if ":" in name and not Path(name).exists():
+        return Reward(_of_function(import_function(name)))
+    model, tokenizer = open_score_model(name, open_hardware(hardware))
+    scorer, chat = ModelReward(model, tokenizer), chat_format(tokenizer)
+
+    def score(judged: Judged) -> list[float]:
+        rollouts = [
+            Rollout(tuple(chat.prompt_ids(prompt)), tuple(chat.response_ids(response)), (), "eos")
+            for prompt, response in judged
+        ]
+        return list(scorer.score(rollouts, lambda rollout: ("", "")).tolist())
+
+    return Reward(score)
+
+
+def _of_function(function: FunctionReward) -> Callable[[Judged], list[float]]:
+    def score(judged: Judged) -> list[float]:
+        texts = ["\n\n".join(message.content for message in prompt) for prompt, _ in judged]
+        rollouts = [Rollout((number,), (), (), "eos") for number in range(len(judged))]
+        scores = function.score(
+            rollouts, lambda rollout: (texts[rollout.prompt_ids[0]], judged[rollout.prompt_ids[0]][1])
+        )
+        return list(scores.tolist())
+
+    return score
 
 
 class Reward:
-    """What judges answers, a number for each, higher is better; made by `trine.load_reward`::
+    """What scores answers, a number for each, higher is better; made by `trine.load_reward`::
 
         reward = trine.load_reward("runs/reward")
         reward.score("2 + 2?", "4")                        # 0.71
@@ -45,8 +71,8 @@ class Reward:
     A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
+    def __init__(self, scores: Callable[[Judged], list[float]]) -> None:
+        self._scores = scores
         self._lock = Lock()
 
     @overload
@@ -58,5 +84,5 @@ class Reward:
         many = not isinstance(response, str)
         pairs = paired(prompt, response) if many else [(prompt, response)]
         with self._lock:
-            scores = self._scorer.score([Answer(question(each), answer) for each, answer in pairs]).tolist()
+            scores = self._scores([(question(each), answer) for each, answer in pairs])
         return scores if many else scores[0]
