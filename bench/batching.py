@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from trine.data.packing import fit_rows, pack, pad
 from trine.data.rows import Batch
@@ -46,21 +45,12 @@ def padded_steps(lengths: Sequence[int], positions: int, *, grouped: bool) -> li
 
 def packed_rows(spans: Sequence[TokenSpan], step: Step, row_tokens: int) -> Batch:
     """Several examples a row; attention and positions restart in each."""
-    packed = pack(spans, step, row_tokens, 1.0)
-    starts = torch.arange(row_tokens) - packed.positions  # padding is at position 0: it sees itself
-    return _batch(packed.ids, packed.weights, packed.positions, starts)
+    return pack(spans, step, row_tokens, 1.0)
 
 
 def padded_rows(spans: Sequence[TokenSpan], step: Step) -> Batch:
     """One example a row. Padding is on the right, where no token of the example sees it: no mask is needed."""
     ids, lengths = pad([spans[item].ids for (item,) in step], 0)
     places = torch.arange(ids.shape[1])
-    weights = ((places > 0) & (places < lengths.unsqueeze(1))).float()
-    return _batch(ids, weights)
-
-
-def _batch(ids: Tensor, weights: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Batch:
-    """`weights` are those of tokens as targets; a batch has them at the position before, which predicts them."""
-    before = weights.roll(-1, 1)
-    before[:, -1] = 0.0
-    return Batch(ids, ids.roll(-1, 1), before, float(before.sum()), positions, starts)
+    weights = (places < lengths.unsqueeze(1) - 1).float()
+    return Batch(ids, ids.roll(-1, 1), weights, float(weights.sum()))

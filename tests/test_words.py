@@ -32,7 +32,7 @@ INSTEAD = {
     r"surely[_ ]whole": "complete_episodes",
     r"\bSight\b|\bLesson\b|\bturn_heads\b": "attention mask and positions; training batch; apply_rotary",
     r"\b(choosing|finding|opening)\.py|stages\.(finding|opening)": "sampler; catalog/locating, catalog/loading",
-    r"\badvantages_of\b": "one meaning each: gae_of_episodes, gae_of_responses",
+    r"\badvantages_of\b": "one meaning each: compute_advantages, gae_of_responses",
     r"(?i)\bthe dial\b|\bone dial\b|\bthe house\b|\bfloors\b|\ba floor\b": "--depth; architecture; layers",
     r"(?i)numbers that are none|\bhears? of\b|where it can be had|\bis heard\b|begin anew": "plain sentences",
     r"(?i)loss is content|critic that knows nothing|goes on with, each": "margin; critic only; greedily",

@@ -98,7 +98,7 @@ def test_a_reward_that_does_not_reproduce_is_seen_too() -> None:
 def test_new_episodes_begin_after_those_of_the_stop() -> None:
     played = environments("Walk-v0", 2)
     state = played.state()
-    played.begin_anew(state)
+    played.start_next_episodes(state)
     assert played.episodes == [1, 1] and played.elapsed().tolist() == [0, 0]
 
 
@@ -107,7 +107,7 @@ def test_new_episodes_begin_after_those_of_the_stop() -> None:
     [
         ("Grid-v0", r"trine-test/Grid-v0: observations are Box\(0.0, 1.0, \(2, 2\).*FlattenObservation"),
         ("TwoChoices-v0", r"trine-test/TwoChoices-v0: actions are MultiDiscrete"),
-        ("Nowhere-v0", "environment 'trine-test/Nowhere-v0' with options {} cannot be made"),
+        ("Nowhere-v0", "environment 'trine-test/Nowhere-v0' with options {} cannot be created"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_by_name(name: str, words: str) -> None:
@@ -117,7 +117,7 @@ def test_what_cannot_be_learned_is_refused_by_name(name: str, words: str) -> Non
 
 def test_an_id_may_name_the_module_that_registers_it() -> None:
     assert Environments("tests.agents.toys:trine-test/Walk-v0", {}, 1, 0).observation_size == 2
-    with pytest.raises(TrineError, match=r"environment 'no\.such\.module:Walk-v0' with options {} cannot be made"):
+    with pytest.raises(TrineError, match=r"environment 'no\.such\.module:Walk-v0' with options {} cannot be created"):
         make_environment("no.such.module:Walk-v0", {})
 
 
@@ -127,13 +127,13 @@ def test_whatever_a_constructor_raises_is_told_in_words(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(toys.Count, "__init__", refuse)
     with pytest.raises(
-        TrineError, match=r"'trine-test/Cut-v0' with options {} cannot be made: gravity is out of range"
+        TrineError, match=r"'trine-test/Cut-v0' with options {} cannot be created: gravity is out of range"
     ):
         make_environment("trine-test/Cut-v0", {})
 
 
 def test_options_an_environment_does_not_take_are_refused() -> None:
-    with pytest.raises(TrineError, match=r"'trine-test/Cut-v0' with options {'colour': 'red'} cannot be made"):
+    with pytest.raises(TrineError, match=r"'trine-test/Cut-v0' with options {'colour': 'red'} cannot be created"):
         make_environment("trine-test/Cut-v0", {"colour": "red"})
 
 

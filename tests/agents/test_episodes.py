@@ -50,7 +50,7 @@ def test_a_seed_plays_the_same_episodes_again_and_another_others() -> None:
 
 
 def test_an_environment_that_never_ends_an_episode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 100)
+    monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 100)
     about = description("Ends-v0", observations=1, environment_options={"ends_after": None})
     with pytest.raises(TrineError, match=r"trine-test/Ends-v0: an episode did not end within 100 steps"):
         play_episodes(about, player(about), 2, seed=0)
@@ -64,7 +64,7 @@ def test_the_likeliest_action_needs_no_chance_and_observations_are_normalized() 
     observations = np.array([[10.0, 20.0]], np.float32)
     noise = np.full((1, 2), np.nan, np.float32)
     assert plain.act(observations, noise).shape == (1,)
-    centred = normalizing.playing.policy(moments.normalized(observations))
+    centred = normalizing.actor.policy(moments.normalized(observations))
     assert np.array_equal(normalizing.act(observations, noise), centred.argmax(1))
 
 
@@ -89,7 +89,7 @@ def test_folders_that_hold_no_agent_are_refused(tmp_path: Path) -> None:
     about = description()
     save_agent(tmp_path / "agent", about, build(about), None)
     (tmp_path / "agent" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(TrineError, match="is not an agent's folder as trine writes it"):
+    with pytest.raises(TrineError, match="is not a folder written by `trine control`"):
         load_agent(tmp_path)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.tiny import random_tensor
-from trine.agents.network import Agent, Playing, initialize
+from trine.agents.network import ActorInference, Agent, initialize
 
 
 def agent(*, continuous: bool = False, critic: bool = True, seed: int = 0) -> Agent:
@@ -70,7 +70,7 @@ def test_deviations_are_outputs_that_observations_do_not_move() -> None:
 @pytest.mark.parametrize("continuous", [False, True])
 def test_playing_gives_the_policys_numbers_and_follows_its_weights(continuous: bool) -> None:
     made = agent(continuous=continuous)
-    playing = Playing(made)
+    playing = ActorInference(made)
     observations = random_tensor(8, 4, seed=3)
     for _ in range(2):
         assert_close(torch.from_numpy(playing.policy(observations.numpy())), made(observations)[0].detach())
@@ -81,7 +81,7 @@ def test_playing_gives_the_policys_numbers_and_follows_its_weights(continuous: b
 
 def test_playing_does_not_change_what_it_is_given() -> None:
     observations = np.ones((3, 4), np.float32)
-    Playing(agent()).policy(observations)
+    ActorInference(agent()).policy(observations)
     assert (observations == 1).all()
 
 

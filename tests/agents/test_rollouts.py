@@ -10,17 +10,17 @@ from torch.testing import assert_close
 from tests.agents import toys  # noqa: F401  (registers them)
 from trine.agents.distributions import Categorical
 from trine.agents.environments import Environments
-from trine.agents.rollouts import Rollout, advantages_of, complete_episodes, play, rows_of
+from trine.agents.rollouts import Trajectories, collect, complete_episodes, compute_advantages, segments_of
 from trine.algorithms.advantages import generalized_advantages
 
 VALUES = {0: 4.0, 1: 2.0, 2: 6.0, 3: 8.0}
 """What the critic says of an observation of the counting environment."""
 
 
-def played(name: str, steps: int, copies: int = 1) -> Rollout:
+def played(name: str, steps: int, copies: int = 1) -> Trajectories:
     environments = Environments(f"trine-test/{name}", {}, copies, 0)
     noise = np.zeros((steps, copies, 2), np.float32)
-    return play(environments, lambda observations: np.zeros((len(observations), 2)), Categorical(2), noise)
+    return collect(environments, lambda observations: np.zeros((len(observations), 2)), Categorical(2), noise)
 
 
 def values_of(observations: np.ndarray) -> torch.Tensor:
@@ -28,11 +28,11 @@ def values_of(observations: np.ndarray) -> torch.Tensor:
 
 
 def advantages(
-    rollout: Rollout, *, gae_lambda: float = 1.0, bootstrap: bool = True
+    rollout: Trajectories, *, gae_lambda: float = 1.0, bootstrap: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return advantages_of(
+    return compute_advantages(
         rollout, torch.from_numpy(rollout.rewards).float().reshape(-1), values_of(rollout.observations),
-        (values_of(rollout.cut_observations), values_of(rollout.last_observations)),
+        (values_of(rollout.truncated_observations), values_of(rollout.last_observations)),
         gamma=0.5, gae_lambda=gae_lambda, bootstrap=bootstrap,
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ def test_nothing_follows_a_terminated_episode_and_the_rollouts_own_end_is_bootst
     """Rewards 1, 2, 3 | 1, 2 | and the critic's 6 of what comes after, at a discount of a half."""
     rollout = played("Ends-v0", 5)
     assert rollout.terminated.reshape(-1).tolist() == [False, False, True, False, False]
-    assert not rollout.truncated.any() and len(rollout.cut_observations) == 0
+    assert not rollout.truncated.any() and len(rollout.truncated_observations) == 0
     found, returns = advantages(rollout)
     assert_close(returns, torch.tensor([2.75, 3.5, 3.0, 3.5, 5.0]))
     assert_close(found, torch.tensor([-1.25, 1.5, -3.0, -0.5, 3.0]))
@@ -51,7 +51,7 @@ def test_a_truncated_episode_goes_on_with_the_value_of_its_own_last_observation(
     """8, the value of observation 3; not 4, that of the next episode's first: 3 + 8 / 2, 2 + 7 / 2, 1 + 5.5 / 2."""
     rollout = played("Cut-v0", 5)
     assert rollout.truncated.reshape(-1).tolist() == [False, False, True, False, False]
-    assert rollout.cut_observations.tolist() == [[3.0]] and not rollout.terminated.any()
+    assert rollout.truncated_observations.tolist() == [[3.0]] and not rollout.terminated.any()
     found, returns = advantages(rollout)
     assert_close(returns, torch.tensor([3.75, 5.5, 7.0, 3.5, 5.0]))
     assert_close(found, torch.tensor([-0.25, 3.5, 1.0, -0.5, 3.0]))
@@ -85,11 +85,11 @@ def test_rows_hold_every_step_once_and_agree_with_the_recursion_step_by_step(
     truncated = ~terminated & (generator.random((steps, copies)) < 0.25)
     cut = generator.normal(size=int(truncated.sum()))
     last, values, rewards = (generator.normal(size=shape) for shape in (copies, (steps, copies), (steps, copies)))
-    rollout = Rollout(
+    rollout = Trajectories(
         np.zeros((steps, copies, 1)), np.zeros((steps, copies)), rewards, terminated, truncated, cut, last,
         np.zeros(copies, int), [],
     )  # fmt: skip
-    found, returns = advantages_of(
+    found, returns = compute_advantages(
         rollout, torch.from_numpy(rewards.reshape(-1)), torch.from_numpy(values.reshape(-1)),
         (torch.from_numpy(cut), torch.from_numpy(last)), gamma=0.9, gae_lambda=0.8, bootstrap=True,
     )  # fmt: skip
@@ -117,10 +117,10 @@ def _step_by_step(
 
 
 def test_rows_are_parts_of_episodes() -> None:
-    rows = rows_of(np.array([[0, 0], [1, 0], [0, 0], [0, 1]], bool))
-    assert rows.of(torch.arange(8))[rows.mask].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    rows = segments_of(np.array([[0, 0], [1, 0], [0, 0], [0, 1]], bool))
+    assert rows.gather(torch.arange(8))[rows.mask].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
     assert rows.mask.sum(1).tolist() == [2, 2, 4]
-    assert_close(rows.back(rows.of(torch.arange(8.0))), torch.arange(8.0))
+    assert_close(rows.scatter(rows.gather(torch.arange(8.0))), torch.arange(8.0))
 
 
 def test_reinforce_counts_only_episodes_it_was_sure_to_see_whole() -> None:
@@ -132,14 +132,14 @@ def test_an_episode_that_happened_to_be_short_enough_does_not_count() -> None:
     """One that begins at 3 of 5 steps and ends at once would count only because it was short."""
     rollout = played("Cut-v0", 5)
     ends = np.array([[False], [False], [True], [True], [False]])
-    short = Rollout(**{**rollout.__dict__, "terminated": ends, "truncated": np.zeros_like(ends)})
+    short = Trajectories(**{**rollout.__dict__, "terminated": ends, "truncated": np.zeros_like(ends)})
     assert complete_episodes(short, 3).tolist() == [True] * 3 + [False] * 2
 
 
 def test_what_is_left_of_an_episode_from_before_the_rollout_counts() -> None:
     rollout = played("Cut-v0", 3)
     ends = np.array([[True], [False], [False]])
-    carried = Rollout(**{**rollout.__dict__, "truncated": ends, "elapsed": np.array([2])})
+    carried = Trajectories(**{**rollout.__dict__, "truncated": ends, "elapsed": np.array([2])})
     assert complete_episodes(carried, 3).tolist() == [True, False, False]
 
 

@@ -21,7 +21,7 @@ from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.finetuning import FinetuneConfig
 from trine.config.lora import LoraConfig
 from trine.config.rl import PpoConfig
-from trine.data.packing import PackedRows
+from trine.data.rows import Batch
 from trine.model.adapter_folder import load_adapter
 from trine.model.heads import PolicyWithValue
 from trine.model.lora import LoraSettings, add_lora, lora_parameters
@@ -110,7 +110,7 @@ def test_a_checkpoint_holds_only_adapters_and_a_stopped_run_ends_in_the_same_byt
     config = config.model_copy(update={"loop": LoopConfig(save_every=0)})
     batches = finetune.FinetuneObjective.batches
 
-    def stop_at_step_5(self: finetune.FinetuneObjective, step: int) -> Sequence[PackedRows]:
+    def stop_at_step_5(self: finetune.FinetuneObjective, step: int) -> Sequence[Batch]:
         if step == 4:
             stop_request.received = signal.SIGTERM
         return batches(self, step)

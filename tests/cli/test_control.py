@@ -33,7 +33,7 @@ def test_an_agent_is_trained_played_and_reported(tmp_path: Path, command: Comman
 
 def test_mistakes_are_named(tmp_path: Path, command: Command) -> None:
     for arguments, expected in (
-        (("control", "CartPole-v9", "--out", str(tmp_path / "run")), "'CartPole-v9' with options {} cannot be made"),
+        (("control", "CartPole-v9", "--out", str(tmp_path / "run")), "'CartPole-v9' with options {} cannot be created"),
         (("control", "CartPole-v1", "--algorithm", "reinforce", "--epochs", "3"), "epochs=3"),
         (("control", "CartPole-v1", "--gama", "0.9"), "did you mean 'gamma'?"),
         (("control", "play", str(tmp_path)), "holds no agent"),

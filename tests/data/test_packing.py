@@ -1,17 +1,20 @@
 """Packing is best fit, loses nothing, and packed rows give what padded rows give."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.tiny import FAMILY_NAMES, random_ids, tiny_model, tiny_score_model
+from tests.tiny import FAMILY_NAMES, random_ids, tiny_config, tiny_model, tiny_score_model
+from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.data.packing import fit_rows, pack, pack_pairs, pad
 from trine.model.transformer import Transformer
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
-from trine.stages.finetuning.finetune import packed_cross_entropy
+from trine.stages.language_modelling import LanguageModelLoss, loss_sum
 
 LENGTHS = (9, 3, 14, 5, 2, 7, 16, 4)
 ROW = 16
@@ -29,7 +32,7 @@ SPANS = [span(length, seed) for seed, length in enumerate(LENGTHS)]
 
 def loss_and_gradients(model: Transformer, rows: list[list[int]], context_weight: float) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    loss = packed_cross_entropy(model, pack(SPANS, rows, ROW, context_weight))
+    loss = loss_sum(LanguageModelLoss(model), pack(SPANS, rows, ROW, context_weight))
     loss.backward()
     return {"loss": loss.detach()} | {
         name: value.grad for name, value in model.named_parameters() if value.grad is not None
@@ -61,29 +64,73 @@ def test_packed_equals_padded_equals_one_by_one(family: str, context_weight: flo
     assert_close(packed, {"loss": alone.detach()} | gradients, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_the_packed_batch_has_the_loss_of_a_mask_that_is_written_out(dtype: torch.dtype, bound: float) -> None:
+    """In bf16 it takes the compiled causal attention, which no written-out mask does: equal to rounding."""
+    model = tiny_model(replace(tiny_config("qwen3"), head_dim=32), dtype=dtype)
+    batch = pack(SPANS, fit_rows(LENGTHS, ROW), ROW, 0.5)
+    assert batch.starts is not None
+    places = torch.arange(ROW)
+    seen = (batch.starts.unsqueeze(2) == batch.starts.unsqueeze(1)) & (places <= places.unsqueeze(1))
+    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, float("-inf"))
+    hidden = model(batch.ids, positions=batch.positions, bias=bias).flatten(0, 1)
+    written_out = cross_entropy_sum(hidden, model.output_weight, batch.targets.flatten(), batch.weights.flatten())
+    assert_close(loss_sum(LanguageModelLoss(model), batch), written_out, rtol=bound, atol=0.0)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@torch.no_grad()
+def test_examples_of_one_row_do_not_see_each_other(family: str) -> None:
+    """Whatever stands in the other examples of its row, an example's hidden states are the same to the bit."""
+    model, rows = tiny_model(family), fit_rows(LENGTHS, ROW)
+    items = next(items for items in rows if len(items) > 1)
+    others = [replace(one, ids=tuple(reversed(one.ids))) for one in SPANS]
+    first, last = LENGTHS[items[0]], sum(LENGTHS[item] for item in items[:-1])
+    before, changed_last, changed_first = (
+        hidden_of(model, {**dict(enumerate(SPANS)), **changes}, items)
+        for changes in ({}, {items[-1]: others[items[-1]]}, {items[0]: others[items[0]]})
+    )
+    assert torch.equal(before[:last], changed_last[:last]) and not torch.equal(before[last:], changed_last[last:])
+    assert torch.equal(before[first:], changed_first[first:]) and not torch.equal(before[:first], changed_first[:first])
+
+
+def hidden_of(model: Transformer, spans: dict[int, TokenSpan], items: list[int]) -> torch.Tensor:
+    """Hidden states of one row of `items`."""
+    batch = pack([spans[item] for item in range(len(spans))], [items], ROW, 0.0)
+    return model(batch.ids, positions=batch.positions, starts=batch.starts)[0]
+
+
 def test_a_first_token_is_never_a_target() -> None:
+    """Nor is what follows an example's last token, or padding."""
     batch = pack(SPANS, fit_rows(LENGTHS, ROW), ROW, 1.0)
-    assert bool((batch.weights[batch.positions == 0] == 0).all())
-    assert float(batch.weights.sum()) == sum(LENGTHS) - len(LENGTHS)
+    firsts = batch.positions.roll(-1, 1) == 0
+    assert bool((batch.weights[firsts] == 0).all()) and bool((batch.weights[:, -1] == 0).all())
+    assert batch.count == float(batch.weights.sum()) == sum(LENGTHS) - len(LENGTHS)
 
 
-def test_every_span_lies_whole_in_one_segment() -> None:
+def test_every_span_lies_whole_between_its_start_and_the_next() -> None:
     rows = fit_rows(LENGTHS, ROW)
     batch = pack(SPANS, rows, ROW, 0.0)
     for row, items in enumerate(rows):
-        for segment, item in enumerate(items):
-            there = batch.segments[row] == segment
+        start = 0
+        for item in items:
+            there = batch.starts[row] == start
             assert tuple(batch.ids[row][there].tolist()) == SPANS[item].ids
             assert batch.positions[row][there].tolist() == list(range(LENGTHS[item]))
+            start += LENGTHS[item]
 
 
-def test_a_position_sees_its_own_segment_up_to_itself_and_nothing_else() -> None:
-    batch = pack(SPANS, fit_rows(LENGTHS, ROW), ROW, 0.0)
-    seen = batch.bias(torch.float32) == 0
-    for row in range(len(seen)):
-        for query in range(ROW):
-            own = [key for key in range(query + 1) if batch.segments[row, key] == batch.segments[row, query]]
-            assert seen[row, query].nonzero().flatten().tolist() == own
+def test_targets_are_the_next_tokens_and_weigh_what_training_says() -> None:
+    batch = pack(SPANS, [[0], [1, 4]], ROW, 0.25)
+    weights = [1.0 if trained else 0.25 for trained in SPANS[0].trained[1:]]
+    assert batch.targets[0, : LENGTHS[0] - 1].tolist() == list(SPANS[0].ids[1:])
+    assert batch.weights[0].tolist() == weights + [0.0] * (ROW - len(weights))
+
+
+def test_a_padding_position_sees_itself_alone() -> None:
+    batch = pack(SPANS, [[1]], ROW, 0.0)
+    assert batch.starts[0].tolist() == [0] * LENGTHS[1] + list(range(LENGTHS[1], ROW))
+    assert batch.positions[0, LENGTHS[1] :].tolist() == [0] * (ROW - LENGTHS[1])
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))

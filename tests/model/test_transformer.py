@@ -56,7 +56,7 @@ def test_packed_examples_see_only_themselves(family: str) -> None:
     model, ids = tiny_model(family), random_ids(1, 9)
     spans = [TokenSpan(tuple(part.tolist()), (True,) * len(part)) for part in (ids[0, :4], ids[0, 4:])]
     rows = pack(spans, [[0, 1]], 10, 0.0)
-    packed = model(rows.ids, positions=rows.positions, bias=rows.bias(torch.float32))
+    packed = model(rows.ids, positions=rows.positions, starts=rows.starts)
     assert_close(packed[:, :4], model(ids[:, :4]), atol=1e-5, rtol=1e-5)
     assert_close(packed[:, 4:9], model(ids[:, 4:]), atol=1e-5, rtol=1e-5)
 

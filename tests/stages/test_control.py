@@ -23,8 +23,7 @@ from trine.config.base import LoopConfig
 from trine.config.control import ControlConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
-from trine.stages.control.control import ControlObjective, describe, run
-from trine.training.loop import Loop
+from trine.stages.control.control import ControlObjective, TrainingBatch, describe, run
 
 SMALL: dict[str, Any] = {
     "environment": "trine-test/Walk-v0", "environments": 3, "rollout_steps": 20, "total_steps": 600, "minibatches": 3,
@@ -57,6 +56,13 @@ def objective(out: Path, **changes: Any) -> ControlObjective:
     agent = build(description)
     initialize(agent, 0)
     return ControlObjective(agent, environments, description, settings, torch.device("cpu"))
+
+
+def played(learner: ControlObjective, iteration: int = 0) -> TrainingBatch:
+    """What an iteration learns from, in the order it was played."""
+    learner.batches(iteration * learner.steps_per_iteration)
+    assert learner.lesson is not None
+    return learner.lesson
 
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
@@ -93,15 +99,15 @@ def test_a_seed_reproduces_a_run_and_a_stopped_run_goes_on_exactly(
 
 def _stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal arrives while the rollout of that many iterations later is played."""
-    collect, begun = ControlObjective._collect, []
+    batches, begun = ControlObjective.batches, []
 
-    def counting(self: ControlObjective, iteration: int) -> Any:
-        begun.append(iteration)
+    def counting(self: ControlObjective, step: int) -> Any:
+        begun.extend([step] if step % self.steps_per_iteration == 0 else [])
         if len(begun) == iterations:
             stop_request.received = signal.SIGTERM
-        return collect(self, iteration)
+        return batches(self, step)
 
-    monkeypatch.setattr(ControlObjective, "_collect", counting)
+    monkeypatch.setattr(ControlObjective, "batches", counting)
 
 
 def test_an_environment_that_does_not_reproduce_goes_on_with_new_episodes_only_when_asked(
@@ -159,10 +165,10 @@ def test_a_value_may_be_held_near_the_old_one(tmp_path: Path) -> None:
 
 def test_observations_are_normalized_by_all_rollouts_before(tmp_path: Path) -> None:
     learner = objective(tmp_path, normalize_observations=True)
-    first = learner._collect(0).observations
+    first = played(learner).observations
     assert learner.moments is not None and learner.moments.count == 0
     assert not torch.allclose(first.mean(0), torch.zeros(2), atol=0.05)
-    learner._collect(1)
+    played(learner, 1)
     assert learner.moments.count == 60
     again = torch.from_numpy(learner.moments.normalized(first.numpy()))
     assert_close(again.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
@@ -172,7 +178,7 @@ def test_observations_are_normalized_by_all_rollouts_before(tmp_path: Path) -> N
 
 def test_rewards_are_scaled_by_the_returns_so_far(tmp_path: Path) -> None:
     raw, scaled = (objective(tmp_path, normalize_rewards=on, normalize_advantages="none") for on in (False, True))
-    plain, divided = raw._collect(0), scaled._collect(0)
+    plain, divided = played(raw), played(scaled)
     assert scaled.reward_scale is not None
     deviation = float(scaled.reward_scale.moments.variance[0]) ** 0.5
     with torch.no_grad():  # the critic is the same, so what differs is rewards alone
@@ -229,7 +235,7 @@ def test_a_dropped_update_costs_no_figures_and_is_counted_once(tmp_path: Path, m
 def test_a_run_whose_episodes_do_not_end_is_finished_without_their_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 100)
+    monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 100)
     out = run(config(tmp_path, environment="trine-test/Ends-v0", environment_options={"ends_after": None}))
     assert set(json.loads((out / "done.json").read_text())) == {"stage", "environment_steps"}
 
@@ -255,10 +261,10 @@ def test_every_step_is_learned_from_once_in_every_pass(tmp_path: Path) -> None:
 
 
 def test_advantages_are_whitened_over_the_rollout_or_the_minibatch_or_not(tmp_path: Path) -> None:
-    learned = objective(tmp_path)._collect(0).advantages
+    learned = played(objective(tmp_path)).advantages
     assert_close(learned.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
     assert_close(learned.std(unbiased=False), torch.tensor(1.0), atol=1e-4, rtol=0)
-    plain = objective(tmp_path, normalize_advantages="none")._collect(0).advantages
+    plain = played(objective(tmp_path, normalize_advantages="none")).advantages
     assert_close((plain - plain.mean()) / plain.std(unbiased=False), learned, atol=1e-4, rtol=1e-4)
     by_minibatch = objective(tmp_path, normalize_advantages="minibatch")
     batch = by_minibatch.batches(0)[0]
@@ -268,7 +274,7 @@ def test_advantages_are_whitened_over_the_rollout_or_the_minibatch_or_not(tmp_pa
 
 def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -> None:
     learner = objective(tmp_path, algorithm="reinforce", environment="trine-test/Cut-v0", rollout_steps=7, gamma=0.5)
-    lesson = learner._collect(0)
+    lesson = played(learner)
     assert len(lesson) == 18  # 6 of the 7 steps of each copy: the seventh begins an episode that may not end in time
     returns = {0.0: 2.75, 1.0: 3.5, 2.0: 3.0}
     assert lesson.advantages.tolist() == [returns[float(seen)] for seen in lesson.observations]
@@ -277,7 +283,7 @@ def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -
 
 def test_the_gradient_of_reinforce_is_that_of_the_log_probability(tmp_path: Path) -> None:
     learner = objective(tmp_path, algorithm="reinforce", rollout_steps=24)
-    lesson = learner._collect(0)
+    lesson = played(learner)
     learner.terms(lesson)["policy"].value.backward()
     found, learner.agent.weights.grad = learner.agent.weights.grad, None
     outputs, _ = learner.agent.plain(lesson.observations)
@@ -290,10 +296,10 @@ def test_the_gradient_of_reinforce_is_that_of_the_log_probability(tmp_path: Path
 def test_a_truncated_episode_is_bootstrapped_unless_the_older_treatment_is_asked_for(tmp_path: Path) -> None:
     """The only difference is the value of observation 3, where the critic says anything but 0."""
     lessons = [
-        objective(tmp_path, environment="trine-test/Cut-v0", truncation=how, normalize_advantages="none")._collect(0)
+        played(objective(tmp_path, environment="trine-test/Cut-v0", truncation=how, normalize_advantages="none"))
         for how in ("bootstrap", "terminal")
     ]
-    ended = objective(tmp_path, environment="trine-test/Ends-v0", normalize_advantages="none")._collect(0)
+    ended = played(objective(tmp_path, environment="trine-test/Ends-v0", normalize_advantages="none"))
     assert torch.equal(lessons[1].returns, ended.returns)
     assert not torch.allclose(lessons[0].returns, ended.returns)
 
@@ -316,7 +322,7 @@ def test_learning_raises_the_return(tmp_path: Path) -> None:
         ({"minibatches": 100}, "minibatches=100 is more than the 3 x 20 steps"),
         ({"total_steps": 50}, "total_steps=50 is less than one rollout of 3 x 20 steps"),
         ({"environment": "trine-test/Grid-v0"}, "only flat Box observations"),
-        ({"environment": "trine-test/Nowhere-v0"}, "cannot be made"),
+        ({"environment": "trine-test/Nowhere-v0"}, "cannot be created"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -350,7 +356,7 @@ def test_checkpoints_are_written_between_iterations_as_often_as_asked(
 ) -> None:
     """Every 4 updates, where an iteration has 6: at the first chance after each."""
     saved: list[int] = []
-    monkeypatch.setattr(Loop, "_save", lambda self, step, *more: saved.append(step))
+    monkeypatch.setattr("trine.training.loop.save_checkpoint", lambda folder, step, *more: saved.append(step))
     run(config(tmp_path, total_steps=240, loop=LoopConfig(save_every=4)))
     assert saved == [6, 12, 18, 24]
 

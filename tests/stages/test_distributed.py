@@ -9,18 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import PLAIN_CPU, pretrain_config
+from tests.conftest import PLAIN_CPU, finetune_config, pretrain_config
 from tests.several_processes import in_processes
+from tests.tiny import tiny_model
 from trine.catalog.loading import open_hardware
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.corpus import CorpusConfig
 from trine.config.text import PretrainConfig
 from trine.data.rows import Batch
+from trine.records import TokenSpan
 from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
+from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
+from trine.stages.language_modelling import LanguageModelLoss
 from trine.stages.pretraining import pretrain
 from trine.training.checkpoints import list_checkpoints
+from trine.training.loop import Loop
+from trine.training.optimizers import make_optimizers
+from trine.training.parallel import Kind, parallelise
+from trine.training.run_folder import RunFolder, SilentRunFolder
 
 STEPS = 50
 OPTIMIZERS = {
@@ -66,6 +74,33 @@ def test_two_processes_have_the_losses_of_one(small: Any) -> None:
         for column in ("loss", "gradient_norm", "bits_per_byte/folders"):
             assert curve(config.out, column) == pytest.approx(curve(alone[kind], column), rel=bound), config.out
         assert (config.out / "model" / "model.safetensors").exists() and (config.out / "done.json").exists()
+
+
+SPANS = [TokenSpan(tuple(range(3, 6 + length)), (False,) + (True,) * (length + 2)) for length in range(20)]
+
+
+def finetune_all(folder: Path, kinds: Sequence[Kind]) -> None:
+    """Ten steps of fine-tuning with each kind of parallelism."""
+    config = finetune_config(folder, folder, folder, row_tokens=32, batch_size=4, micro_batch_size=1)
+    settings = LoopConfig(save_every=0), OPTIMIZERS["adamw"]
+    with open_world(torch.device("cpu")) as world:
+        for kind in kinds:
+            model = tiny_model("qwen3")
+            parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, kind)
+            optimizers = make_optimizers(model.named_parameters(), settings[1], model.config, torch.float32, world)
+            objective = FinetuneObjective(parallel, PackedExamples(SPANS, 32, 0), SPANS, config)
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            run = RunFolder(folder / kind) if world.is_main else SilentRunFolder(folder / kind)
+            Loop(objective, model, optimizers, 10, settings, run, parallel=parallel).train()
+
+
+def test_two_processes_fine_tune_as_one_does(tmp_path: Path) -> None:
+    finetune_all(tmp_path / "alone", ["ddp"])
+    in_processes(2, finetune_all, tmp_path / "together", ["ddp", "fsdp"])
+    for kind in ("ddp", "fsdp"):
+        for column in ("loss", "gradient_norm", "held_out_cross_entropy"):
+            expected = curve(tmp_path / "alone" / "ddp", column)
+            assert curve(tmp_path / "together" / kind, column) == pytest.approx(expected, rel=1e-5)
 
 
 def stop_in_the_last_process(configs: Sequence[PretrainConfig], step: int) -> list[list[str]]:

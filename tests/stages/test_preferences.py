@@ -1,4 +1,4 @@
-"""Comparisons set what a person wrote against what the model samples, and nothing but content tells them apart."""
+"""Preference pairs set what a person wrote against what the model samples, and nothing but content tells them apart."""
 
 from pathlib import Path
 

@@ -12,7 +12,8 @@ from trine.catalog.loading import open_hardware, open_score_model
 from trine.data.files import read_preferences
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.preferences.reward import Pair, RewardObjective, render, run, score_all, score_pairs
+from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
+from trine.stages.preferences.reward import RewardObjective, run
 from trine.tokenizer.chat_format import ChatFormat
 
 LENGTHS = ((5, 3, 9), (2, 7, 7), (11, 1, 4), (6, 6, 1))
@@ -91,7 +92,7 @@ def test_a_pair_longer_than_the_context_is_named(tmp_path: Path, finetune_run: P
         run(reward_config(tmp_path / "out", finetune_run, path))
 
 
-def test_no_comparisons_are_refused(tmp_path: Path, finetune_run: Path) -> None:
+def test_no_pairs_are_refused(tmp_path: Path, finetune_run: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(TrineError, match=r"pairs\.jsonl holds no preferences"):
         run(reward_config(tmp_path / "out", finetune_run, tmp_path / "pairs.jsonl"))

@@ -21,7 +21,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
-from trine.stages.preferences.reward import Pair, RewardObjective
+from trine.stages.preferences.pair_scores import Pair
+from trine.stages.preferences.reward import RewardObjective
 from trine.stages.pretraining.objective import PretrainObjective
 from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
@@ -63,7 +64,7 @@ def finetuning(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]
         ANYWHERE, ANYWHERE, ANYWHERE, row_tokens=32, batch_size=6, micro_batch_size=micro, prompt_weight=0.5
     )
     model = tiny_model("gpt2")
-    objective = FinetuneObjective(model, PackedExamples(spans, 32, 0), [], config)
+    objective = FinetuneObjective(Parallel(module=LanguageModelLoss(model)), PackedExamples(spans, 32, 0), [], config)
     return model, trained(objective, model, model.config, folder)
 
 
@@ -208,13 +209,10 @@ def test_a_row_may_stand_for_several_steps(tmp_path: Path) -> None:
             assert row[name] == pytest.approx(sum(other[name] for other in part) / len(part))
 
 
-def test_a_save_that_is_due_waits_for_a_step_after_which_the_objective_may_be_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[int] = []
-    monkeypatch.setattr(Loop, "_save", lambda self, step, *more: saved.append(step))
-    line_loop(tmp_path, LoopConfig(save_every=3), save_on=4)[0].train()
-    assert saved == [4, 8]
+def test_a_save_that_is_due_waits_for_a_step_after_which_the_objective_may_be_saved(tmp_path: Path) -> None:
+    loop, _, run = line_loop(tmp_path, LoopConfig(save_every=3, keep_checkpoints=10), save_on=4)
+    loop.train()
+    assert sorted(folder.name for folder in run.checkpoints.iterdir()) == ["step-00000004", "step-00000008"]
 
 
 def test_evaluation_comes_when_due_and_at_the_end(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Agents of control tasks: environments played side by side, actor and critic, and what a rollout teaches them."""
+"""Control tasks: vectorized environments, actor and critic, trajectories and their advantages."""

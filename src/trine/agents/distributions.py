@@ -1,8 +1,8 @@
-"""What an actor's outputs mean: a categorical distribution over actions, or a normal one for every part of an action.
+"""Action distributions: categorical, or an independent normal for each dimension of a continuous action.
 
-Each has two faces. NumPy's plays: a step of a few small arrays is where a library for large ones loses its time.
-PyTorch's learns: log-probabilities and entropies with gradients. Shapes: N copies of the environment, M steps,
-A outputs, K parts of a continuous action.
+Sampling uses NumPy, because PyTorch's overhead per operation dominates on arrays this small. Log-probabilities and
+entropies, which need gradients, use PyTorch. Shapes: T steps of N copies of the environment, M steps in all, A outputs
+of the actor, K dimensions of a continuous action.
 """
 
 import math
@@ -18,16 +18,16 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 class Distribution(Protocol):
-    """A family of distributions over actions; `outputs` numbers tell one of them."""
+    """A family of distributions over actions, with `outputs` parameters each."""
 
     outputs: int
 
     def noise(self, generator: np.random.Generator, steps: int, copies: int) -> Array:
-        """What `sample` needs for so many steps, sampled at once: [T, N, ...] float32."""
+        """Random numbers for `sample`, for all steps at once: [T, N, ...] float32."""
         ...
 
     def sample(self, outputs: Array, noise: Array) -> Array:
-        """One action for each row of `outputs`, decided by the noise of its step."""
+        """One sampled action for each row of `outputs` [N, A], given the noise of one step [N, ...]."""
         ...
 
     def mode(self, outputs: Array) -> Array:
@@ -35,7 +35,7 @@ class Distribution(Protocol):
         ...
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each of M actions, in nats, [M] each; of a normal distribution the density's."""
+        """Log-probability (of a normal distribution: log-density) and entropy in nats, [M] each, for M actions."""
         ...
 
 
@@ -49,19 +49,19 @@ class Categorical:
         return generator.gumbel(size=(steps, copies, self.outputs)).astype(np.float32)
 
     def sample(self, outputs: Array, noise: Array) -> Array:
-        """The largest of logits plus Gumbel noise is a draw from their softmax (Maddison et al. 2014)."""
+        """The largest of logits plus Gumbel noise is a sample from their softmax (Maddison et al. 2014)."""
         return (outputs + noise).argmax(1)
 
     def mode(self, outputs: Array) -> Array:
         return outputs.argmax(1)
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = torch.log_softmax(outputs, 1)
+        log_probs = torch.log_softmax(outputs, 1)  # [M, A]
         return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), -(log_probs.exp() * log_probs).sum(1)
 
 
 class Normal:
-    """A vector of `size` parts, independent of each other; the outputs are their means, then their log deviations."""
+    """A diagonal normal distribution of `size` dimensions; the outputs are the means, then the log deviations."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -77,7 +77,7 @@ class Normal:
         return outputs[:, : self.size]
 
     def log_probs_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        means, log_deviations = outputs.chunk(2, 1)
+        means, log_deviations = outputs.chunk(2, 1)  # [M, K] each
         spread = log_deviations.sum(1) + self.size * HALF_LOG_TWO_PI
         distances = (actions - means) * torch.exp(-log_deviations)
         return distances.square().sum(1) * -0.5 - spread, spread + 0.5 * self.size

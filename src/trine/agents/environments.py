@@ -1,10 +1,10 @@
-"""Copies of a Gymnasium environment, played side by side in one process; every reset is a function of counters.
+"""A vectorized Gymnasium environment in one process; every reset is seeded by counters.
 
-Autoreset is ours and of the same step: when a copy's episode ends, its last observation is kept for the rollout and
-the copy is reset at once, with a seed made of (seed, copy, episode). A copy can therefore be brought back after a stop
-by resetting it and playing again what was played since: `state` keeps those actions and a digest of what they led to.
-Some environments keep something across resets that no seed reaches (a physics engine's caches), so that an episode goes
-otherwise after others: with `fresh` a copy is made anew for every episode, and there is nothing it could keep.
+Autoreset happens in the same step: when the episode of a copy ends, its last observation is kept for the rollout and
+the copy is reset at once, with a seed derived from (seed, copy, episode). The state of a copy can therefore be restored
+by resetting it and replaying the actions since: `state` keeps these actions and a digest of the observations they led
+to. Some environments keep state across resets that the seed does not control (caches of a physics engine), so that an
+episode depends on the previous ones; `fresh` therefore creates a new environment for every episode.
 """
 
 import base64
@@ -22,11 +22,11 @@ from trine.runtime.errors import TrineError
 from trine.runtime.seeds import derive_seed
 
 SEEDS = 2**31
-"""Some simulators take seeds of 32 bits."""
+"""Some simulators accept 32-bit seeds only."""
 
 
 def make_environment(name: str, options: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """One copy. Raises `TrineError` for an unknown id, a missing extra, or options it does not take."""
+    """One copy. Raises `TrineError` for an unknown id, a missing extra, or invalid options."""
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         return gymnasium.make(name, disable_env_checker=True, **rendering, **options)
@@ -34,13 +34,13 @@ def make_environment(name: str, options: Mapping[str, Any], render_mode: str | N
         raise TrineError(
             f"{name}: {error}; trine's extras are: pip install 'trine[control]' or 'trine[box2d]'"
         ) from None
-    except Exception as error:  # another's code: it may raise anything
-        raise TrineError(f"environment {name!r} with options {dict(options)} cannot be made: {error}") from None
+    except Exception as error:  # third-party code may raise anything
+        raise TrineError(f"environment {name!r} with options {dict(options)} cannot be created: {error}") from None
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One that ended, in which copy: the sum of its rewards and its steps."""
+    """A finished episode: the copy it was played in, its return `total` and its `length` in steps."""
 
     copy: int
     total: float
@@ -49,15 +49,22 @@ class Episode:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of all N copies gave. `ended` names those whose episode is over, with its last observation."""
+    """The result of one step of all N copies."""
 
     rewards: list[float]
     ended: list[tuple[int, bool, Array]]
-    """(copy, terminated, last observation): one that is not terminated was truncated"""
+    """(copy, terminated, last observation) of each episode that ended; if not terminated, it was truncated"""
 
 
 class Environments:
-    """`count` copies of environment `name`, a `fresh` one for every episode. Observations are float32."""
+    """`count` copies of environment `name`; with `fresh`, created anew for every episode. Observations are float32.
+
+    Example::
+
+        environments = Environments("CartPole-v1", {}, count=4, seed=0)
+        step = environments.step(np.array([0, 1, 0, 1]))
+        environments.close()
+    """
 
     def __init__(self, name: str, options: Mapping[str, Any], count: int, seed: int, *, fresh: bool = True) -> None:
         self.name, self.options, self.seed, self.fresh = name, options, seed, fresh
@@ -78,7 +85,7 @@ class Environments:
             self._reset(copy, 0)
 
     def step(self, actions: Array) -> Step:
-        """Play one action in every copy; an ended episode is noted in `finished`, and the copy begins its next."""
+        """Take one action in every copy; a finished episode is added to `finished` and its copy is reset."""
         rewards: list[float] = []
         ended: list[tuple[int, bool, Array]] = []
         for copy, action in enumerate(self.actions.for_environment(actions)):
@@ -91,8 +98,8 @@ class Environments:
         return Step(rewards, ended)
 
     def _play(self, copy: int, action: Any) -> tuple[float, bool, bool]:
-        """Reward, and whether the episode terminated or was truncated."""
-        self.played[copy] += self.actions.packed(action)  # before the step, which may change the array it is given
+        """(reward, terminated, truncated)."""
+        self.played[copy] += self.actions.packed(action)  # before the step, which may modify the array
         self.lengths[copy] += 1
         self.observations[copy], reward, terminated, truncated, _ = self.copies[copy].step(action)
         reward = float(reward)
@@ -108,8 +115,8 @@ class Environments:
         observation, _ = self.copies[copy].reset(seed=derive_seed(self.seed, "episode", copy, episode) % SEEDS)
         if np.shape(observation) != (self.observation_size,):
             raise TrineError(
-                f"{self.name}: an observation has shape {np.shape(observation)}, not ({self.observation_size},) as "
-                "its space says"
+                f"{self.name}: an observation has shape {np.shape(observation)}; its observation space says "
+                f"({self.observation_size},)"
             )
         self.observations[copy] = observation
         self.episodes[copy], self.totals[copy], self.lengths[copy] = episode, 0.0, 0
@@ -126,9 +133,9 @@ class Environments:
         return np.array(self.lengths)
 
     def state(self) -> list[dict[str, Any]]:
-        """Enough to bring every copy back to where it is, as JSON: which episode, what was played, what that led to.
+        """What `replay` needs, as JSON: the episode, its actions so far, and a digest of the observations.
 
-        Eight bytes or more for every step since the last reset: long only where no time limit ends episodes.
+        At least 8 bytes for each step since the last reset: large only for environments without a time limit.
         """
         return [
             {
@@ -141,9 +148,9 @@ class Environments:
         ]
 
     def replay(self, state: list[dict[str, Any]]) -> None:
-        """Bring every copy back to where it was when `state` was taken.
+        """Restore every copy to `state` by replaying its actions.
 
-        Raises `TrineError` naming the environment when the same seed and actions lead elsewhere.
+        Raises `TrineError` if the environment is not deterministic given seed and actions.
         """
         for copy, was in enumerate(state):
             self._reset(copy, int(was["episode"]))
@@ -153,12 +160,12 @@ class Environments:
                 raise TrineError(
                     f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
-                    "stop, so that the run cannot be continued exactly. Go on with new episodes (--resume "
+                    "stop, so the run cannot be resumed exactly. Resume with new episodes (--resume "
                     "new_episodes), or start over (--overwrite true)"
                 )
 
-    def begin_anew(self, state: list[dict[str, Any]]) -> None:
-        """Begin, in every copy, the episode after the one it was in."""
+    def start_next_episodes(self, state: list[dict[str, Any]]) -> None:
+        """Start, in every copy, the episode after the one in `state`."""
         for copy, was in enumerate(state):
             self._reset(copy, int(was["episode"]) + 1)
 

@@ -1,4 +1,4 @@
-"""Whole episodes of a finished agent: their returns, and a film of one."""
+"""Evaluation of a trained agent: returns of complete episodes, and a film of one."""
 
 import io
 import os
@@ -19,37 +19,37 @@ from trine.runtime.seeds import derive_seed, generator_for
 from trine.runtime.signals import stop_request
 
 SIDE_BY_SIDE = 20
-LONGEST_EPISODE = 50_000
-"""Steps: an environment that never ends an episode cannot be measured by episodes."""
+MAX_EPISODE_STEPS = 50_000
+"""An environment whose episodes do not end cannot be evaluated by episodes."""
 BLOCK = 256
-"""Steps whose noise is sampled together."""
+"""Number of steps for which noise is sampled at once."""
 FILM_WIDTH, FILM_COLOURS = 300, 32
 FILM_FRAMES_PER_SECOND = 20
-LONGEST_FILM = 300
-"""Frames: a report holds the film."""
+MAX_FILM_FRAMES = 300
+"""The film is embedded in the report."""
 
 
 def play_episodes(
     description: AgentDescription, player: Player, count: int, seed: int, *, may_stop: bool = True
 ) -> list[Episode]:
-    """`count` fresh episodes, each begun from (seed, copy, episode).
+    """Play `count` new episodes, each seeded by (seed, copy, episode).
 
-    Which episodes count is settled before they are played: the first ones to end would be the short ones. Where work is
-    unsaved, `may_stop` is False: a signal is left to who asks. Raises `TrineError` when episodes do not end.
+    Which episodes count is decided before they are played: taking the first to end would favour short ones. With
+    unsaved work `may_stop` is False, and the caller handles signals. Raises `TrineError` if an episode does not end.
     """
     copies = min(SIDE_BY_SIDE, count)
     environments = Environments(description.environment, description.environment_options, copies, seed)
     try:
         check_fits(description, environments)
-        return _first_ones(description.environment, environments, player, count, seed, may_stop)
+        return _first_episodes(description.environment, environments, player, count, seed, may_stop)
     finally:
         environments.close()
 
 
-def _first_ones(
+def _first_episodes(
     name: str, environments: Environments, player: Player, count: int, seed: int, may_stop: bool
 ) -> list[Episode]:
-    """The first episodes of every copy, as many of each as make `count`."""
+    """The first episodes of each copy, `count` in all."""
     copies = len(environments.copies)
     shares = [count // copies + (copy < count % copies) for copy in range(copies)]
     kept: list[list[Episode]] = [[] for _ in range(copies)]
@@ -66,15 +66,15 @@ def _first_ones(
 
 
 def _refuse_endless(name: str, environments: Environments) -> None:
-    if environments.elapsed().max() > LONGEST_EPISODE:
+    if environments.elapsed().max() > MAX_EPISODE_STEPS:
         raise TrineError(
-            f"{name}: an episode did not end within {LONGEST_EPISODE:,} steps, so that returns of episodes cannot be "
-            "measured; register the environment with a smaller max_episode_steps"
+            f"{name}: an episode did not end within {MAX_EPISODE_STEPS:,} steps, so the agent cannot be "
+            "evaluated; register the environment with a smaller max_episode_steps"
         )
 
 
 def frames(description: AgentDescription, player: Player, seed: int, render_mode: str) -> Iterator[tuple[Any, float]]:
-    """One episode: something that draws, and the return so far, before each action and at the end."""
+    """One episode: yields (function that renders a frame, return so far) before each action and at the end."""
     environment = make_environment(description.environment, description.environment_options, render_mode)
     actions = actions_of(environment, description.environment)
     generator = generator_for(seed, "actions")
@@ -82,7 +82,7 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
     try:
         observation, _ = environment.reset(seed=derive_seed(seed, "film") % SEEDS)
         yield environment.render, total
-        while not ended and step < LONGEST_EPISODE:
+        while not ended and step < MAX_EPISODE_STEPS:
             stop_request.check()
             noise = player.distribution.noise(generator, 1, 1)[0]
             action = player.act(np.asarray(observation, np.float32)[None], noise)
@@ -96,18 +96,18 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
 
 
 def write_film(path: Path, description: AgentDescription, player: Player, seed: int, speed: float = 1.0) -> float:
-    """Write one episode as a GIF, its beginning where it is long; returns the episode's return.
+    """Write one episode as a GIF of at most `MAX_FILM_FRAMES` frames; returns the episode's return.
 
-    Raises `TrineError` when the environment cannot be rendered.
+    Raises `TrineError` if the environment cannot be rendered.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # rendered in memory, where there may be no screen
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # render in memory: there may be no screen
     rate = _frames_per_second(description)
     every = max(1, round(rate * speed / FILM_FRAMES_PER_SECOND))
     pictures: list[Image.Image] = []
     total = 0.0
     for index, (render, so_far) in enumerate(frames(description, player, seed, "rgb_array")):
         total = so_far
-        if index % every == 0 and len(pictures) < LONGEST_FILM:
+        if index % every == 0 and len(pictures) < MAX_FILM_FRAMES:
             pictures.append(_picture(render, description.environment))
     buffer = io.BytesIO()
     milliseconds = max(20, round(1000 * every / (rate * speed)))
@@ -128,7 +128,7 @@ def _frames_per_second(description: AgentDescription) -> float:
 
 
 def _cannot_be_rendered(name: str, error: gymnasium.error.DependencyNotInstalled) -> TrineError:
-    return TrineError(f"{name} cannot be rendered: {error}; pip install 'trine[control]' brings it")
+    return TrineError(f"{name} cannot be rendered: {error}; pip install 'trine[control]'")
 
 
 def _picture(render: Callable[[], Any], name: str) -> Image.Image:
@@ -136,7 +136,7 @@ def _picture(render: Callable[[], Any], name: str) -> Image.Image:
         picture = Image.fromarray(render())
     except gymnasium.error.DependencyNotInstalled as error:
         raise _cannot_be_rendered(name, error) from None
-    except Exception as error:  # another's code: it may raise anything
+    except Exception as error:  # third-party code may raise anything
         raise TrineError(f"{name} cannot be rendered: {error}") from None
     height = max(1, round(picture.height * FILM_WIDTH / picture.width))
     resized = picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS)

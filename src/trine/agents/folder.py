@@ -1,4 +1,4 @@
-"""An agent on disk: `agent.json` says what it plays and how it is made, `model.safetensors` holds its weights."""
+"""An agent on disk: `agent.json` describes environment and network, `model.safetensors` holds the weights."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from trine.agents.distributions import Array, Categorical, Distribution, Normal
 from trine.agents.environments import Environments
-from trine.agents.network import Agent, Playing
+from trine.agents.network import ActorInference, Agent
 from trine.agents.normalization import Moments
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_folder, write_json
@@ -18,7 +18,7 @@ from trine.runtime.files import read_json, write_folder, write_json
 
 @dataclass(frozen=True)
 class AgentDescription:
-    """What has to be known to build an agent before its weights are read."""
+    """What is needed to build an agent before its weights are loaded."""
 
     environment: str
     environment_options: dict[str, Any]
@@ -34,23 +34,23 @@ class AgentDescription:
 
 
 class Player:
-    """An agent that only plays: observations in, actions out."""
+    """A trained policy: observations in, actions out."""
 
     def __init__(
         self, agent: Agent, moments: Moments | None, distribution: Distribution, *, deterministic: bool
     ) -> None:
-        self.playing, self.moments, self.distribution = Playing(agent), moments, distribution
+        self.actor, self.moments, self.distribution = ActorInference(agent), moments, distribution
         self.deterministic = deterministic
 
     def act(self, observations: Array, noise: Array) -> Array:
-        """An action for each of N observations; `noise` [N, ...] is used where actions are sampled."""
+        """Actions for N observations; a stochastic policy samples them with `noise` [N, ...]."""
         inputs = observations if self.moments is None else self.moments.normalized(observations)
-        outputs = self.playing.policy(inputs)
+        outputs = self.actor.policy(inputs)
         return self.distribution.mode(outputs) if self.deterministic else self.distribution.sample(outputs, noise)
 
 
 def save_agent(folder: Path, description: AgentDescription, agent: Agent, moments: Moments | None) -> None:
-    """Write the agent's folder, whole or not at all."""
+    """Save the agent into `folder`, atomically."""
 
     def fill(aside: Path) -> None:
         normalization = None if moments is None else moments.state()
@@ -62,7 +62,7 @@ def save_agent(folder: Path, description: AgentDescription, agent: Agent, moment
 
 
 def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
-    """The agent that a run of `trine control` made. Raises `TrineError` where there is none."""
+    """Load the agent of a run of `trine control`; raises `TrineError` if there is none."""
     folder = run / "agent" if (run / "agent").is_dir() else run
     if not (folder / "agent.json").exists():
         raise TrineError(f"{run} holds no agent: give the run folder of a finished `trine control`")
@@ -76,7 +76,7 @@ def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
             for name, place in agent.named().items():
                 place.copy_(weights.pop(name))
     except (TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
-        raise TrineError(f"{folder} is not an agent's folder as trine writes it: {error}") from None
+        raise TrineError(f"{folder} is not a folder written by `trine control`: {error}") from None
     moments = None
     if normalization is not None:
         moments = Moments(description.observations)
@@ -85,7 +85,7 @@ def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
 
 
 def build(description: AgentDescription) -> Agent:
-    """The networks, without their weights."""
+    """The networks, not initialized."""
     return Agent(
         description.observations, description.outputs, description.hidden,
         continuous=description.continuous, critic=description.critic,
@@ -93,13 +93,13 @@ def build(description: AgentDescription) -> Agent:
 
 
 def check_fits(description: AgentDescription, environments: Environments) -> None:
-    """Raise `TrineError` when an environment is no longer the one the agent was made for."""
+    """Raise `TrineError` if the spaces of an environment differ from those the agent was trained with."""
     actions = environments.actions
     found = (environments.observation_size, actions.distribution.outputs, actions.continuous)
-    made_for = (description.observations, description.outputs, description.continuous)
-    if found != made_for:
+    trained_for = (description.observations, description.outputs, description.continuous)
+    if found != trained_for:
         now, then = (
             f"{size} numbers in an observation and {outputs} outputs for {'real' if continuous else 'discrete'} actions"
-            for size, outputs, continuous in (found, made_for)
+            for size, outputs, continuous in (found, trained_for)
         )
-        raise TrineError(f"{description.environment} has {now}; the agent was made for {then}")
+        raise TrineError(f"{description.environment} has {now}; the agent was trained for {then}")

@@ -1,8 +1,8 @@
-"""Networks of tanh layers in NumPy, side by side: what they give, and what their weights have to do with it.
+"""Stacked tanh MLPs in NumPy: forward pass and gradients.
 
-Networks whose hidden layers have the same widths run as one stack: half the calls, and on batches this small a call
-costs more than what it computes. The plain reference is `network.Agent.plain` with PyTorch's own gradients.
-Shapes: S networks, M steps, K inputs, H width of a layer, A outputs of a network.
+Networks whose hidden layers have the same widths (actor and critic) run as one stack: this halves the number of calls,
+and on batches this small a call costs more than its computation. The reference is `network.Agent.plain` with PyTorch's
+own gradients. Shapes: S networks, M steps, K inputs, H width of a layer, A outputs of a network.
 """
 
 import math
@@ -21,7 +21,7 @@ Vector = TypeVar("Vector", Array, Tensor)
 
 @dataclass(frozen=True)
 class Layers(Generic[Vector]):
-    """Weights [S, H, K] and biases [S, 1, H] of each hidden layer; weight [A, H] and bias [A] of each last one."""
+    """Weights [S, H, K] and biases [S, 1, H] of each hidden layer; weight [A, H] and bias [A] of each output layer."""
 
     hidden: list[tuple[Vector, Vector]]
     heads: list[tuple[Vector, Vector]]
@@ -29,19 +29,19 @@ class Layers(Generic[Vector]):
 
 @dataclass(frozen=True)
 class Shapes:
-    """`widths`: inputs, then those of the hidden layers; `outputs`: of each network."""
+    """`widths`: of the input and the hidden layers; `outputs`: the output width of each network."""
 
     widths: tuple[int, ...]
     outputs: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Numbers in all weights and biases."""
+        """Total number of weights and biases."""
         hidden = sum((inputs + 1) * width for inputs, width in pairwise(self.widths))
         return len(self.outputs) * hidden + (self.widths[-1] + 1) * sum(self.outputs)
 
     def split(self, vector: Vector) -> Layers[Vector]:
-        """Views of the first `size` numbers of `vector`."""
+        """The layers as views of the first `size` elements of `vector`."""
         place = 0
 
         def take(*shape: int) -> Vector:
@@ -55,10 +55,10 @@ class Shapes:
 
 
 def forward(layers: Layers[Array], x: Array) -> tuple[list[Array], list[Array]]:
-    """What goes into each layer, [M, K] and then [S, M, H], and what comes out of each network [M, A]."""
+    """(input of each layer, [M, K] and then [S, M, H]; output of each network [M, A])."""
     activations = [x]
     for weight, bias in layers.hidden:
-        x = np.matmul(x, weight.transpose(0, 2, 1))
+        x = np.matmul(x, weight.transpose(0, 2, 1))  # [S, M, H]
         x += bias
         np.tanh(x, x)
         activations.append(x)
@@ -71,7 +71,7 @@ def forward(layers: Layers[Array], x: Array) -> tuple[list[Array], list[Array]]:
 
 
 def backward(layers: Layers[Array], activations: Sequence[Array], outer: Sequence[Array], into: Layers[Array]) -> None:
-    """Write the gradient of every weight and bias `into` arrays of their shapes; `outer` [M, A] is each output's."""
+    """Write the gradient of every weight and bias `into`, given the gradient `outer` [M, A] of each output."""
     x = activations[-1]
     gradient = np.empty_like(x)
     for network, (given, (weight, _), (weight_place, bias_place)) in enumerate(

@@ -1,13 +1,12 @@
-"""Actor and critic: two small networks that share nothing, with orthogonal weights (Saxe et al. 2014).
+"""Actor and critic: two separate MLPs with orthogonal initialisation (Saxe et al. 2014).
 
-Hidden layers are tanh with gain sqrt(2), the critic's last has gain 1; the actor's last has 0.01, so that the first
-policy prefers no action. These are the choices of OpenAI's baselines that mattered (Huang et al. 2022, "The 37
+Hidden layers have tanh and gain sqrt(2); the critic's output layer has gain 1, the actor's 0.01, so that the initial
+policy is nearly uniform. These are the choices in OpenAI's baselines that matter (Huang et al. 2022, "The 37
 implementation details of PPO").
 
-All weights lie in one parameter, so that clipping and the optimizer touch one tensor. On a CPU the networks run in
-NumPy, forward and backward (`layers.py`): on batches this small PyTorch spends most of its time between operations.
-Elsewhere, and as the reference of a test, they are plain PyTorch.
-Shapes: M steps, K numbers of an observation, A outputs.
+All weights are one parameter, so that gradient clipping and the optimizer handle one tensor. On a CPU the networks run
+in NumPy, forward and backward (`layers.py`): on batches this small PyTorch's overhead per operation dominates. On GPUs,
+and as the reference in a test, they run in plain PyTorch. Shapes: M steps, K numbers of an observation, A outputs.
 """
 
 import math
@@ -26,7 +25,14 @@ from trine.runtime.seeds import derive_seed
 
 
 class Agent(nn.Module):
-    """An actor and, where the algorithm has one, a critic; `log_deviations` where actions are continuous."""
+    """An actor, a critic if the algorithm has one, and log standard deviations if actions are continuous.
+
+    Example::
+
+        agent = Agent(observations=4, outputs=2, hidden=(64, 64), continuous=False, critic=True)
+        initialize(agent, seed=0)
+        logits, values = agent(torch.zeros(8, 4))
+    """
 
     def __init__(
         self, observations: int, outputs: int, hidden: Sequence[int], *, continuous: bool, critic: bool
@@ -42,7 +48,7 @@ class Agent(nn.Module):
         self._gradient: tuple[Tensor, NumPyWeights] | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """Every weight under a name of its own, as a view."""
+        """The weights of every layer by name, as views."""
         layers = self.shapes.split(self.weights)
         named: dict[str, Tensor] = {}
         for network, name in enumerate(("actor", "critic")[: len(layers.heads)]):
@@ -55,14 +61,14 @@ class Agent(nn.Module):
         return self.weights[self.shapes.size :]
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """The distributions' numbers [M, A] and the critic's values [M], 0 without one, at observations [M, K]."""
+        """Distribution parameters [M, A] and values [M] (0 without critic) for observations [M, K]."""
         if self.weights.device.type != "cpu":
             return self.plain(observations)
         outputs, values = _InNumPy.apply(self.weights, observations, self)
         return outputs, values
 
     def plain(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """The same in PyTorch."""
+        """`forward` in plain PyTorch."""
         layers = self.shapes.split(self.weights)
         found = []
         for network, head in enumerate(layers.heads):
@@ -76,18 +82,18 @@ class Agent(nn.Module):
         return torch.cat((found[0], self._log_deviations().expand_as(found[0])), 1), values
 
     def in_numpy(self) -> "NumPyWeights":
-        """The weights as arrays: on a CPU the parameter's own memory, which changes under them."""
+        """The weights as arrays; on a CPU they share the memory of the parameter."""
         address = self.weights.data_ptr()
         if self._arrays is None or self._address != address:
             vector = self.weights.detach().cpu().numpy()
             arrays = NumPyWeights(vector, self.shapes)
-            if vector.ctypes.data != address:  # a copy, soon out of date
+            if vector.ctypes.data != address:  # a copy (GPU), valid until the next update
                 return arrays
             self._arrays, self._address = arrays, address
         return self._arrays
 
     def gradient_in_numpy(self) -> "tuple[Tensor, NumPyWeights]":
-        """A vector for the gradient, the same one every time (PyTorch keeps a copy), and its parts."""
+        """A buffer for the gradient, reused at every call because autograd copies it, and views of its parts."""
         if self._gradient is None:
             vector = torch.empty(len(self.weights))
             self._gradient = vector, NumPyWeights(vector.numpy(), self.shapes)
@@ -95,21 +101,21 @@ class Agent(nn.Module):
 
 
 class NumPyWeights:
-    """A vector of all weights (or of their gradient) with views of its parts."""
+    """Views of a vector of all weights (or of their gradient)."""
 
     def __init__(self, vector: Array, shapes: Shapes) -> None:
         self.layers = shapes.split(vector)
         self.log_deviations = vector[shapes.size :]
 
     def distributions(self, outputs: Array) -> Array:
-        """The actor's outputs, with the deviations where there are any."""
+        """The distribution parameters: the actor's outputs, and the log deviations if actions are continuous."""
         if not len(self.log_deviations):
             return outputs
         return np.concatenate((outputs, np.broadcast_to(self.log_deviations, outputs.shape)), 1)
 
 
 class _InNumPy(torch.autograd.Function):
-    """Both networks and their gradients; one node of PyTorch's graph instead of forty."""
+    """Both networks and their gradients as one node of the autograd graph instead of forty."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, observations: Tensor, agent: Agent) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -135,7 +141,7 @@ class _InNumPy(torch.autograd.Function):
 
 @torch.no_grad()
 def initialize(agent: Agent, seed: int) -> None:
-    """Orthogonal weights and zero biases, a function of `seed`."""
+    """Orthogonal weights and zero biases, from `seed` alone."""
     named = agent.named()
     for network, last_gain in (("actor", 0.01), ("critic", 1.0)):
         generator = torch.Generator().manual_seed(derive_seed(seed, "initialize", network))
@@ -144,8 +150,8 @@ def initialize(agent: Agent, seed: int) -> None:
             nn.init.orthogonal_(weight, last_gain if weight is weights[-1] else math.sqrt(2), generator)
 
 
-class Playing:
-    """The actor alone, for the few rows of a step; `refresh` before a rollout: on a GPU its weights are copies."""
+class ActorInference:
+    """The actor for inference. Call `refresh` before a rollout: for a GPU agent it copies the weights."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -157,5 +163,5 @@ class Playing:
         self.actor = Layers([(weight[:1], bias[:1]) for weight, bias in layers.hidden], layers.heads[:1])
 
     def policy(self, observations: Array) -> Array:
-        """The distributions' numbers [N, A] at observations [N, K] float32."""
+        """Distribution parameters [N, A] for observations [N, K] float32."""
         return self.weights.distributions(forward(self.actor, observations)[1][0])

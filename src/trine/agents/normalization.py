@@ -1,7 +1,7 @@
-"""Running moments of observations, and the scale of rewards; frozen while a rollout is played and learned from.
+"""Running normalization of observations and scaling of rewards, as in Gymnasium's wrappers.
 
-Both change between rollouts only, so that the first ratio of an update stays exactly 1. Moments of batches are merged
-as in Chan et al. 1979, in float64.
+The statistics change between rollouts only, so that the first probability ratio of an update is exactly 1. Moments of
+batches are merged as in Chan et al. 1979, in float64.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 from trine.agents.distributions import Array
 
 CLIP = 10.0
-"""In deviations: what lies further out is brought to this."""
+"""Normalized values are clipped to this many standard deviations."""
 MIN_VARIANCE = 1e-8
 
 
 class Moments:
-    """Mean and variance of all rows ever added; 0 and 1 before the first."""
+    """Running mean and variance of all rows added; 0 and 1 before the first."""
 
     def __init__(self, size: int) -> None:
         self.count = 0
@@ -24,7 +24,7 @@ class Moments:
         self.variance = np.ones(size)
 
     def add(self, rows: Array) -> None:
-        """Take in `rows` [M, K]."""
+        """Update the moments with `rows` [M, K]."""
         rows = rows.astype(np.float64)
         total = self.count + len(rows)
         distance = rows.mean(0) - self.mean
@@ -34,7 +34,7 @@ class Moments:
         self.count = total
 
     def normalized(self, rows: Array) -> Array:
-        """`rows` with mean 0 and variance 1, float32, at most `CLIP` from 0."""
+        """`rows` normalized to mean 0 and variance 1, clipped to +-`CLIP`, float32."""
         scaled = (rows - self.mean) / np.sqrt(self.variance + MIN_VARIANCE)
         return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
 
@@ -47,7 +47,7 @@ class Moments:
 
 
 class RewardScale:
-    """Rewards over the deviation of the discounted return so far (Engstrom et al. 2020): signs and zero stay."""
+    """Divides rewards by the deviation of the discounted return (Engstrom et al. 2020), without shifting them."""
 
     def __init__(self, copies: int, gamma: float) -> None:
         self.gamma = gamma
@@ -55,7 +55,7 @@ class RewardScale:
         self.moments = Moments(1)
 
     def scaled(self, rewards: Array, ends: Array) -> Array:
-        """`rewards` [T, N] scaled, after taking them in; `ends` [T, N] says where an episode ended."""
+        """Update the statistics with `rewards` [T, N] and scale them; `ends` [T, N]: whether an episode ended."""
         seen = np.empty(rewards.shape)
         for t, (reward, ended) in enumerate(zip(rewards, ends, strict=True)):
             self.returns = self.returns * self.gamma + reward

@@ -1,9 +1,9 @@
-"""A rollout: T steps of N copies of an environment, and what is learned from it.
+"""Trajectories: T steps of N copies of an environment, and their advantages.
 
-An episode, or the part of one that a rollout saw, is a row, as a response is one in the text world: `Rows` says which
-steps make it, and advantages come from the same function. What follows a row's last step is worth nothing where
-the episode terminated; the critic's value of what came next where it was truncated, or where the rollout ended first.
-Shapes: T steps, N copies, M = T N steps in all (step by step), B rows, L steps of the longest.
+An episode, or the part of it inside a rollout, is a segment: one row of a [B, L] tensor, like a response in language
+modelling, so that both use the same function for advantages. The value after the last step of a segment is 0 if the
+episode terminated, and the critic's value of the next observation if it was truncated or the rollout ended.
+Shapes: T steps, N copies, M = T N steps in all (time-major), B segments, L steps of the longest segment.
 """
 
 from collections.abc import Callable
@@ -21,26 +21,26 @@ Policy = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """What N copies showed in T steps. `last_observations` [N, K] come after the last step, where no episode ended."""
+class Trajectories:
+    """T steps of N copies. `last_observations` [N, K] are those after the last step."""
 
     observations: Array
     """[T, N, K] float32: before each action"""
     actions: Array
-    """[T, N] or [T, N, K], as sampled"""
+    """[T, N] or [T, N, K], as sampled (before clipping to the action space)"""
     rewards: Array
     """[T, N] float64"""
     terminated: Array
-    """[T, N]: the episode ended there, and nothing follows"""
+    """[T, N]: the episode ended in a terminal state"""
     truncated: Array
-    """[T, N]: it was cut there, and something would have followed"""
-    cut_observations: Array
+    """[T, N]: the episode was cut off, for example by a time limit"""
+    truncated_observations: Array
     """[C, K]: the last observation of each truncated episode, in the order of steps and copies"""
     last_observations: Array
     elapsed: Array
-    """[N]: steps that each copy's episode had when the rollout began"""
+    """[N]: steps since the last reset of each copy when the rollout began"""
     episodes: list[Episode]
-    """those that ended"""
+    """that ended in the rollout"""
 
     @property
     def ends(self) -> Array:
@@ -48,8 +48,8 @@ class Rollout:
         return ends
 
 
-def play(environments: Environments, policy: Policy, distribution: Distribution, noise: Array) -> Rollout:
-    """As many steps as there is noise [T, N, ...], from where the copies stand."""
+def collect(environments: Environments, policy: Policy, distribution: Distribution, noise: Array) -> Trajectories:
+    """Step all copies T times with actions sampled from `policy`, given `noise` [T, N, ...]."""
     steps, copies = noise.shape[:2]
     observations = np.empty((steps, copies, environments.observation_size), np.float32)
     actions = environments.actions.empty(steps, copies)
@@ -66,7 +66,7 @@ def play(environments: Environments, policy: Policy, distribution: Distribution,
             (terminated if is_terminal else truncated)[t, copy] = True
             if not is_terminal:
                 cut.append(observation)
-    return Rollout(
+    return Trajectories(
         observations, actions, rewards, terminated, truncated,
         np.array(cut, np.float32).reshape(-1, environments.observation_size), environments.observations.copy(),
         elapsed, environments.take_finished(),
@@ -74,41 +74,44 @@ def play(environments: Environments, policy: Policy, distribution: Distribution,
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Which of M steps each row holds: `places` [B, L] where `mask` [B, L]; `stops` [B] and `copies` [B] its end."""
+class Segments:
+    """The steps of each segment: `indices` [B, L] into M steps where `mask` [B, L] holds.
 
-    places: Tensor
+    The segment ends before step `stops` [B] of copy `copies` [B].
+    """
+
+    indices: Tensor
     mask: Tensor
     stops: Tensor
     copies: Tensor
 
-    def of(self, values: Tensor) -> Tensor:
-        """`values` [M] as rows [B, L]; what lies outside the mask counts for nothing."""
-        return values[self.places]
+    def gather(self, values: Tensor) -> Tensor:
+        """`values` [M] by segment [B, L]; entries outside the mask are arbitrary."""
+        return values[self.indices]
 
-    def back(self, rows: Tensor) -> Tensor:
-        """[B, L] as [M]."""
+    def scatter(self, rows: Tensor) -> Tensor:
+        """The inverse of `gather`: [B, L] to [M]."""
         values = torch.empty(int(self.mask.sum()), dtype=rows.dtype)
-        values[self.places[self.mask]] = rows[self.mask]
+        values[self.indices[self.mask]] = rows[self.mask]
         return values
 
 
-def rows_of(ends: Array) -> Rows:
-    """The parts of episodes in a rollout whose `ends` [T, N] say after which steps one was over."""
+def segments_of(ends: Array) -> Segments:
+    """The segments of a rollout; `ends` [T, N]: whether an episode ended at that step."""
     copies = ends.shape[1]
     last = ends.copy()
-    last[-1] = True  # the rollout's own end
-    of_copy, ending = np.nonzero(last.T)  # copy by copy, in order of time
+    last[-1] = True  # the end of the rollout ends every segment
+    of_copy, ending = np.nonzero(last.T)  # sorted by copy, then time
     stops = ending + 1
     starts = np.where(np.diff(of_copy, prepend=-1) != 0, 0, np.concatenate(([0], stops[:-1])))
     offsets = np.arange((stops - starts).max())
     mask = offsets < (stops - starts)[:, None]
-    places = np.where(mask, (starts[:, None] + offsets) * copies + of_copy[:, None], 0)
-    return Rows(*(torch.from_numpy(array) for array in (places, mask, stops, of_copy)))
+    indices = np.where(mask, (starts[:, None] + offsets) * copies + of_copy[:, None], 0)
+    return Segments(*(torch.from_numpy(array) for array in (indices, mask, stops, of_copy)))
 
 
-def advantages_of(
-    rollout: Rollout,
+def compute_advantages(
+    rollout: Trajectories,
     rewards: Tensor,
     values: Tensor,
     values_after: tuple[Tensor, Tensor],
@@ -117,30 +120,34 @@ def advantages_of(
     gae_lambda: float,
     bootstrap: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns [M] of a rollout's steps, before any whitening.
+    """Advantages and returns [M] of all steps, before whitening.
 
-    `rewards`, `values` [M]; `values_after`: of the observations truncated episodes ended with [C], and of the last ones
-    [N]. Without `bootstrap` a truncated episode is worth as little as a terminated one; what the rollout's own end cuts
-    is bootstrapped always.
+    `rewards`, `values` [M]; `values_after`: values of `truncated_observations` [C] and of `last_observations` [N].
+    Without `bootstrap`, truncation is treated as termination; the end of the rollout is always bootstrapped.
     """
     cut_values, last_values = values_after
-    rows = rows_of(rollout.ends)
+    segments = segments_of(rollout.ends)
     after = torch.zeros(rollout.ends.shape, dtype=values.dtype)
     after[-1] = last_values
     after[torch.from_numpy(rollout.terminated)] = 0.0
     after[torch.from_numpy(rollout.truncated)] = cut_values if bootstrap else 0.0
-    final = after[rows.stops - 1, rows.copies]
+    final = after[segments.stops - 1, segments.copies]
     advantages, returns = generalized_advantages(
-        rows.of(rewards), rows.of(values), rows.mask, gamma=gamma, gae_lambda=gae_lambda, final_values=final
+        segments.gather(rewards),
+        segments.gather(values),
+        segments.mask,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        final_values=final,
     )
-    return rows.back(advantages), rows.back(returns)
+    return segments.scatter(advantages), segments.scatter(returns)
 
 
-def complete_episodes(rollout: Rollout, time_limit: int) -> Tensor:
-    """Which steps [M] belong to an episode of which it was certain, when it began, that the rollout would see its end.
+def complete_episodes(rollout: Trajectories, time_limit: int) -> Tensor:
+    """Mask [M] of the steps whose episode is certain, when it starts, to end within the rollout.
 
-    A return without a critic needs the whole rest of the episode. To take whichever episodes happened to end would
-    prefer short ones; one that began at least the time limit before the rollout's end ends within it however it goes.
+    Without a critic, a return needs the whole rest of the episode. Using whichever episodes happen to end would favour
+    short ones, so only those are used that start at least `time_limit` steps before the end of the rollout.
     """
     steps, copies = rollout.ends.shape
     begins = np.empty((steps, copies), np.int64)

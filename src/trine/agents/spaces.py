@@ -1,4 +1,4 @@
-"""Which environments can be learned: flat Box observations, Discrete or flat Box actions; others are refused."""
+"""Supported spaces: flat Box observations, Discrete or flat Box actions; others are refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,25 +24,25 @@ class DiscreteActions:
         return Categorical(self.count)
 
     def empty(self, steps: int, copies: int) -> Array:
-        """Room for the actions of a rollout."""
+        """A buffer for the actions of a rollout."""
         return np.empty((steps, copies), np.int64)
 
     def for_environment(self, actions: Array) -> list[Any]:
-        """What the environments are given, one each."""
+        """The actions to pass to the environments, one for each."""
         return (actions + self.start).tolist() if self.start else actions.tolist()
 
     def packed(self, action: int) -> bytes:
-        """What an environment is given, to be kept."""
+        """An action of `for_environment` as bytes."""
         return action.to_bytes(8, "little", signed=True)
 
     def unpacked(self, kept: bytes) -> list[Any]:
-        """The actions that were kept, in order."""
+        """The inverse of `packed`, for several actions."""
         return np.frombuffer(kept, "<i8").tolist()
 
 
 @dataclass(frozen=True)
 class BoxActions:
-    """Vectors between `low` and `high` [K]: a draw outside is brought to the edge when played, not when learned."""
+    """Vectors within `low` and `high` [K]. Sampled actions are clipped for the environment only, not for learning."""
 
     low: Array
     high: Array
@@ -53,19 +53,19 @@ class BoxActions:
         return Normal(len(self.low))
 
     def empty(self, steps: int, copies: int) -> Array:
-        """Room for the actions of a rollout."""
+        """A buffer for the actions of a rollout."""
         return np.empty((steps, copies, len(self.low)), np.float32)
 
     def for_environment(self, actions: Array) -> list[Any]:
-        """What the environments are given, one each."""
+        """The actions to pass to the environments, one for each."""
         return list(np.minimum(np.maximum(actions, self.low), self.high).astype(self.low.dtype))
 
     def packed(self, action: Array) -> bytes:
-        """What an environment is given, to be kept."""
+        """An action of `for_environment` as bytes."""
         return action.tobytes()
 
     def unpacked(self, kept: bytes) -> list[Any]:
-        """The actions that were kept, in order."""
+        """The inverse of `packed`, for several actions."""
         return list(np.frombuffer(kept, self.low.dtype).reshape(-1, len(self.low)).copy())
 
 
@@ -73,11 +73,11 @@ Actions = DiscreteActions | BoxActions
 
 
 def observation_size(environment: gymnasium.Env[Any, Any], name: str) -> int:
-    """Numbers in an observation. Raises `TrineError` where it is not one flat vector."""
+    """Size of an observation. Raises `TrineError` if it is not a flat vector."""
     space = environment.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise TrineError(
-            f"{name}: observations are {space}; only flat Box observations can be learned from: wrap it in "
+            f"{name}: observations are {space}; only flat Box observations are supported: wrap it in "
             "gymnasium.wrappers.FlattenObservation and register it under an id of its own"
         )
     return int(space.shape[0])
@@ -90,6 +90,4 @@ def actions_of(environment: gymnasium.Env[Any, Any], name: str) -> Actions:
         return DiscreteActions(int(space.n), int(space.start))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return BoxActions(space.low, space.high)
-    raise TrineError(
-        f"{name}: actions are {space}; only Discrete and flat Box actions (of real numbers) can be learned"
-    )
+    raise TrineError(f"{name}: actions are {space}; only Discrete and flat Box actions (of real numbers) are supported")

@@ -1,6 +1,6 @@
 """Proximal policy optimization (Schulman et al. 2017): the clipped policy and value losses, as sums over steps.
 
-Both worlds, text and control, call these. Every input is flat: one number for each step (or token) that counts.
+Used for language and control alike. Every input is flat, [M]: one entry for each step (or token) in the loss.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The clipped objective summed over steps, and what to watch: both sums over the same steps."""
+    """The clipped loss and two diagnostics, all summed over steps: scalars."""
 
     loss: Tensor
     clipped: Tensor
@@ -31,10 +31,10 @@ def clipped_policy_loss(
     Without a `clip_range` it is the policy gradient: where rho is 1, as in the first update from a rollout, the
     gradient of -A rho is that of -A log pi (Williams 1992). `dual_clip_range` c > 1 bounds the loss at -c A where
     A < 0 (Ye et al. 2020, eq. 5). `approximate_kl` is the k3 estimate of KL(old || new); `clipped` counts the steps
-    where the clipped ratio is the one that counts.
+    where clipping determines the loss.
     """
     log_ratio = log_probs - old_log_probs
-    ratio = log_ratio.exp()
+    ratio = log_ratio.exp()  # [M]; 1 in the first update after a rollout
     unclipped = -advantages * ratio
     bounded = unclipped if clip_range is None else -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     losses = unclipped if clip_range is None else torch.maximum(unclipped, bounded)

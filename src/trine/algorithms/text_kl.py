@@ -1,8 +1,8 @@
 """Estimates of KL(pi || ref) from sampled tokens (Schulman 2020, "Approximating KL divergence") and its control.
 
-With l = log pi - log ref of a token drawn from pi: k1 = l, k2 = l^2 / 2, k3 = exp(-l) - 1 + l. In a reward, k1 is
-the one to use. In a loss, what counts is the *gradient*: that of plain k1 is zero in expectation and that of
-plain k3 is biased; k2, k1 x rho and k3 x rho, with rho = pi / pi_old, are exact (at rho = 1).
+With l = log pi - log ref of a token sampled from pi: k1 = l, k2 = l^2 / 2, k3 = exp(-l) - 1 + l. In a reward, use k1.
+In a loss the *gradient* matters: that of plain k1 is zero in expectation, and that of plain k3 is biased; those of k2,
+k1 x rho and k3 x rho, with rho = pi / pi_old, are unbiased (at rho = 1).
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
 """Log-probabilities and cross-entropy from hidden states, a chunk of rows at a time.
 
-The full logits of a batch (B x T x V in fp32) are the largest tensor a language model would ever build; here only
-`CHUNK_ROWS` x V exists at once, forward and backward. Every result is a sum or a per-token value: dividing by a
-count is the training loop's business. Rows N are tokens, D width, V vocabulary.
+The logits of a batch, [B, T, V] in fp32, would be the largest tensor of a training step; here only [CHUNK_ROWS, V]
+exist at a time, in the forward and the backward pass. Results are sums or per-token values: the training loop divides
+by the count. Shapes: N rows (tokens), D width, V vocabulary.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ from trine.model import training_kernels
 from trine.runtime.working_memory import empty, empty_like
 
 CHUNK_ROWS = 1024
-PRODUCT_ROWS = 4096  # of the table's gradient, made at once before they are added
+PRODUCT_ROWS = 4096  # rows in each product of the gradient of the output weight
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """Gradients are made in the forward pass, while a chunk's logits are at hand."""
+    """Computes gradients in the forward pass, while the logits of a chunk are in memory."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:  # type: ignore[override]
@@ -34,9 +34,9 @@ class _CrossEntropySum(torch.autograd.Function):
             )
             total += losses.sum(dtype=total.dtype)
             torch.mm(gradient, weight_cast, out=hidden_gradient[rows])
-            if ctx.needs_input_grad[1]:  # not where the table is frozen, as under LoRA
+            if ctx.needs_input_grad[1]:  # False if the weight is frozen, as with LoRA
                 weight_gradient = _add_product(weight_gradient, gradient.mT, hidden[rows])
-            del gradient  # before the next is made
+            del gradient  # free it before the next chunk
         if weight_gradient is None and ctx.needs_input_grad[1]:  # no rows
             weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
@@ -48,8 +48,8 @@ class _CrossEntropySum(torch.autograd.Function):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0]
         return (
-            hidden_gradient * scale,  # a number: it is not rounded to the gradient's dtype before
-            # In place: as large as the table, and needed once. (PyTorch refuses to go through it a second time.)
+            hidden_gradient * scale,  # a scalar: multiplying does not change the dtype
+            # In place, because it is [V, D]; a second backward pass is refused by PyTorch.
             None if weight_gradient is None else weight_gradient.mul_(scale.to(torch.float32)).to(ctx.weight_dtype),
             None,
             None,
@@ -65,7 +65,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """`total` (None: 0) + left right in fp32, in place."""
+    """total + left @ right in fp32, in place; None is 0."""
     if total is None:
         total = empty((left.shape[0], right.shape[1]), torch.float32, left.device).zero_()
     for start in range(0, len(left), PRODUCT_ROWS):
@@ -75,7 +75,7 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """scale * -log softmax(logits)[target], [N], and its gradient in `logits`, [N, V], which may take its memory."""
+    """Losses [N], scale * -log softmax(logits)[target], and their gradient [N, V]; `logits` may be overwritten."""
     if training_kernels.usable(logits) and scales.dtype == torch.float32:
         return training_kernels.cross_entropy_(logits, targets, scales), logits
     log_probs = torch.log_softmax(logits, -1, dtype=torch.float32)
@@ -87,16 +87,15 @@ def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) 
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
-    """float64, where the device has it."""
+    """float64 if the device supports it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:
     """Sum over rows of row_weight * -log softmax(hidden weight^T)[target], in nats; a float64 scalar.
 
-    `hidden` [N, D], `weight` [V, D], `targets` [N] int64, `row_weights` [N] fp32 (0 leaves a row out).
-    Equal in value and gradient to building the logits; a test holds it to that. Under torch.no_grad only the loss is
-    made.
+    `hidden` [N, D], `weight` [V, D], `targets` [N] int64, `row_weights` [N] fp32 (0 excludes a row). Equals the
+    computation with full logits in value and gradient (tested). Under torch.no_grad only the loss is computed.
     """
     if not torch.is_grad_enabled():
         losses = -target_log_probs(hidden, weight, targets) * row_weights
@@ -114,7 +113,7 @@ class _TokenLogProbs(torch.autograd.Function):
         entropy = torch.empty_like(log_probs)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            chunk = _log_softmax(hidden[rows], weight_cast, temperature)
+            chunk = _log_softmax(hidden[rows], weight_cast, temperature)  # [CHUNK_ROWS, V]
             log_probs[rows] = chunk.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
             entropy[rows] = -(chunk.exp() * chunk).sum(1)
         ctx.save_for_backward(hidden, weight, targets, entropy)
@@ -147,7 +146,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
 @torch.no_grad()
 def target_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """`token_log_probs` for a model that is only asked, as a reference is: no gradient, no entropy; [N] fp32."""
+    """`token_log_probs` without gradient and entropy, for a frozen model such as the reference; [N] fp32."""
     weight_cast = weight.to(hidden.dtype)
     log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), CHUNK_ROWS):
@@ -167,7 +166,8 @@ def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """log softmax(hidden weight^T / temperature)[target] and the entropy of that distribution, both [N] fp32, nats.
 
-    `hidden` [N, D], `weight` [V, D], `targets` [N] int64. Both results carry gradients to hidden and weight.
+    `hidden` [N, D], `weight` [V, D], `targets` [N] int64. Both results are differentiable with respect to hidden and
+    weight.
     """
     log_probs, entropy = _TokenLogProbs.apply(hidden, weight, targets, temperature)
     return log_probs, entropy

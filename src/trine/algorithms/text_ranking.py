@@ -1,4 +1,4 @@
-"""Learning to score from preferences (Bradley & Terry 1952; Christiano et al. 2017; Stiennon et al. 2020)."""
+"""Losses of reward models on preferences (Bradley & Terry 1952; Christiano et al. 2017; Stiennon et al. 2020)."""
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,13 @@ def normalization(scores: Tensor) -> tuple[float, float]:
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
-    """Share of pairs whose chosen side scores higher; a tie counts half."""
+    """Share of pairs in which the chosen answer scores higher; ties count half."""
     wins = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
     return float(wins.mean()) if len(wins) else float("nan")
 
 
 def reliability(margins: Tensor, bins: int = 10) -> list[tuple[float, float, int]]:
-    """Predicted against observed: per bin of sigmoid(margin) folded to [0.5, 1], (mean prediction, share right, n)."""
+    """Calibration: (mean confidence, accuracy, n) for each bin of the confidence max(p, 1 - p), p = sigmoid(margin)."""
     confidence = torch.sigmoid(margins.abs().double())
     right = (margins > 0).double()
     rows = []

@@ -1,6 +1,6 @@
-"""Where the reward of a response goes: the score to its last token, the price of KL to every one.
+"""Per-token rewards: the score at the last token of a response, a KL penalty at every token.
 
-Shapes: B responses, T tokens; `mask` says which of them the policy wrote.
+Shapes: B responses, T tokens; `mask` [B, T] marks the tokens that the policy sampled.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def last_step(mask: Tensor) -> Tensor:
-    """Index [B] of the last masked step of every row."""
+    """Index [B] of the last masked step of each row; -1 without one."""
     steps = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, steps, -1).amax(1)
 
@@ -16,7 +16,7 @@ def last_step(mask: Tensor) -> Tensor:
 def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
     """r_t = -beta (log pi_t - log ref_t), plus the score [B] at the last masked step (Ziegler et al. 2019, eq. 2).
 
-    `log_ratios` [B, T] is the k1 estimate, without gradient. A row with no masked step gets no reward.
+    `log_ratios` [B, T] is the k1 estimate, without gradient. A row without masked steps gets no reward.
     """
     rewards = torch.where(mask, -kl_coefficient * log_ratios, 0.0)
     last = last_step(mask)

@@ -86,7 +86,7 @@ class ControlConfig(StageConfig):
     hidden: tuple[PositiveInt, ...] = (64, 64)
     """widths of the hidden layers (tanh) of actor and critic, which share none"""
     evaluation_episodes: NonNegativeInt = 100
-    """fresh episodes played after training, 0 for none: as often with sampled as with likeliest actions"""
+    """evaluation episodes after training, as many with the stochastic as with the deterministic policy; 0: none"""
     film: bool = True
     """draw an episode of the trained agent as film.gif, where the environment can be drawn"""
     resume: Literal["exact", "new_episodes"] = "exact"
@@ -154,7 +154,7 @@ class PlayConfig(Config):
     seed: NonNegativeInt = 1
     """of the episodes: the same seed plays the same ones"""
     deterministic: bool = True
-    """take the likeliest action; false samples as training does"""
+    """deterministic policy: the most likely action; false samples, as in training"""
     show: Literal["film", "window", "none"] = "film"
     """film: one more episode as a GIF; window: on the screen while they play; none: returns only"""
     film: Path | None = None

@@ -47,7 +47,7 @@ class PpoConfig(StageConfig):
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
     critic_warmup: NonNegativeInt = 0
-    """first iterations in which only the values learn, so that the policy never follows a critic that knows nothing"""
+    """first iterations that train the critic only"""
     iterations: PositiveInt = 100
     """rollout-then-update rounds"""
     batch_size: PositiveInt = 64

@@ -30,7 +30,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def write_preferences(path: Path, preferences: Sequence[PreferencePair]) -> None:
-    write_jsonl(path, [asdict(comparison) for comparison in preferences])
+    write_jsonl(path, [asdict(preference) for preference in preferences])
 
 
 def read_preferences(path: Path) -> list[PreferencePair]:

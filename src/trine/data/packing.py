@@ -1,5 +1,7 @@
 """Several examples in one row: attention and positions restart in each, so that packed equals padded.
 
+The rows are a `Batch`, as pretraining's are, so that fine-tuning takes the same attention and the same loss.
+
 Rows of unequal examples waste half their places as padding; packed best-fit they waste a few percent
 (docs/LOG.md). Shapes: R rows, T row length.
 """
@@ -11,29 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trine.data.rows import Batch
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """`ids`, `positions`, `segments` [R, T] int64 (segment -1 is padding); `weights` [R, T] fp32.
-
-    `weights[r, t]` is how much the token at t counts as a *target*; an example's first token never does.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    segments: Tensor
-    weights: Tensor
-
-    def bias(self, dtype: torch.dtype) -> Tensor:
-        """[R, T, T] additive attention bias: a position sees earlier positions of its own segment."""
-        same = self.segments.unsqueeze(2) == self.segments.unsqueeze(1)
-        length = self.ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril_()
-        zeros = torch.zeros(same.shape, dtype=dtype, device=self.ids.device)
-        return zeros.masked_fill_(~(same & causal), float("-inf"))
 
 
 def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -58,26 +40,28 @@ def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
-def pack(
-    spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: int, context_weight: float
-) -> PackedRows:
-    """Lay the spans out; trained tokens weigh 1, the others `context_weight`."""
+def pack(spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: int, context_weight: float) -> Batch:
+    """The spans laid out: row r holds `spans[i]` for i in `rows[r]`, one after the other.
+
+    Trained tokens weigh 1 as targets, the others `context_weight`, a span's first token 0: nothing before it predicts
+    it.
+    """
     shape = (len(rows), row_length)
-    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments, weights = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
+    ids, weights = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    columns = np.broadcast_to(np.arange(row_length), shape)
+    starts = columns.copy()  # a padding position sees itself, so that no softmax is over nothing
     for row, items in enumerate(rows):
         start = 0
-        for segment, item in enumerate(items):
-            span = spans[item]
-            place = (row, slice(start, start + len(span.ids)))
-            ids[place] = span.ids
-            positions[place] = np.arange(len(span.ids))
-            segments[place] = segment
-            weights[place] = np.where(span.trained, 1.0, context_weight)
-            weights[row, start] = 0.0
-            start += len(span.ids)
-    # A padding position sees itself, so that no softmax is over nothing.
-    return PackedRows(*(torch.from_numpy(array) for array in (ids, positions, segments, weights)))
+        for span in (spans[item] for item in items):
+            end = start + len(span.ids)
+            ids[row, start:end], starts[row, start:end] = span.ids, start
+            weights[row, start : end - 1] = np.where(span.trained[1:], 1.0, context_weight)
+            start = end
+    tensor = torch.from_numpy
+    return Batch(
+        tensor(ids), tensor(np.roll(ids, -1, 1)), tensor(weights), float(weights.sum()),
+        tensor(columns - starts), tensor(starts),
+    )  # fmt: skip
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

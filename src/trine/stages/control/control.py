@@ -22,9 +22,9 @@ from trine.agents.distributions import Distribution
 from trine.agents.environments import Environments
 from trine.agents.episodes import play_episodes
 from trine.agents.folder import AgentDescription, Player, build, save_agent
-from trine.agents.network import Agent, Playing, initialize
+from trine.agents.network import ActorInference, Agent, initialize
 from trine.agents.normalization import Moments, RewardScale
-from trine.agents.rollouts import Rollout, advantages_of, complete_episodes, play
+from trine.agents.rollouts import Trajectories, collect, complete_episodes, compute_advantages
 from trine.algorithms.masked import explained_variance, masked_whiten
 from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
 from trine.catalog.loading import open_hardware
@@ -73,11 +73,11 @@ class ControlObjective:
         self.description = description
         self.rollout_steps = _rollout_steps(config, environments.time_limit)
         self.distribution: Distribution = environments.actions.distribution
-        self.playing = Playing(agent)
+        self.playing = ActorInference(agent)
         self.moments = Moments(environments.observation_size) if config.normalize_observations else None
         self.reward_scale = RewardScale(config.environments, config.gamma) if config.normalize_rewards else None
         self.steps_per_iteration = config.epochs * config.minibatches
-        self.unseen: Rollout | None = None
+        self.unseen: Trajectories | None = None
         self.lesson: TrainingBatch | None = None
         self.shuffled: TrainingBatch | None = None
         self.observed: dict[str, float] = {}
@@ -162,7 +162,7 @@ class ControlObjective:
         if self.config.resume == "exact":
             self.environments.replay(state["copies"])
         else:
-            self.environments.begin_anew(state["copies"])
+            self.environments.start_next_episodes(state["copies"])
             state = state | {"reward_scale": _without_returns(state["reward_scale"])}
         if self.moments is not None:
             self.moments.restore(state["moments"])
@@ -186,7 +186,7 @@ class ControlObjective:
         self.playing.refresh()
         generator = generator_for(config.seed, "actions", iteration)
         noise = self.distribution.noise(generator, self.rollout_steps, config.environments)
-        rollout = play(self.environments, self._act_on, self.distribution, noise)
+        rollout = collect(self.environments, self._act_on, self.distribution, noise)
         rewards = rollout.rewards
         if self.reward_scale is not None:
             rewards = self.reward_scale.scaled(rewards, rollout.ends)
@@ -213,12 +213,12 @@ class ControlObjective:
         return values.cpu()
 
     @torch.no_grad()
-    def _lesson(self, rollout: Rollout, rewards: Tensor) -> TrainingBatch:
+    def _lesson(self, rollout: Trajectories, rewards: Tensor) -> TrainingBatch:
         """Steps, values, advantages and returns, on the networks' device; log-probabilities are to come."""
         config = self.config
         inputs, values = self._inputs(rollout.observations), self._values(rollout.observations)
-        after = (self._values(rollout.cut_observations), self._values(rollout.last_observations))
-        advantages, returns = advantages_of(
+        after = (self._values(rollout.truncated_observations), self._values(rollout.last_observations))
+        advantages, returns = compute_advantages(
             rollout, rewards, values, after,
             gamma=config.gamma, gae_lambda=config.gae_lambda, bootstrap=config.truncation == "bootstrap",
         )  # fmt: skip
@@ -246,7 +246,7 @@ class ControlObjective:
             lesson.advantages.copy_(masked_whiten(lesson.advantages, everything))
         return lesson
 
-    def _observe(self, iteration: int, rollout: Rollout, lesson: TrainingBatch) -> None:
+    def _observe(self, iteration: int, rollout: Trajectories, lesson: TrainingBatch) -> None:
         steps = rollout.rewards.size
         self.observed = {
             "iteration": float(iteration),

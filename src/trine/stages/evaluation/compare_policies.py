@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trine.algorithms.text_log_probs import target_log_probs
-from trine.algorithms.text_statistics import distinct_share, summary
+from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
 from trine.catalog.loading import open_hardware, open_model, open_score_model
 from trine.catalog.locating import find_model
 from trine.config.evaluation import EvaluateConfig
@@ -117,10 +117,10 @@ def _figures(
     results: dict[str, Any] = {"prompts": len(examples), "scores": scores}
     for name, side in answers.items():
         results[name] = {
-            **{reward: summary(scores[reward][name]) for reward in scores},
+            **{reward: mean_median_deviation(scores[reward][name]) for reward in scores},
             "parsing": _parsing(side, examples),
             "distinct_2": distinct_share([rollout.response_ids for rollout in side.rollouts], 2),
-            "length": summary([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
+            "length": mean_median_deviation([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
             "ended_share": sum(rollout.ended for rollout in side.rollouts) / len(side.rollouts),
         }
     for reward in scores:

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.catalog.adapters import finish_lora
 from trine.config.finetuning import FinetuneConfig
 from trine.data.files import read_examples
-from trine.data.packing import PackedRows, fit_rows, pack
+from trine.data.packing import fit_rows, pack
+from trine.data.rows import Batch
 from trine.model.folder import save_model
-from trine.model.transformer import Transformer
 from trine.records import Example, Term, TokenSpan
+from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
+from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.training.loop import StepObjective
+from trine.training.parallel import Parallel
 from trine.training.stage_run import StageRun, stage_run
 
 
@@ -55,48 +55,46 @@ class PackedExamples:
 
 
 class FinetuneObjective(StepObjective):
-    """Cross-entropy of answers, in nats per answer token."""
+    """Cross-entropy of answers, in nats per answer token. Of several processes each trains its share of the rows."""
 
     name = "finetune"
 
     def __init__(
-        self, model: Transformer, packed: PackedExamples, held_out: list[TokenSpan], config: FinetuneConfig
+        self, parallel: Parallel, packed: PackedExamples, held_out: list[TokenSpan], config: FinetuneConfig
     ) -> None:
-        self.model, self.packed, self.held_out, self.config = model, packed, held_out, config
+        """`parallel.module` is a `LanguageModelLoss`, wrapped for several processes or not."""
+        assert parallel.module is not None
+        self.module, self.world = parallel.module, parallel.world
+        self.packed, self.held_out, self.config = packed, held_out, config
+        self.first, self.rows = self.world.share(config.batch_size, "batch_size")
 
-    def batches(self, step: int) -> Sequence[PackedRows]:
-        size, micro = self.config.batch_size, self.config.micro_batch_size
-        rows = [self.packed.row(index) for index in range(step * size, (step + 1) * size)]
-        return [self._pack(self.packed.spans, rows[start : start + micro]) for start in range(0, size, micro)]
+    def batches(self, step: int) -> Sequence[Batch]:
+        start = step * self.config.batch_size + self.first
+        rows = [self.packed.row(index) for index in range(start, start + self.rows)]
+        return self._pack(self.packed.spans, rows, self.config.prompt_weight)
 
-    def _pack(self, spans: list[TokenSpan], rows: list[list[int]]) -> PackedRows:
-        return pack(spans, rows, self.config.row_tokens, self.config.prompt_weight)
+    def _pack(self, spans: list[TokenSpan], rows: list[list[int]], prompt_weight: float) -> list[Batch]:
+        """Micro-batches of the rows."""
+        batch = pack(spans, rows, self.config.row_tokens, prompt_weight).to(self.world.device)
+        return batch.split(self.config.micro_batch_size)
 
-    def counts(self, batch: PackedRows) -> dict[str, float]:
-        return {"cross_entropy": float(batch.weights.sum())}
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"cross_entropy": batch.count}
 
-    def terms(self, batch: PackedRows) -> dict[str, Term]:
-        return {"cross_entropy": Term(packed_cross_entropy(self.model, batch))}
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        return {"cross_entropy": Term(loss_sum(self.module, batch))}
+
+    def describe_batch(self, step: int) -> dict[str, Any]:
+        first = step * self.config.batch_size
+        rows = [self.packed.row(index) for index in range(first, first + self.config.batch_size)]
+        return {"epoch": first // self.packed.rows_per_epoch, "examples": rows}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         if not self.held_out:
             return {}
         rows = fit_rows([len(span.ids) for span in self.held_out], self.config.row_tokens)
-        total, count = 0.0, 0.0
-        for start in range(0, len(rows), self.config.micro_batch_size):
-            batch = pack(self.held_out, rows[start : start + self.config.micro_batch_size], self.config.row_tokens, 0.0)
-            total += float(packed_cross_entropy(self.model, batch))
-            count += float(batch.weights.sum())
-        return {"held_out_cross_entropy": total / max(count, 1.0)}
-
-
-def packed_cross_entropy(model: Transformer, batch: PackedRows) -> Tensor:
-    """Weighted sum of the cross-entropy of every target in packed rows."""
-    device = model.output_weight.device
-    batch = PackedRows(*(tensor.to(device) for tensor in (batch.ids, batch.positions, batch.segments, batch.weights)))
-    hidden = model(batch.ids, positions=batch.positions, bias=batch.bias(model.compute_dtype))
-    targets, weights = batch.ids[:, 1:].flatten(), batch.weights[:, 1:].flatten()
-    return cross_entropy_sum(hidden[:, :-1].flatten(0, 1), model.output_weight, targets, weights)
+        nats, count = shared_loss_sum(self.module, self._pack(self.held_out, rows, 0.0), self.world)
+        return {"held_out_cross_entropy": nats / max(count, 1.0)}
 
 
 def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) -> list[TokenSpan]:
@@ -125,7 +123,8 @@ def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_size))
     padding = f"{packed.padding_share:.1%} padding"
     say(f"finetune: {len(spans)} examples in {packed.rows_per_epoch} rows ({padding}), {steps} steps")
-    objective = FinetuneObjective(model, packed, held_out, config)
+    parallel = Parallel(World(device=stage.hardware.device), LanguageModelLoss(model))
+    objective = FinetuneObjective(parallel, packed, held_out, config)
     results = stage.train(config, objective, model, model.config, steps)
     finish_lora(model, stage.path / "adapter", config.model)
     stage.write_model(

@@ -19,7 +19,7 @@ from trine.runtime.seeds import derive_seed, generator_for
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.stage_run import StageRun, stage_run
 
-MISMATCHES_LOOKED_AT = 8
+MISMATCH_CANDIDATES = 8
 
 
 @stage_run("model", "examples", "held_out")
@@ -28,11 +28,11 @@ def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
     model, tokenizer = stage.open_model(config.model)
     engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
     examples = _chosen(read_examples(config.examples), config)
-    train, left_out = compare(engine, chat, examples * config.samples, config, "train")
-    mismatched = mismatch(examples, config)
+    train, left_out = sampled_pairs(engine, chat, examples * config.samples, config, "train")
+    mismatched = mismatched_pairs(examples, config)
     train += mismatched
     held_out_examples = read_examples(config.held_out) if config.held_out else []
-    held_out, _ = compare(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
+    held_out, _ = sampled_pairs(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
     if not train:
         raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
     write_preferences(stage.path / "train.jsonl", train)
@@ -50,14 +50,14 @@ def _chosen(examples: list[Example], config: PreferencesConfig) -> list[Example]
     return [examples[index] for index in sorted(order[: config.max_prompts])]
 
 
-def mismatch(examples: Sequence[Example], config: PreferencesConfig) -> list[PreferencePair]:
-    """The person's answer against the answer, of all those to a few other prompts, that is most like it in length."""
+def mismatched_pairs(examples: Sequence[Example], config: PreferencesConfig) -> list[PreferencePair]:
+    """The person's answer against an answer to another prompt: of a few, the one nearest in length."""
     generator = generator_for(config.seed, "mismatch")
     chosen = generator.permutation(len(examples))[: round(config.mismatched_share * len(examples))]
     pairs = []
     for index in sorted(chosen.tolist()):
         example = examples[index]
-        others = [examples[other] for other in generator.integers(len(examples), size=MISMATCHES_LOOKED_AT)]
+        others = [examples[other] for other in generator.integers(len(examples), size=MISMATCH_CANDIDATES)]
         others = [other for other in others if other.response != example.response]
         if others:
             other = min(others, key=lambda other: abs(len(other.response) - len(example.response)))
@@ -67,7 +67,7 @@ def mismatch(examples: Sequence[Example], config: PreferencesConfig) -> list[Pre
     return pairs
 
 
-def compare(
+def sampled_pairs(
     engine: Engine, chat: Chat, examples: Sequence[Example], config: PreferencesConfig, name: str
 ) -> tuple[list[PreferencePair], int]:
     """One pair per example whose sample ended by itself and differs from the person's answer; how many did not end."""

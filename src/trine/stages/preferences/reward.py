@@ -1,77 +1,36 @@
 """Step 3: a reward model from preferences (Christiano et al. 2017; Stiennon et al. 2020).
 
 The score is read at the end token of prompt and answer. Training minimises -log sigmoid(chosen - rejected); then
-scores are scaled to mean 0 and variance 1 over the sampled answers, so that "one better" means one
-standard deviation of what the policy writes today.
+scores are scaled to mean 0 and variance 1 over the sampled (rejected) answers, so that a difference of 1 is one
+standard deviation of what the policy writes before PPO.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss, reliability
+from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss
 from trine.config.preferences import RewardConfig
 from trine.data.files import read_preferences
-from trine.data.packing import PairRows, pack_pairs
-from trine.data.pair_baselines import bag_of_tokens_accuracy, length_accuracy
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
 from trine.model.lora import merge_lora
 from trine.model.transformer import Transformer
-from trine.records import PreferencePair, Term
+from trine.records import Term
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
+from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
+from trine.stages.preferences.reward_report import report_on
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.loop import StepObjective
 from trine.training.stage_run import StageRun, stage_run
 
-LENGTHS_AGREE_WITHIN = 2
 BATCHES_SORTED_TOGETHER = 8
-PAIRS_SCORED_AT_ONCE = 32
 NORMALIZATION_PAIRS = 512
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A preference pair as token ids: prompt, and each answer with its end token."""
-
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-
-    @property
-    def longest(self) -> int:
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
-
-    @property
-    def tokens(self) -> int:
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
-
-
-def render(preferences: Sequence[PreferencePair], chat: Chat, context: int, place: Path) -> list[Pair]:
-    """Preference pairs as token ids; raises `TrineError` naming the first that exceeds the model's context."""
-    pairs = []
-    for number, preference in enumerate(preferences, 1):
-        pair = Pair(
-            chat.prompt_ids(preference.prompt),
-            chat.response_ids(preference.chosen, ended=preference.chosen_ended),
-            chat.response_ids(preference.rejected, ended=preference.rejected_ended),
-        )
-        if pair.longest > context:
-            raise TrineError(
-                f"{place}:{number}: the pair has {pair.longest} tokens, more than the context of {context}"
-            )
-        pairs.append(pair)
-    return pairs
-
-
 class RewardObjective(StepObjective):
-    """Pairwise ranking loss in nats per pair; evaluation by the share of pairs ranked right."""
+    """Pairwise ranking loss in nats per pair; evaluation by accuracy, the share of pairs ranked correctly."""
 
     name = "reward"
 
@@ -116,55 +75,6 @@ class RewardObjective(StepObjective):
             return {}
         chosen, rejected = score_all(self.model, self.held_out)
         return {"held_out_accuracy": pair_accuracy(chosen, rejected)}
-
-
-def score_pairs(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Scores [P] of the chosen and of the rejected answers, both read in one row behind the one prompt."""
-    rows = pack_pairs([(pair.prompt, pair.chosen, pair.rejected) for pair in pairs])
-    device = model.head.weight.device
-    rows = PairRows(*(tensor.to(device) for tensor in (rows.ids, rows.positions, rows.segments, rows.ends)))
-    bias = rows.bias(model.trunk.compute_dtype)
-    scores = model(rows.ids, rows.ends, positions=rows.positions, bias=bias)
-    return scores[:, 0], scores[:, 1]
-
-
-@torch.no_grad()
-def score_all(model: ScoreModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """`score_pairs` of many pairs, those of like length together; fp32 on the CPU, in the order given."""
-    order = sorted(range(len(pairs)), key=lambda index: pairs[index].tokens)
-    chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
-    for start in range(0, len(order), PAIRS_SCORED_AT_ONCE):
-        batch = order[start : start + PAIRS_SCORED_AT_ONCE]
-        scores = score_pairs(model, [pairs[index] for index in batch])
-        chosen[batch], rejected[batch] = (score.cpu() for score in scores)
-    return chosen, rejected
-
-
-def report_on(
-    model: ScoreModel, train: list[Pair], held_out: list[Pair], vocab_size: int, gain: float
-) -> dict[str, Any]:
-    """How well the model ranks held-out pairs, beside what length or mere words would achieve.
-
-    Scores are the normalised ones; the reliability is of the probabilities the model was trained to give,
-    sigmoid of the margin before the scores were multiplied by `gain`.
-    """
-    if not held_out:
-        return {}
-    chosen, rejected = score_all(model, held_out)
-    alike = torch.tensor([abs(len(pair.chosen) - len(pair.rejected)) <= LENGTHS_AGREE_WITHIN for pair in held_out])
-    train_sides = [(pair.chosen, pair.rejected) for pair in train]
-    sides = [(pair.chosen, pair.rejected) for pair in held_out]
-    return {
-        "accuracy": pair_accuracy(chosen, rejected),
-        "accuracy_alike_lengths": pair_accuracy(chosen[alike], rejected[alike]),
-        "pairs": len(held_out),
-        "pairs_alike_lengths": int(alike.sum()),
-        "accuracy_length_only": length_accuracy(train_sides, sides),
-        "accuracy_bag_of_tokens": bag_of_tokens_accuracy(train_sides, sides, vocab_size),
-        "reliability": reliability((chosen - rejected) / gain),
-        "chosen_scores": chosen.tolist(),
-        "rejected_scores": rejected.tolist(),
-    }
 
 
 @stage_run("model", "preferences", "held_out")
