@@ -20,7 +20,8 @@ from tests.conftest import PLAIN_CPU, Command
 from trine.api.names import public_names
 from trine.api.stub import STUB, stub
 from trine.config.base import StageConfig
-from trine.config.registry import STAGES, Stage, register
+from trine.config.registry import STAGES, register
+from trine.config.stage import Stage
 from trine.config.use import SamplingConfig
 from trine.runtime.files import write_json
 from trine.runtime.signals import stop_request
@@ -279,7 +280,7 @@ def stop_toy(config: ToyConfig) -> Path:
 
 @pytest.fixture
 def toy() -> Iterator[None]:
-    register(Stage("toy", "tests.test_python:ToyConfig", "tests.test_python:run_toy", "write a toy"))
+    register(Stage("toy", "write a toy", config="tests.test_python:ToyConfig", run="tests.test_python:run_toy"))
     yield
     del STAGES["toy"]
 
@@ -294,7 +295,7 @@ def test_a_registered_stage_is_a_function(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_ctrl_c_lets_a_stage_save_and_is_raised_after(tmp_path: Path) -> None:
-    register(Stage("toy", "tests.test_python:ToyConfig", "tests.test_python:stop_toy", "write a toy"))
+    register(Stage("toy", "write a toy", config="tests.test_python:ToyConfig", run="tests.test_python:stop_toy"))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trine.toy(tmp_path / "toy")  # type: ignore[attr-defined]

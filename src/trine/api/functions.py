@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from trine.config.base import Config
 from trine.config.loading import validated
-from trine.config.registry import Reference, command_config_class, follow
+from trine.config.registry import command_config_class
+from trine.config.stage import Reference, follow
 from trine.runtime.errors import TrineError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -5,7 +5,8 @@ Nothing heavy is imported here. A stage that is registered later has its functio
 
 from typing import Any
 
-from trine.config.registry import STAGES, Reference, follow
+from trine.config.registry import STAGES
+from trine.config.stage import Reference, follow
 
 NAMES: dict[str, Reference] = {
     "Completion": "trine.api.completion:Completion",

@@ -10,7 +10,7 @@ from typing import Any
 from trine.api.functions import config_function
 from trine.api.names import function_name
 from trine.config.base import StageConfig
-from trine.config.registry import Stage
+from trine.config.stage import Stage
 from trine.runtime.files import read_json, read_jsonl
 
 
@@ -68,7 +68,7 @@ def run_stage(stage: Stage, config: StageConfig) -> Path:
 @contextmanager
 def working() -> Iterator[None]:
     """What the command line sets up for long work, for the length of a call: memory is kept, signals save first."""
-    from trine.runtime.allocator import give_back_memory, keep_freed_memory
+    from trine.runtime.allocator import release_memory, keep_freed_memory
     from trine.runtime.signals import saving_first
 
     keep_freed_memory()
@@ -76,4 +76,4 @@ def working() -> Iterator[None]:
         with saving_first():
             yield
     finally:
-        give_back_memory()
+        release_memory()
