@@ -68,7 +68,7 @@ def run_stage(stage: Stage, config: StageConfig) -> Path:
 @contextmanager
 def working() -> Iterator[None]:
     """What the command line sets up for long work, for the length of a call: memory is kept, signals save first."""
-    from trine.runtime.allocator import release_memory, keep_freed_memory
+    from trine.runtime.allocator import keep_freed_memory, release_memory
     from trine.runtime.signals import saving_first
 
     keep_freed_memory()
