@@ -9,7 +9,7 @@ from typing import Any
 
 from trine.config.base import LoopConfig, PositiveInt, StageConfig
 from trine.config.stage import Stage
-from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Section, titled
 from trine.report.tables import Table
 from trine.runtime.files import read_json, write_json
@@ -68,6 +68,6 @@ def overview(results: dict[str, Any]) -> str:
     return f"counted to {results['number']}"
 
 
-def section(run: StageRun, recipe: RecipeRun) -> Section:
+def section(run: FinishedStage, recipe: RecipeRun) -> Section:
     table = Table(("step", "number"), [(str(row["step"]), str(row["number"])) for row in run.metrics])
     return Section(titled("Counting", run, recipe), "One number a step.", [table])

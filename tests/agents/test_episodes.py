@@ -95,7 +95,7 @@ def test_folders_that_hold_no_agent_are_refused(tmp_path: Path) -> None:
 
 def test_an_agent_is_not_let_into_another_environment() -> None:
     about = description(outputs=3)
-    with pytest.raises(TrineError, match=r"has 2 numbers in an observation and 2 outputs.*made for 2 .* 3 outputs"):
+    with pytest.raises(TrineError, match=r"has 2 numbers in an observation and 2 outputs.*trained for 2 .* 3 outputs"):
         play_episodes(about, player(about), 1, seed=0)
 
 

@@ -38,7 +38,7 @@ def test_a_missing_corpus_folder(command: Command, tmp_path: Path, out: Path) ->
 
 def test_an_empty_corpus_folder(command: Command, tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} holds no text", "Trine reads .py")
+    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} has no text", "supported are .py")
     assert not out.exists()
 
 

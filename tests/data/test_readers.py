@@ -155,7 +155,7 @@ def test_a_quotation_that_never_closes_is_refused_rather_than_swallowing_the_fil
 ) -> None:
     monkeypatch.setattr(readers, "MAX_TEXT", 1000)
     path = written(tmp_path / "a.csv", b'id,text\n1,"open\n' + b"2,more\n" * 1000)
-    with pytest.raises(TrineError, match=rf"{path}:\d+: field larger than field limit .*never closes"):
+    with pytest.raises(TrineError, match=rf"{path}:\d+: field larger than field limit .*not closed"):
         read(path)
 
 
@@ -244,12 +244,12 @@ def test_a_damaged_stream_is_an_error_that_names_the_file(tmp_path: Path, suffix
     texts = [f"text number {number * number}\n" for number in range(2000)]
     plain = FORMATS[suffix](texts) if suffix in FORMATS else "".join(texts).encode()
     path = written(tmp_path / f"a{suffix}{packing}", HARM[harm](PACKINGS[packing](plain)))
-    with pytest.raises(TrineError, match=rf"{path} is damaged or no "):
+    with pytest.raises(TrineError, match=rf"{path} is damaged or not a "):
         read(path)
 
 
 def test_a_file_that_is_no_parquet_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match=r"a\.parquet is damaged or no \.parquet file"):
+    with pytest.raises(TrineError, match=r"a\.parquet is damaged or not a \.parquet file"):
         read(written(tmp_path / "a.parquet", b"PAR1 but not really PAR1"))
 
 

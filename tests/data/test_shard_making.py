@@ -224,7 +224,7 @@ def test_a_corpus_that_is_all_held_out_is_refused(tmp_path: Path) -> None:
 def test_a_source_without_text_or_with_too_much_damage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "blank").mkdir()
     (tmp_path / "blank" / "blank.txt").write_text(" \n")
-    with pytest.raises(TrineError, match="blank holds no text"):
+    with pytest.raises(TrineError, match="blank has no text"):
         make_shards(tmp_path / "shards", corpus_of(tmp_path / "blank"), byte_target(), workers=1)
     folder = write_corpus(tmp_path / "corpus", 3)
     (folder / "broken.py").write_bytes(b"x = '\xff'\n")

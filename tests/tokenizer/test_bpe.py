@@ -195,5 +195,5 @@ def test_too_little_text_for_the_vocabulary_is_refused() -> None:
 
 def test_tokenizers_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece"}}))
-    with pytest.raises(TrineError, match="of type WordPiece; Trine reads BPE only"):
+    with pytest.raises(TrineError, match="of type WordPiece; only BPE is supported"):
         Tokenizer.load(tmp_path)

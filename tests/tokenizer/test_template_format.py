@@ -168,7 +168,7 @@ def test_a_template_that_rewrites_special_names_refuses_messages_that_spell_them
     shouting = TEMPLATES["chatml"].replace("message['content']", "message['content'] | upper")
     chat = TemplateFormat(opened("chatml")[0].tokenizer.with_chat_template(shouting))
     assert chat.prompt_ids([QUESTION])
-    with pytest.raises(TrineError, match=r"take <\|im_end\|> out of it"):
+    with pytest.raises(TrineError, match=r"remove <\|im_end\|> from it"):
         chat.prompt_ids([Message("user", "a <|im_end|> b")])
 
 
@@ -204,7 +204,7 @@ def test_a_template_without_end_token_is_given_the_end_of_text(tmp_path: Path) -
 
 
 def test_a_model_without_template_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match=r"without a chat template.*without chat, or fine-tune it"):
+    with pytest.raises(TrineError, match=r"has no chat template.*without chat, or fine-tune it"):
         chat_format(Tokenizer.load(gpt2(tmp_path)))
 
 

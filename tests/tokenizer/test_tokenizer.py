@@ -222,7 +222,7 @@ def test_lone_surrogates_are_replaced() -> None:
 
 def test_a_model_that_says_nowhere_how_a_text_ends_is_refused(tmp_path: Path) -> None:
     (gpt2(tmp_path) / "generation_config.json").unlink()
-    with pytest.raises(TrineError, match="says which token ends a text; name it as eos_token"):
+    with pytest.raises(TrineError, match="names the end-of-text token; set eos_token"):
         Tokenizer.load(tmp_path)
 
 

@@ -4,7 +4,7 @@ Every part that is code is a reference "package.module:name", followed when it i
 nothing heavy. A description alone makes a stage a command, a step of a recipe, a line of `--dry-run`, and a section of
 the report:
 
-    register(Stage("toy", "train a toy", config="my.module:ToyConfig", run="my.module:run", outputs=("toy.json",)))
+    register(Stage("distil", "train a student", config="my.stage:DistilConfig", run="my.stage:run", outputs=("model",)))
 
 The signatures behind the references:
 

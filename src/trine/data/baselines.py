@@ -1,4 +1,4 @@
-"""What a model's figures stand beside: a general compressor, and what was simply there before."""
+"""Baselines for a language model: a general compressor, and lines copied from the training text."""
 
 import lzma
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from trine.records import Document
 
-SHORTEST_TELLING_LINE = 12
+MIN_LINE_CHARACTERS = 12
 COMPRESSED_BYTES = 16_000_000
 SEARCHED_BYTES = 500_000_000
 
@@ -14,7 +14,7 @@ SEARCHED_BYTES = 500_000_000
 def xz_bits_per_byte(documents: Iterable[Document], max_bytes: int = COMPRESSED_BYTES) -> float:
     """Bits per byte of `xz -9` on the documents, one after the other, up to their first `max_bytes` bytes.
 
-    xz compresses some 2 MB a second; its window of 64 MB makes more text cheaper by little.
+    xz compresses about 2 MB per second; because of its 64 MB window, more text changes the result little.
     """
     data = bytearray()
     for document in documents:
@@ -26,20 +26,20 @@ def xz_bits_per_byte(documents: Iterable[Document], max_bytes: int = COMPRESSED_
 
 
 def verbatim_line_share(held_out: Iterable[Document], train: Iterable[Document]) -> float:
-    """Share of held-out lines of at least 12 characters, indentation aside, that stand verbatim in `train`.
+    """Share of held-out lines of at least 12 characters, without indentation, that occur verbatim in `train`.
 
-    Of the first 16 MB of `held_out`, whose lines stay in memory, and the first 500 MB of `train`, which is read once.
+    Uses the first 16 MB of `held_out`, kept in memory, and the first 500 MB of `train`, read once.
     """
     first = _up_to(held_out, COMPRESSED_BYTES)
-    telling = Counter(line for line in _lines(first) if len(line) >= SHORTEST_TELLING_LINE)
-    unseen = dict(telling)
+    counted = Counter(line for line in _lines(first) if len(line) >= MIN_LINE_CHARACTERS)
+    unseen = dict(counted)
     for line in _lines(_up_to(train, SEARCHED_BYTES)):
         unseen.pop(line, None)
-    return 1 - sum(unseen.values()) / telling.total() if telling else 0.0
+    return 1 - sum(unseen.values()) / counted.total() if counted else 0.0
 
 
 def _up_to(documents: Iterable[Document], characters: int) -> Iterator[Document]:
-    """The first documents, up to the one that reaches `characters`."""
+    """The first documents, until their total length reaches `characters`."""
     read = 0
     for document in documents:
         yield document

@@ -1,8 +1,8 @@
 """A corpus: documents of all its sources, split into a training and a held-out part, filtered, streaming.
 
-The split hashes a document's group, never its text. Order is that of the sources, of their units and of the documents
-in each. A document that repeats a held-out one is dropped from training: held-out documents meet the duplicate finder
-first. Memory does not depend on the size of the corpus, but for the names of its files and the duplicate finder.
+The split hashes a document's group, never its text. Documents come in the order of sources, of their units and
+within each unit. A training document that duplicates a held-out one is dropped: held-out documents are passed to the
+duplicate finder first. Memory is constant, except for file names and the duplicate finder.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _PARTS = {"python": "standard_library", "folder": "folders", "data set": "data_s
 
 
 def open_corpus(config: CorpusConfig) -> "Corpus":
-    """List the files of every source of `config`; raises `TrineError` when a source is missing or has none."""
+    """List the files of every source of `config`; raises `TrineError` if a source is missing or empty."""
     if not config.all_sources:
         raise TrineError(
             "the corpus is empty: set corpus.folders, corpus.standard_library or corpus.distributions, "
@@ -42,7 +42,14 @@ def open_corpus(config: CorpusConfig) -> "Corpus":
 
 
 class Corpus:
-    """What `open_corpus` gives. Each call of `documents` reads the files again."""
+    """The result of `open_corpus`. Each call of `documents` reads the files again.
+
+    Example::
+
+        corpus = open_corpus(CorpusConfig(folders=("texts",)))
+        for document in corpus.documents("train"):
+            print(document.name, len(document.text))
+    """
 
     def __init__(self, config: CorpusConfig, sources: tuple[Source, ...]) -> None:
         self.config, self.sources = config, sources
@@ -66,11 +73,11 @@ class Corpus:
 
     @property
     def description(self) -> str:
-        """What there is to read, before any of it is read."""
+        """Number of sources and files and their size, for messages."""
         paths = [path for source in self.sources for unit in source.units for path in unit.files]
         size = sum(path.stat().st_size for path in paths) / 1e6
         sources = f"{len(self.sources)} source{'s' * (len(self.sources) != 1)}"
-        files = f", {len(paths)} files, {size:.1f} MB" if paths else ""  # a data set of the hub is not weighed before
+        files = f", {len(paths)} files, {size:.1f} MB" if paths else ""  # the size of a data set on the hub is unknown
         return f"{sources}{files}; fingerprint {self.fingerprint[:16]}"
 
     def part_of(self, document: Document) -> str:
@@ -84,11 +91,10 @@ class Corpus:
     ) -> Iterator[Document]:
         """The documents of one part, filtered and each once, in order.
 
-        What the filters did is added to `counts`; what could not be read, of either part, is put into `damage` by
-        source.
+        Filter results are added to `counts`; unreadable records, of either part, to `damage` by source.
 
-        Raises `TrineError` at the end of a source that has no text or too much that cannot be read, and at the end
-        of a corpus that has nothing to train on.
+        Raises `TrineError` at the end of a source without text or with too many unreadable records, and at the end of a
+        corpus without training documents.
         """
         finder = DuplicateFinder(self.config.filters)
         counts = FilterCounts() if counts is None else counts
@@ -137,17 +143,17 @@ class Corpus:
 
 def no_text(source: str) -> TrineError:
     return TrineError(
-        f"corpus source {source} holds no text; Trine reads .py, .txt, .md, .jsonl, .csv and .parquet, also as .gz, "
+        f"corpus source {source} has no text; supported are .py, .txt, .md, .jsonl, .csv and .parquet, also as .gz, "
         ".xz and .zst"
     )
 
 
 def nothing_to_train_on(corpus: Corpus, counts: FilterCounts) -> TrineError:
-    """Why there is no training document, given what became of those that there were."""
+    """The reason why there is no training document, given the filter counts."""
     outcomes = sorted({outcome for rows in counts.sources.values() for outcome in rows})
     rejected = {outcome: counts.amount(outcome).documents for outcome in outcomes}
     if rejected:
-        return TrineError(f"the filters leave nothing of the corpus to train on ({rejected}); change corpus.filters")
+        return TrineError(f"the filters reject every training document ({rejected}); change corpus.filters")
     documents = sum(1 for source in corpus.sources for unit in source.units for _ in unit.read(Damage()))
     return TrineError(
         f"all of the corpus ({documents} documents) fell into the held-out part; "

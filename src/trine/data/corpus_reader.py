@@ -1,8 +1,8 @@
-"""A corpus in batches, each with the place to go on from: which source, which of its units, which record of that.
+"""Resumable reading of a corpus in batches; each batch has the place (source, unit, record) to continue from.
 
-Reading can begin at any place that a batch names: units before it are passed over, records of its unit are read and
-dropped. What was broken in a unit is counted when the unit is read, so a place carries the damage of all units before
-its own, and counting a unit twice is impossible.
+Reading can resume at any such place: earlier units are skipped, earlier records of its unit are read and dropped.
+Damage is counted when a unit has been read, so a place carries the damage of all previous units, and none is counted
+twice.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ BATCH_DOCUMENTS = 1024
 
 @dataclass(frozen=True)
 class Place:
-    """What comes next: a record of a unit of a source. `found`: documents of the source before it."""
+    """The next record to read. `found`: number of documents of the source before it."""
 
     source: int = 0
     unit: int = 0
@@ -39,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """Documents of one source, in order; `size` in characters, `after` the place behind the last of them."""
+    """Documents of one source, in order; `size` in characters, `after` is the place after the last of them."""
 
     source: str
     source_number: int
@@ -49,7 +49,7 @@ class ReadBatch:
 
 
 def read_from(corpus: Corpus, place: Place) -> Iterator[ReadBatch]:
-    """All of the corpus behind `place`. Raises `TrineError` at the end of a source without text or too damaged."""
+    """The corpus from `place` on. Raises `TrineError` at the end of a source without text or with too much damage."""
     damage = deepcopy(place.damage)
     for number in range(place.source, len(corpus.sources)):
         source = corpus.sources[number]
@@ -62,7 +62,7 @@ def read_from(corpus: Corpus, place: Place) -> Iterator[ReadBatch]:
 
 
 class _SourceReader:
-    """Batches of one source from `start` on; adds what is broken to `damage`, unit by unit."""
+    """Batches of one source from `start` on; adds unreadable records to `damage`, unit by unit."""
 
     def __init__(self, corpus: Corpus, number: int, start: Place, damage: dict[str, Damage]) -> None:
         self._source, self._number, self._start, self._damage = corpus.sources[number], number, start, damage

@@ -1,9 +1,8 @@
 """Hugging Face data sets, by name on the hub or from a folder, through the `datasets` library (Lhoest et al. 2021).
 
-A data set on the hub is read at one commit, which is asked for once, when the corpus is opened, and is its part of the
-corpus's fingerprint; of a local folder the files are. Streaming reads over the network as it goes; otherwise
-`datasets` keeps a copy in its cache and maps it into memory. No code of a data set is run: `datasets` refuses that
-since version 4.
+A data set on the hub is read at one commit, resolved when the corpus is opened and part of the corpus's fingerprint;
+for a local folder, the files are. With streaming, data is read over the network on demand; otherwise `datasets` stores
+it in its cache and memory-maps it. No code of a data set is executed: `datasets` refuses that since version 4.
 """
 
 import re
@@ -23,7 +22,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def data_set_units(source: SourceConfig) -> Iterator[Unit]:
-    """The one stream of a data set."""
+    """The single unit of a data set."""
     _datasets()
     name = source.dataset or ""
     folder = Path(name)
@@ -39,7 +38,7 @@ def data_set_units(source: SourceConfig) -> Iterator[Unit]:
 
 
 def _documents(source: SourceConfig, commit: str, damage: Damage) -> Iterator[Document]:
-    """A document per record; records count from 1. Where a local folder lies is no part of its documents' names."""
+    """A document per record, numbered from 1. Names do not contain the path of a local folder."""
     title = source.dataset if commit else Path(str(source.dataset)).resolve().name
     for number, record in enumerate(_records(source, commit), 1):
         name = f"{title}:{number}"
@@ -63,7 +62,7 @@ def _records(source: SourceConfig, commit: str) -> Iterator[dict[str, Any]]:
         yield from data_set
     except TrineError:
         raise
-    except Exception as error:  # of the network, of any format's parser, of `datasets` itself
+    except Exception as error:  # from the network, a parser of any format, or `datasets` itself
         raise TrineError(f"data set {source.dataset} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -79,7 +78,7 @@ def _opened(source: SourceConfig, commit: str) -> Any:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit that `revision` is at now."""
+    """The commit that `revision` refers to now."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -94,7 +93,7 @@ def _commit(name: str, revision: str | None) -> str:
     except RepositoryNotFoundError:
         reason = "is no folder here, and the hub has no such data set (if it is private: `hf auth login`)"
     except OSError as error:
-        reason = f"cannot be asked for its newest commit ({error}); connect, or give a commit as revision"
+        reason = f"cannot be looked up on the hub ({error}); connect to the network, or give a commit as revision"
     raise TrineError(f"data set {name} {reason}")
 
 

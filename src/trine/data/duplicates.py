@@ -1,9 +1,9 @@
-"""Documents that repeat an earlier one, exactly or nearly.
+"""Detection of exact and near duplicates.
 
-Exactly: the same once white space is removed, as codeparrot hashed it. Nearly: the sets of words (runs of letters,
+Exact: equal after removing white space, as in codeparrot. Near: the sets of words (runs of letters,
 digits and `_`) have a Jaccard similarity of 0.85 or more, estimated by MinHash (Broder 1997) with 256 permutations, and
 candidates are found by locality-sensitive hashing (Indyk & Motwani 1998) through `datasketch`. Sets of words, 256 and
-0.85 are codeparrot's (minhash_deduplication.py, after Allamanis 2019), as is passing over texts of fewer than 10
+0.85 are codeparrot's (minhash_deduplication.py, after Allamanis 2019), as is skipping texts of fewer than 10
 words. Codeparrot then compared the candidates' texts, which it could load again; here their signatures are compared,
 which estimates the same with a standard error of sqrt(0.85 * 0.15 / 256) = 0.022.
 """
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 Signature = NDArray[np.uint32]
 
-FEWEST_WORDS = 10
-WORDS_AT_A_TIME = 256  # so that their hash values stay in the cache
+MIN_WORDS = 10
+WORDS_AT_A_TIME = 256  # so that the hash values fit in the cache
 _WORD_BYTES = frozenset((string.ascii_letters + string.digits + "_").encode())
 _SPACED = bytes(byte if byte in _WORD_BYTES else ord(" ") for byte in range(256))
 
 
 def content_digest(text: str) -> bytes:
-    """16 bytes that two texts share when they differ in white space only."""
+    """A digest of 16 bytes that ignores white space."""
     return hashlib.blake2b("".join(text.split()).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def signature(text: str, config: FilterConfig) -> Signature | None:
     """The MinHash of the text's words, uint32 [permutations]; None for a text of fewer than 10 words."""
     words = text.encode("utf-8", "replace").translate(_SPACED).split()
-    if len(words) < FEWEST_WORDS:
+    if len(words) < MIN_WORDS:
         return None
     distinct = list(set(words))
     sketch = _empty_sketch(config.permutations).copy()
@@ -50,9 +50,9 @@ def signature(text: str, config: FilterConfig) -> Signature | None:
 
 
 class DuplicateFinder:
-    """Tells whether a document repeats one given before; sequential, and so deterministic in the order.
+    """Tells whether a document duplicates an earlier one; sequential, and therefore deterministic.
 
-    This is the one part of reading a corpus whose memory grows with it. Measured: 110 bytes a document kept with
+    This is the only part of reading a corpus whose memory grows with it. Measured: 110 bytes per kept document with
     `exact_duplicates`; with `near_duplicates` 5.4 kB at 256 permutations, of which 1 kB is the signature and the rest
     datasketch's 13 hash tables. A million documents take 5.5 GB.
     """
@@ -64,9 +64,9 @@ class DuplicateFinder:
         self._index: Any = _index(config) if config.near_duplicates else None
 
     def find(self, digest: bytes, signature: Signature | None) -> Literal["exact", "near"] | None:
-        """Whether the document was there before; one that was not is remembered.
+        """Whether the document is a duplicate; otherwise it is remembered.
 
-        `digest` counts with `exact_duplicates`, `signature` with `near_duplicates`; None has no near duplicates.
+        `digest` is used with `exact_duplicates`, `signature` with `near_duplicates`; None has no near duplicates.
         """
         if self._config.exact_duplicates and digest in self._digests:
             return "exact"
@@ -81,7 +81,7 @@ class DuplicateFinder:
         return None
 
     def _alike(self, signature: Signature, number: int) -> bool:
-        """The share of equal values estimates the Jaccard similarity without bias."""
+        """The share of equal values is an unbiased estimate of the Jaccard similarity."""
         return float(np.mean(signature == self._signatures[number])) >= self._config.near_duplicate_similarity
 
 

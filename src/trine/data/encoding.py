@@ -1,9 +1,9 @@
-"""Documents to token ids, in as many processes as there are cores, in order, and the same ids for any number.
+"""Parallel encoding of documents to token ids, in order; the result does not depend on the number of processes.
 
-The main process reads; workers filter, digest and encode a batch at a time. A worker is a fresh interpreter that never
-imports PyTorch, and it belongs to one thread of the main process, which sends it a batch and waits: so at most as many
-batches are under way as there are workers, and what comes back waits in line for its turn. A worker ends when the
-pipe to it closes, however the main process ended.
+The main process reads; workers filter, hash and encode one batch at a time. A worker is a fresh interpreter that never
+imports PyTorch. It belongs to one thread of the main process, which sends it a batch and waits, so at most one batch
+per worker is in progress; results are yielded in order. A worker exits when its pipe closes, however the main process
+ended.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ from trine.data.filters import FilterCounts, rejection
 from trine.records import Document, EncodeArray
 from trine.runtime.errors import TrineError
 
-# Starting workers takes about half a second each: not worth it for less text than this.
+# Starting a worker takes about half a second, which does not pay off for less text than this (characters).
 SMALL_CORPUS = 8_000_000
 DIGEST_BYTES = 16
 
@@ -38,7 +38,7 @@ ENCODED_DOCUMENT = np.dtype([("tokens", "<i8"), ("bytes", "<i8"), ("signed", "u1
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that decides what a document becomes. `make_encode` crosses to the workers and makes the encoder there."""
+    """Everything that determines the encoding. `make_encode` is sent to the workers, which call it."""
 
     make_encode: Callable[[], EncodeArray]
     end_of_text: int
@@ -49,9 +49,9 @@ class Encoding:
 class EncodedBatch:
     """`ids` of the documents that were kept, each closed by end-of-text, one after the other.
 
-    `documents` [kept] of `ENCODED_DOCUMENT`, with digests of zeros where nobody asks for exact duplicates;
-    `signatures` [kept, permutations], or [kept, 0] where nobody asks for near duplicates (zeros for a document without
-    one, whose `signed` is 0); `kept` for each document that came in.
+    `documents` [kept] of `ENCODED_DOCUMENT`, with digests of zeros unless exact duplicates are removed;
+    `signatures` [kept, permutations], or [kept, 0] unless near duplicates are removed (zeros for a document without
+    one, whose `signed` is 0); `kept`: a flag for each input document.
     """
 
     ids: NDArray[np.uint32]
@@ -62,7 +62,7 @@ class EncodedBatch:
 
 
 class Batched(Protocol):
-    """What can be encoded: documents of one source."""
+    """A batch of documents of one source."""
 
     @property
     def source(self) -> str: ...
@@ -72,7 +72,7 @@ class Batched(Protocol):
 
     @property
     def size(self) -> int:
-        """Characters of all documents."""
+        """Total number of characters."""
         ...
 
 
@@ -95,7 +95,7 @@ def encode_batch(encoding: Encoding, encode: EncodeArray, source: str, documents
 
 @dataclass
 class _Collected:
-    """The arrays of an `EncodedBatch`, growing."""
+    """Collects the arrays of an `EncodedBatch`."""
 
     encoding: Encoding
     encode: EncodeArray
@@ -126,10 +126,10 @@ class _Collected:
 def encoded(
     batches: Iterable[AnyBatch], encoding: Encoding, workers: int
 ) -> Generator[tuple[AnyBatch, EncodedBatch], None, None]:
-    """Every batch with what it became, in order.
+    """Yield every batch with its encoding, in order.
 
-    In this process with one worker or fewer than `SMALL_CORPUS` characters in all, else in `workers` processes. Beyond
-    that beginning never more than about twice as many batches are in memory as there are workers.
+    Runs in this process with one worker or fewer than `SMALL_CORPUS` characters in all, otherwise in `workers`
+    processes with about two batches per worker in memory.
     """
     batches = iter(batches)
     head: list[AnyBatch] = []
@@ -181,7 +181,7 @@ class _Pool:
 
 
 class Worker:
-    """A process that encodes batches one at a time, while the context lasts."""
+    """A process that encodes one batch at a time; ends with the context."""
 
     def __init__(self, encoding: Encoding) -> None:
         context = multiprocessing.get_context("spawn")
@@ -198,8 +198,8 @@ class Worker:
         except (EOFError, OSError):
             self._process.join()
             raise TrineError(
-                f"a worker that encodes text died (exit code {self._process.exitcode}; -9: killed, often for memory); "
-                "the same command continues, with hardware.threads 1 in one process"
+                f"an encoding worker died (exit code {self._process.exitcode}; -9: killed, often for lack of memory); "
+                "run the same command again to resume, with hardware.threads 1 to use one process"
             ) from None
         if isinstance(answer, str):
             raise TrineError(f"a worker failed to encode documents of {source}:\n{answer}")
@@ -215,7 +215,7 @@ class Worker:
 
 
 def _work(pipe: Connection, encoding: Encoding) -> None:
-    """What a worker does until the pipe closes. Signals to the whole group are for the main process to obey."""
+    """The loop of a worker, until the pipe closes. Signals to the process group are handled by the main process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     encode = encoding.make_encode()
@@ -226,7 +226,7 @@ def _work(pipe: Connection, encoding: Encoding) -> None:
             return
         try:
             answer: EncodedBatch | str = encode_batch(encoding, encode, source, documents)
-        except BaseException:  # an encoder written in Rust panics past Exception
+        except BaseException:  # a panic in Rust is not an Exception
             answer = traceback.format_exc()
         try:
             pipe.send(answer)

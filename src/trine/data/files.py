@@ -1,4 +1,4 @@
-"""Examples and preferences as JSONL, one record a line; wrong lines are named by file and number."""
+"""Examples and preferences as JSONL, one record per line; errors name file and line."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

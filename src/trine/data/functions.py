@@ -1,7 +1,7 @@
-"""Tasks found in code: a function's signature and docstring ask, the body a person wrote answers.
+"""Code completion tasks mined from code: the prompt is a function's signature and docstring, the answer its body.
 
-Bodies are dedented, so that an answer starts at the margin; `join_function` puts prompt and body together again.
-The parsing checks that evaluation uses live here too, since they are about the same text.
+Bodies are dedented, so that an answer starts in the first column; `join_function` combines prompt and body again. The
+parse checks of evaluation are here too, because they apply to the same text.
 """
 
 import ast
@@ -17,13 +17,13 @@ INDENT = " " * 4
 
 
 def mine_functions(documents: Iterable[Document]) -> Iterator[Example]:
-    """Every documented function of every document that parses; nothing of those that do not."""
+    """Every function with a docstring, of every document that parses."""
     for document in documents:
         try:
             tree = ast.parse(document.text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-        lines = io.StringIO(document.text, newline=None).readlines()  # as Python counts: a form feed ends no line
+        lines = io.StringIO(document.text, newline=None).readlines()  # a form feed does not end a line in Python
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 example = _example(node, lines, document)
@@ -65,7 +65,7 @@ def parses(code: str) -> bool:
 
 
 def cut_at_last_line(text: str) -> str:
-    """`text` without its last, possibly unfinished, line; unchanged where it has one line only."""
+    """`text` without its last, possibly incomplete, line; unchanged if it has one line only."""
     head, newline, _ = text.rpartition("\n")
     return head.rstrip() if newline and head.strip() else text
 
@@ -73,7 +73,7 @@ def cut_at_last_line(text: str) -> str:
 def cut_at_last_statement(body: str) -> str:
     """`body` up to its last complete statement: open brackets, strings and `if x:` without a block are cut off.
 
-    It repairs nothing: a mistake before the cut stays in, and does not parse.
+    Errors before the cut are not repaired, so the result may still not parse.
     """
     statements = _logical_lines(body)
     while statements and statements[-1][1] == ":":
@@ -100,7 +100,7 @@ def _logical_lines(body: str) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class ParseCheck:
-    """Shares of completions that parse: of those that ended by themselves, and of those cut by the budget."""
+    """How many completions parse: of those that ended with the end token, and of those cut at the token limit."""
 
     ended: int
     ended_parsing: int
@@ -114,7 +114,7 @@ class ParseCheck:
 
 
 def check_parsing(completions: Iterable[tuple[str, str, bool]]) -> ParseCheck:
-    """Count over (prompt, body, ended by itself)."""
+    """Count over (prompt, body, ended with the end token)."""
     ended = ended_parsing = cut = cut_parsing = 0
     for prompt, body, by_itself in completions:
         if by_itself:

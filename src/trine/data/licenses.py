@@ -1,8 +1,8 @@
-"""Whether a document's licence is among those to keep.
+"""Filtering of documents by licence.
 
 A licence is an SPDX expression (SPDX specification 2.3, annex D): `MIT`, `GPL-2.0+`, `MIT OR (Apache-2.0 AND ISC)`,
-`GPL-2.0-only WITH Classpath-exception-2.0`. One may choose at an OR and has to keep to both sides of an AND; an
-exception only permits more, so the licence before WITH decides. Names are compared without regard to case.
+`GPL-2.0-only WITH Classpath-exception-2.0`. An OR allows a choice, an AND requires both sides; an
+exception only adds permissions, so the licence before WITH decides. Names are case-insensitive.
 """
 
 import re
@@ -19,23 +19,20 @@ _UNKNOWN = {"", "unknown", "none", "noassertion", "other"}
 
 
 def may_keep(document: Document, config: FilterConfig) -> bool:
-    """Whether `config.licenses` allow the document; `config.unknown_license` decides where it names none."""
+    """Whether `config.licenses` allow the document; `config.unknown_license` decides if it states none."""
     expression = document.license.strip() or stated_license(document.text)
     answer = None if expression.lower() in _UNKNOWN else allows(expression, config.licenses)
     return config.unknown_license == "keep" if answer is None else answer
 
 
 def stated_license(text: str) -> str:
-    """The SPDX expression in the head of a text, empty without one; several lines apply together."""
+    """The SPDX expression in the head of a text, empty if there is none; several lines are joined by AND."""
     found = [line.strip(" \t*/#-<>\"'") for line in _SPDX_LINE.findall(text[:HEAD_CHARACTERS])]
     return found[0] if len(found) == 1 else " AND ".join(f"({line})" for line in found)
 
 
 def allows(expression: str, licenses: Iterable[str]) -> bool | None:
-    """Whether one may use what is under `expression` with the licences of `licenses` alone.
-
-    None when it is no SPDX expression.
-    """
+    """Whether `expression` can be satisfied with the licences in `licenses`; None if it is not an SPDX expression."""
     if _TOKEN.sub("", expression).strip():
         return None
     tokens = iter(_TOKEN.findall(expression))

@@ -1,4 +1,4 @@
-"""Batches made ahead of the training step by one background thread, in order, so that the step never waits."""
+"""Prefetching of batches in a background thread, in order."""
 
 import queue
 import threading
@@ -7,14 +7,20 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Made = TypeVar("Made")
-LOOK_EVERY = 0.05
+POLL_SECONDS = 0.05
 
 
 class Prefetcher(Generic[Made]):
-    """`make(step)` for the steps to come, at most `ahead` of them, and none from `end` on.
+    """Calls `make(step)` up to `ahead` steps in advance, for steps before `end`.
 
-    Same values in the same order as calling `make` oneself. What `make` raises comes out of `get`. Close it, or use
-    it as a context: the thread ends. `waiting_seconds`: how long all calls of `get` have waited.
+    Example::
+
+        with Prefetcher(make_batch) as batches:
+            for step in range(100):
+                train_on(batches.get(step))
+
+    Gives the same values as calling `make` directly; exceptions are raised by `get`. `close`, or the end of the
+    context, ends the thread. `waiting_seconds`: total time that `get` has waited.
     """
 
     def __init__(self, make: Callable[[int], Made], ahead: int = 4, end: int | None = None) -> None:
@@ -26,7 +32,7 @@ class Prefetcher(Generic[Made]):
         self.waiting_seconds = 0.0
 
     def get(self, step: int) -> Made:
-        """What `make(step)` gives; the steps after it are made meanwhile. Asking out of order begins anew there."""
+        """The value of `make(step)`; the following steps are prefetched. Any other step restarts prefetching there."""
         if step != self._next or self._thread is None:
             self.close()
             self._start(step)
@@ -70,10 +76,10 @@ class Prefetcher(Generic[Made]):
 
 
 def _put(made: "queue.Queue[Made | BaseException]", value: Made | BaseException, stop: threading.Event) -> bool:
-    """Wait for room; False when the thread is to end."""
+    """Put `value` into the queue, waiting for space; False if the thread has to end."""
     while not stop.is_set():
         try:
-            made.put(value, timeout=LOOK_EVERY)
+            made.put(value, timeout=POLL_SECONDS)
         except queue.Full:
             continue
         return True

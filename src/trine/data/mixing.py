@@ -1,10 +1,10 @@
-"""In which order training rows are read: every row once an epoch, reshuffled each epoch, entered anywhere.
+"""The order of training rows: every row once per epoch, reshuffled each epoch, with random access.
 
-The place in the endless sequence of rows (the global sample index) is all there is to a data position. A permutation
-of R rows is a function, never a table: a balanced Feistel network on the next even number of bits, walked until it
-lands below R (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), so that a corpus of any size takes
-no memory. Sources with weights: a source of R rows and weight w gives epoch e the rows round(w e R) ... of its own
-endless sequence of permutations, so weight 2 reads it twice an epoch, and weight 1/2 half of it, the other half next.
+The position in the data is one number, the index in the endless sequence of rows (global sample index). A permutation
+of R rows is a function, not a table: a balanced Feistel network on the next even number of bits, applied repeatedly
+until the result is below R (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), which needs no memory.
+Sources with weights: a source of R rows and weight w gives epoch e the rows round(w e R) ... of its own endless
+sequence of permutations, so weight 2 reads it twice per epoch, and weight 1/2 one half, then the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ class RowOrder(Protocol):
     """Global sample indices to row numbers."""
 
     def indices(self, start: int, count: int) -> NDArray[np.int64]:
-        """Row numbers at the places `start` ... `start + count - 1` of the endless sequence."""
+        """Row numbers at indices `start` ... `start + count - 1` of the endless sequence."""
         ...
 
     def epochs(self, index: int) -> float:
-        """How many epochs lie before place `index`."""
+        """Number of epochs before `index`."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class Permutation:
         self._keys = generator_for(seed, "permutation").integers(0, 2**64, ROUNDS, dtype=np.uint64)
 
     def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where `places`, all within range(size), go."""
+        """The images of `places`, all within range(size)."""
         values = self._network(places.astype(np.uint64))
         while (outside := np.flatnonzero(values >= self.size)).size:
             values[outside] = self._network(values[outside])
@@ -66,7 +66,7 @@ def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class RunOrder:
-    """All rows as one source, in permutations held in memory (8 bytes a row)."""
+    """All rows as one source, in permutations kept in memory (8 bytes per row)."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -93,7 +93,7 @@ class RunOrder:
 
 
 class MixedOrder:
-    """Rows of several sources, numbered one source after the other, shuffled together by weight."""
+    """Rows of several sources, numbered consecutively, mixed by weight and shuffled together."""
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self.counts, self.seed = tuple(counts), seed
@@ -119,7 +119,7 @@ class MixedOrder:
         return float(self._per_epoch)
 
     def _runs(self, start: int, count: int) -> Iterator[NDArray[np.int64]]:
-        """The row numbers, an epoch's part at a time."""
+        """The row numbers, epoch by epoch."""
         while count > 0:
             epoch = self._epoch_of(start)
             first, end = self._before(epoch), self._before(epoch + 1)
@@ -129,7 +129,7 @@ class MixedOrder:
             start, count = start + taken, count - taken
 
     def _rows(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows at `places` of an epoch in which the sources' rows still lie one source after the other."""
+        """Rows at `places` of an epoch before shuffling, where sources come one after the other."""
         rows = np.empty_like(places)
         first = 0
         for source, count in enumerate(self.counts):
@@ -144,14 +144,14 @@ class MixedOrder:
         return rows
 
     def _read(self, source: int, epoch: int) -> int:
-        """How many rows of a source all epochs before `epoch` read: round(w e R), exactly."""
+        """Number of rows of a source in all epochs before `epoch`: round(w e R), exactly."""
         return int(self.weights[source] * epoch * self.counts[source] + Fraction(1, 2))
 
     def _before(self, epoch: int) -> int:
         return sum(self._read(source, epoch) for source in range(len(self.counts)))
 
     def _epoch_of(self, index: int) -> int:
-        """The epoch that place `index` lies in; one without rows is passed over."""
+        """The epoch of `index`; epochs without rows are skipped."""
         epoch = int(index / self._per_epoch)
         while epoch > 0 and self._before(epoch) > index:
             epoch -= 1

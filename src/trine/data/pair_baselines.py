@@ -1,4 +1,4 @@
-"""What a reward model has to beat: classifiers that see only an answer's length, or only which tokens it holds."""
+"""Baselines for a reward model: logistic regression on the length of an answer, or on its bag of tokens."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 Sides = Sequence[tuple[Sequence[int], Sequence[int]]]
 PENALTY = 1e-3
-MAX_PAIRS = 4096  # dense counts: more pairs would take gigabytes and change little
+MAX_PAIRS = 4096  # counts are dense: more pairs would need gigabytes and change little
 
 
 def length_accuracy(train: Sides, held_out: Sides) -> float:
-    """Accuracy of logistic regression on length, its log and its square: the rule that suits the training pairs."""
+    """Accuracy of logistic regression on length, its log and its square, fitted to the training pairs."""
     return _accuracy(_length_features(train), _length_features(held_out))
 
 

@@ -1,12 +1,12 @@
-"""Files of text and of records, plain or compressed, read from beginning to end in constant memory.
+"""Readers of text and record files, plain or compressed, streaming in constant memory.
 
 `.txt`, `.md` and `.py` are one document each; a line of `.jsonl`, a row of `.csv` (with a header) and of `.parquet` is
-one. Each may be compressed (`.gz`, `.xz`, `.zst`), which a document's name does not show: packing a file changes
-neither its documents nor on which side of the split they fall. Line ends are kept; a byte order mark is not text.
+one. Each may be compressed (`.gz`, `.xz`, `.zst`), which is not part of a document's name: compressing a file
+changes neither its documents nor the train / held-out split. Line ends are kept; a byte order mark is removed.
 
-What cannot be read is counted and listed with file and line (row, in parquet) in `Damage`. A stream that breaks off or
-is no such file is an error at once, since nobody can say how much of it is missing. A document longer than 256 MB, or
-a quotation that never ends, is refused: it would have to be in memory as a whole.
+Unreadable records are counted and listed with file and line (row, in parquet) in `Damage`. A truncated stream or a file
+of another format is an error at once, because the amount of missing data is unknown. Documents longer than 256 MB and
+unclosed quotations are refused, because they would have to fit in memory.
 """
 
 import csv
@@ -38,7 +38,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 @dataclass
 class Damage:
-    """What could not be read, and where: `broken` of `seen` records, the first thousand of them `listed`."""
+    """Unreadable records: `broken` of `seen`, the first thousand of them `listed`."""
 
     seen: int = 0
     broken: int = 0
@@ -51,7 +51,7 @@ class Damage:
             self.listed.append(f"{place}: {reason}")
 
     def merge(self, other: "Damage") -> None:
-        """Add what another reader, of a later part of the source, found."""
+        """Add the damage of a later part of the source."""
         self.seen += other.seen
         self.broken += other.broken
         self.listed += other.listed[: MAX_LISTED - len(self.listed)]
@@ -62,7 +62,7 @@ class Damage:
             first = "; ".join(self.listed[:5])
             raise TrineError(
                 f"{source}: {self.broken} of {self.seen} records cannot be read ({first}); "
-                f"more than {max_share:.0%} is refused: mend the files or raise max_broken_share"
+                f"more than {max_share:.0%} is refused: repair the files or raise max_broken_share"
             )
 
 
@@ -126,7 +126,7 @@ def record_document(
 
 
 def _words(record: Mapping[str, Any], key: str | None) -> str:
-    """A field as text. A list, as some data sets have of licences, holds all at once."""
+    """A field as text. A list, as some data sets have for licences, is joined by AND."""
     value = record.get(key) if key else None
     if value is None:
         return ""
@@ -181,7 +181,7 @@ def _jsonl_documents(
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number, line) from 1; of a line that is too long only so much that one can tell."""
+    """(number, line) from 1; a line that is too long is truncated to MAX_TEXT + 1 bytes."""
     number = 0
     while line := stream.readline(MAX_TEXT + 1):
         number += 1
@@ -194,7 +194,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def _csv_documents(
     stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
 ) -> Iterator[Document]:
-    """Bytes that are not UTF-8 pass through as surrogates, so that they break their own record only."""
+    """Bytes that are not UTF-8 pass through as surrogates, so that only their own record is unreadable."""
     csv.field_size_limit(MAX_TEXT)
     rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
     try:
@@ -212,13 +212,13 @@ def _csv_documents(
                 damage.report(place, f"{len(row)} fields where the header has {len(header)}")
             line = rows.line_num + 1
     except csv.Error as error:
-        raise TrineError(f"{path}:{rows.line_num}: {error}; is there a quotation mark that never closes?") from error
+        raise TrineError(f"{path}:{rows.line_num}: {error}; is a quotation mark not closed?") from error
 
 
 def _parquet_documents(
     stream: IO[bytes], path: Path, name: str, source: SourceConfig, damage: Damage
 ) -> Iterator[Document]:
-    """Row group by row group, a few rows at a time, only the columns that are asked for; rows count from 1."""
+    """Reads a few rows at a time, only the columns needed; rows are numbered from 1."""
     with _seekable(stream, path) as file:
         table = parquet.ParquetFile(file, pre_buffer=False)
         wanted = {source.text_field, source.license_field, source.name_field, source.group_field}
@@ -241,7 +241,7 @@ def _parquet_documents(
 
 
 def _column_values(column: Any) -> list[Any]:
-    """Texts as bytes, since one that is not UTF-8 would take its neighbours along."""
+    """The values of a column, texts as bytes: decoding would fail for the whole column if one is not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
@@ -251,7 +251,7 @@ def _column_values(column: Any) -> list[Any]:
 
 @contextmanager
 def _seekable(stream: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """Parquet is read from its end: what is packed as a whole is unpacked into a nameless temporary file first."""
+    """Parquet is read from its end, so a compressed file is first decompressed into a temporary file."""
     if path.suffix not in _OPENERS:
         yield stream
         return
@@ -263,11 +263,11 @@ def _seekable(stream: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _stream_errors(path: Path) -> Iterator[None]:
-    """Turn what decompressors and pyarrow raise into a `TrineError` that names the file."""
+    """Raise errors of decompressors and pyarrow as `TrineError` that names the file."""
     try:
         yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-        raise TrineError(f"{path} is damaged or no {''.join(path.suffixes[-2:])} file: {error}") from error
+        raise TrineError(f"{path} is damaged or not a {''.join(path.suffixes[-2:])} file: {error}") from error
 
 
 def _open_zst(path: Path) -> IO[bytes]:

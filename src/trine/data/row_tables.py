@@ -1,10 +1,10 @@
-"""How documents become training rows, written down once beside the shard as two memory-mapped arrays.
+"""The division of documents into training rows, stored beside the shard as two memory-mapped arrays.
 
 `pieces.bin`: a piece is a run of (input, target) pairs of one document, the first input's place in the shard and the
-number of pairs. `rows.bin`: row r is made of the pieces rows[r] ... rows[r + 1] - 1. Rows of one source lie together.
+number of pairs. `rows.bin`: row r consists of the pieces rows[r] ... rows[r + 1] - 1. Rows of a source are consecutive.
 
-- `windows` (the Hugging Face course's codeparrot, chapter 7.6): every document, without an end token, is cut into
-  windows of T tokens, T - 1 pairs each; what remains of it is dropped.
+- `windows` (the Hugging Face course's codeparrot, chapter 7.6): every document, without an end token, is split into
+  windows of T tokens, T - 1 pairs each; the remainder is dropped.
 - `packed`: a document of n tokens, its end token included, has n - 1 pairs, cut into pieces of at most T; the pieces
   are packed best-fit, longest first, into rows of T, a group of documents at a time so that memory does not depend on
   the corpus (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). No pair is dropped or repeated.
@@ -22,7 +22,7 @@ from trine.data.shards import Shard, mapped
 from trine.runtime.files import read_json, write_folder, write_json
 from trine.runtime.lock import folder_lock
 
-Cutting = Literal["windows", "packed"]
+Packing = Literal["windows", "packed"]
 PIECE = np.dtype([("first", "<i8"), ("pairs", "<i4")])
 DOCUMENTS_AT_A_TIME = 1 << 18
 
@@ -49,12 +49,12 @@ class RowTable:
         return 1 - self.pairs / max((len(self.rows) - 1) * self.row_length, 1)
 
 
-def open_row_table(shard: Shard, packing: Cutting, row_length: int) -> RowTable:
-    """The rows of `shard`, made at first use."""
+def open_row_table(shard: Shard, packing: Packing, row_length: int) -> RowTable:
+    """The rows of `shard`, computed at first use and then stored."""
     folder = shard.folder / f"rows-{packing}-{row_length}"
     if not (folder / "table.json").exists():
         cut = window_rows if packing == "windows" else packed_rows
-        with folder_lock(shard.folder, wait=True):  # another run may be making the same table
+        with folder_lock(shard.folder, wait=True):  # another run may be computing the same table
             if not (folder / "table.json").exists():
                 write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
     described = read_json(folder / "table.json")
@@ -97,7 +97,7 @@ def _groups(documents: NDArray[np.void]) -> Iterator[tuple[NDArray[np.int64], ND
 def window_rows(
     first: NDArray[np.int64], tokens: NDArray[np.int64], row_length: int
 ) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """Pieces and, for each row, how many of them it has, of documents at `first` with `tokens` tokens each."""
+    """The pieces and the number of pieces of each row, for documents at `first` with `tokens` tokens each."""
     counts = (tokens - 1) // row_length
     pieces = np.empty(counts.sum(), PIECE)
     pieces["first"] = _piece_starts(first, counts, row_length)
@@ -108,7 +108,7 @@ def window_rows(
 def packed_rows(
     first: NDArray[np.int64], tokens: NDArray[np.int64], row_length: int
 ) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """As `window_rows`. Whole rows first, then those packed of what is left of the documents."""
+    """As `window_rows`: first the pieces that fill a row, then rows packed from the remainders."""
     whole, rest = np.divmod(tokens - 1, row_length)
     starts, left = _piece_starts(first, whole, row_length), np.flatnonzero(rest)
     order, row_sizes = best_fit(rest[left], row_length)
@@ -126,11 +126,11 @@ def _piece_starts(first: NDArray[np.int64], counts: NDArray[np.int64], length: i
 
 
 def best_fit(lengths: NDArray[np.int64], row_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Items of 1 ... T packed into rows of T: the items in row order, and how many each row holds.
+    """Best-fit decreasing: the items in row order, and the number of items in each row of size T.
 
-    Each item, longest first, goes to the fullest row it fits; the same rows as `packing.fit_rows`, which is the plain
-    reference, in about a microsecond an item. The rooms that some row has are the bits of one integer, so that the
-    smallest room that will do is its lowest bit from the item's length on.
+    Each item, longest first, goes to the fullest row where it fits. The rows are those of `packing.fit_rows`, the
+    simple reference, at about a microsecond per item: the free spaces of all rows are the bits of one integer, so the
+    smallest sufficient space is its lowest set bit at or above the item's length.
     """
     rows_with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
     rooms = rows = 0

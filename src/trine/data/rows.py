@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trine.data.mixing import MixedOrder, RowOrder, RunOrder
-from trine.data.row_tables import Cutting, RowTable, open_row_table
+from trine.data.row_tables import Packing, RowTable, open_row_table
 from trine.data.shards import Shard
 from trine.runtime.errors import TrineError
 
@@ -178,7 +178,7 @@ def stream_sampler(ids: NDArray[np.integer], length: int, seed: int) -> RowSampl
 
 
 def open_sampler(
-    shard: Shard, packing: Cutting | Literal["stream"], length: int, seed: int, weights: tuple[float, ...], padding: int
+    shard: Shard, packing: Packing | Literal["stream"], length: int, seed: int, weights: tuple[float, ...], padding: int
 ) -> RowSampler:
     """Rows of T of a training shard, cut and mixed as asked; makes the table of rows at first use."""
     if packing == "stream" and all(weight == 1 for weight in weights):

@@ -1,13 +1,13 @@
-"""Makes token shards: reads a corpus once, in as many processes as asked, and can be killed at any moment.
+"""Writing token shards: reads a corpus once, in several processes, and can be interrupted at any time.
 
-Two steps. *Encoding* appends to files in a folder aside, in chunks: after each, the files are flushed to the disk and
-`progress.json` says how long they are and where in the corpus to go on, so that a second start loses one chunk at most
-and makes the same bytes as one that was never interrupted. *Finishing* looks for duplicates in the whole corpus,
-held-out parts first (so that a training document that repeats a held-out one is the one left out), copies what is kept
-and gives the folder its name in one step.
+There are two steps. *Encoding* appends to files in a temporary folder, in chunks: after each chunk the files are
+flushed to disk, and `progress.json` records their lengths and the place in the corpus, so that a restart loses at most
+one chunk and gives the same bytes as an uninterrupted run. *Finishing* removes duplicates over the whole corpus,
+held-out parts first (so that a training document that duplicates a held-out one is removed), copies the rest and
+renames the folder.
 
-Memory does not depend on the corpus's size, but for duplicates (measured): about 90 bytes a document for its digest,
-and with near duplicates, 256 permutations, about 6 KB more for its signature and its places in the index.
+Memory is constant except for duplicates (measured): about 90 bytes per document for its digest, and with near
+duplicates, at 256 permutations, about 6 KB more for its signature and its index entries.
 """
 
 import os
@@ -40,7 +40,7 @@ LISTED_BROKEN = 100
 
 @dataclass(frozen=True)
 class Target:
-    """Whose shards: the tokenizer by fingerprint and size, and the encoding of documents."""
+    """The tokenizer (fingerprint and size) and encoding of the shards."""
 
     tokenizer: str
     vocab_size: int
@@ -48,18 +48,18 @@ class Target:
 
     @property
     def dtype(self) -> str:
-        """The smallest type of ids."""
+        """The smallest integer type that holds the ids."""
         return "<u2" if self.vocab_size <= 2**16 else "<u4"
 
     def fingerprint(self, corpus: Corpus) -> str:
-        """What the shards of `corpus` depend on."""
+        """A hash of everything that the shards of `corpus` depend on."""
         return sha256_of(corpus.fingerprint, self.tokenizer, str(self.vocab_size), str(FORMAT))
 
 
 def make_shards(folder: Path, corpus: Corpus, target: Target, workers: int, chunk: int = CHUNK) -> Shards:
-    """The shards of `corpus` in `folder`, made unless it holds them, begun again where a first attempt ended.
+    """The shards of `corpus` in `folder`; written if they are not there, resuming an interrupted attempt.
 
-    `chunk`: characters between two durable records. A stop request is obeyed after what is under way is recorded.
+    `chunk`: characters between two checkpoints. After a stop request, a checkpoint is written first.
     """
     fingerprint = target.fingerprint(corpus)
     aside = folder.with_name(f".{folder.name}.building")
@@ -68,11 +68,11 @@ def make_shards(folder: Path, corpus: Corpus, target: Target, workers: int, chun
             _encode(building, corpus, target, workers, chunk)
             _finish(building, folder, corpus, target, workers)
     shutil.rmtree(aside, ignore_errors=True)
-    return Shards(folder, tuple(source.weight for source in corpus.sources))  # weights are no part of what is encoded
+    return Shards(folder, tuple(source.weight for source in corpus.sources))  # weights do not affect the encoding
 
 
 def _encode(building: "Building", corpus: Corpus, target: Target, workers: int, chunk: int) -> None:
-    """Append all that is not yet in `building`."""
+    """Encode the rest of the corpus into `building`."""
     units = [len(source.units) for source in corpus.sources]
     before = np.cumsum([0, *units]).tolist()
 
@@ -94,7 +94,7 @@ def _encode(building: "Building", corpus: Corpus, target: Target, workers: int, 
 
 
 class _Shown:
-    """Keeps the bar's note: megabytes and their rate."""
+    """Shows megabytes and megabytes per second on the progress bar."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar, self._size, self._started = bar, 0, time.perf_counter()
@@ -106,7 +106,7 @@ class _Shown:
 
 
 class Building:
-    """The folder in which shards grow. As a context: opened where the last durable record was, files closed after."""
+    """The temporary folder of unfinished shards. As a context: resumes at the last checkpoint, closes files after."""
 
     def __init__(self, folder: Path, fingerprint: str, target: Target) -> None:
         self.folder, self._fingerprint, self._dtype = folder, fingerprint, target.dtype
@@ -123,7 +123,7 @@ class Building:
         self._opened = time.perf_counter()
 
     def elapsed(self) -> float:
-        """Seconds spent, those of earlier attempts up to their last record included."""
+        """Seconds spent, including earlier attempts up to their last checkpoint."""
         return self.seconds + time.perf_counter() - self._opened
 
     def __enter__(self) -> "Building":
@@ -155,7 +155,7 @@ class Building:
                 file.truncate(self._size(part_name, name))
 
     def _size(self, part: str, name: str) -> int:
-        """Bytes of one of a part's files."""
+        """Size in bytes of a file of `part`."""
         return self.lengths[part]["tokens" if name == "ids" else "documents"] * self._widths[name]
 
     def _open(self, part: str) -> dict[str, IO[bytes]]:
@@ -169,7 +169,7 @@ class Building:
             yield from files.values()
 
     def append(self, batch: ReadBatch, result: EncodedBatch, parts: Sequence[str]) -> None:
-        """Add the documents of a batch that were kept, each to its part (`parts`: of every document of the batch)."""
+        """Append the kept documents of a batch, each to its part (`parts`: one for every document of the batch)."""
         kept_parts = np.array(parts)[result.kept] if parts else np.empty(0, str)
         for part in sorted(set(kept_parts.tolist())):
             mine = kept_parts == part
@@ -203,7 +203,7 @@ class Building:
         lengths["documents"] += len(documents)
 
     def save(self) -> None:
-        """Make all that was appended durable, and then the record of it."""
+        """Write a checkpoint: flush the files to disk, then record their lengths."""
         with disk_errors(self.folder):
             for file in self._all_files():
                 file.flush()
@@ -218,7 +218,7 @@ class Building:
 
 
 def _finish(building: Building, folder: Path, corpus: Corpus, target: Target, workers: int) -> None:
-    """Leave out duplicates and give the shards their name."""
+    """Remove duplicates and move the shards to `folder`."""
     parts = sorted(building.lengths, key=lambda name: (name == TRAIN, name))
     kept = _without_duplicates(building, parts, corpus, target)
     if TRAIN not in parts or not kept[TRAIN].any():
@@ -242,7 +242,7 @@ def _finish(building: Building, folder: Path, corpus: Corpus, target: Target, wo
 def _without_duplicates(
     building: Building, parts: Sequence[str], corpus: Corpus, target: Target
 ) -> dict[str, NDArray[np.bool_]]:
-    """For each part, which of its documents to keep; the others move from one count to another."""
+    """For each part, which documents to keep; counts of the others are moved to duplicates."""
     filters = target.encoding.filters
     kept = {part: np.ones(building.lengths[part]["documents"], np.bool_) for part in parts}
     if not corpus.finds_duplicates:
@@ -263,7 +263,7 @@ def _without_duplicates(
 
 
 def _documents(folder: Path, permutations: int) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.uint32] | None]]:
-    """The documents of a part and their signatures, some at a time, with the number of the first."""
+    """Yield (number of the first, documents, signatures) of a part, a few documents at a time."""
     first = 0
     with open(folder / "documents.bin", "rb") as file:
         signature_path = folder / "signatures.bin"
@@ -276,12 +276,12 @@ def _documents(folder: Path, permutations: int) -> Iterator[tuple[int, NDArray[n
 
 
 def _move(counts: FilterCounts, source: str, outcome: str, size: int) -> None:
-    """A document that was counted as kept turns out to be a duplicate."""
+    """Move a document from `kept` to another outcome."""
     counts.merge(FilterCounts({source: {outcome: Amount(1, size), KEPT: Amount(-1, -size)}}))
 
 
 def _copy_kept(before: Path, after: Path, kept: NDArray[np.bool_], dtype: str, sources: int) -> dict[str, Any]:
-    """Copy the documents of a part that are kept, a few at a time; returns its description."""
+    """Copy the kept documents of a part, a few at a time; returns its description."""
     after.mkdir()
     tokens, size, width = 0, 0, np.dtype(dtype).itemsize
     source_documents = np.zeros(sources, np.int64)
@@ -310,7 +310,7 @@ def _copy_kept(before: Path, after: Path, kept: NDArray[np.bool_], dtype: str, s
 def _description(
     building: Building, corpus: Corpus, target: Target, parts: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `shards.json` says; the same bytes however often the making was interrupted."""
+    """The contents of `shards.json`, the same however often writing was interrupted."""
     damage = building.place.damage
     return {
         "fingerprint": target.fingerprint(corpus),

@@ -1,8 +1,8 @@
-"""Token shards: documents as memory-mapped runs of ids, each document closed by end-of-text.
+"""Token shards: memory-mapped token ids of documents, each document followed by end-of-text.
 
-A folder holds one shard per part of a corpus (`train` and each held-out part) and `shards.json`, which says what they
-are of: `ids.bin`, the documents one after the other, those of one source together, and `documents.bin`, a record for
-each. The files are raw little-endian arrays. `shard_making.py` makes them, once per (corpus, tokenizer) fingerprint.
+A folder has one shard per part of a corpus (`train` and each held-out part), and `shards.json`, which describes them. A
+shard is `ids.bin`, the documents one after the other, ordered by source, and `documents.bin`, a record for each
+document; both are raw little-endian arrays. `shard_making.py` writes them, once per (corpus, tokenizer) fingerprint.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from trine.runtime.files import read_json
 DESCRIPTION = "shards.json"
 MAKING = "making.json"
 TRAIN = "train"
-# `signed`: whether it had enough words for a signature of near duplicates.
+# `signed`: whether the document has a signature for near duplicates (enough words).
 DOCUMENT = np.dtype(
     [("first", "<i8"), ("tokens", "<i8"), ("bytes", "<i8"), ("source", "<i4"), ("signed", "u1"), ("digest", "u1", 16)]
 )
@@ -29,7 +29,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def mapped(path: Path, dtype: "np.dtype[Scalar]") -> NDArray[Scalar]:
-    """The array in a file, not read but mapped into memory."""
+    """The array in a file, memory-mapped."""
     if not path.stat().st_size:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, "r")
@@ -52,7 +52,7 @@ class Shard:
 
     @cached_property
     def documents(self) -> NDArray[np.void]:
-        """A `DOCUMENT` for each: where its tokens begin and how many they are, its bytes, source and digest."""
+        """A `DOCUMENT` record each: first token, number of tokens, bytes, source and digest."""
         return mapped(self.folder / "documents.bin", DOCUMENT)
 
     def documents_by_source(self) -> list[NDArray[np.void]]:
@@ -61,23 +61,29 @@ class Shard:
         return [self.documents[first:end] for first, end in pairwise(bounds)]
 
     def source_runs(self) -> tuple[tuple[int, int], ...]:
-        """First token and number of tokens of each source."""
+        """(first token, number of tokens) of each source."""
         return tuple(
             (int(documents["first"][0]), int(documents["tokens"].sum())) if len(documents) else (0, 0)
             for documents in self.documents_by_source()
         )
 
     def document_ids(self) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
-        """The ids of each document without its end-of-text."""
+        """The ids of each document, without end-of-text."""
         for first, tokens in zip(self.documents["first"].tolist(), self.documents["tokens"].tolist(), strict=True):
             yield self.ids[first : first + tokens - 1]
 
 
 class Shards:
-    """The shards of a corpus: `train`, and `held_out` by part. Raises `TrineError` when `folder` holds none."""
+    """The shards of a corpus: `train`, and `held_out` by part. Raises `TrineError` if `folder` has none.
+
+    Example::
+
+        shards = Shards(Path("runs/shards"))
+        print(shards.train.tokens, shards.train.ids[:10])
+    """
 
     def __init__(self, folder: Path, weights: tuple[float, ...] = ()) -> None:
-        """`weights`: how often an epoch goes through each source; by default as when the shards were made."""
+        """`weights`: how often an epoch reads each source; by default as when the shards were written."""
         if not (folder / DESCRIPTION).exists():
             raise TrineError(f"{folder} holds no finished shards ({DESCRIPTION} is missing); run `trine shards` first")
         self.folder = folder
@@ -101,7 +107,7 @@ class Shards:
 
     @property
     def contents(self) -> dict[str, Any]:
-        """What a stage reports of them: sizes, and what was left out and why."""
+        """Sizes, filter counts and unreadable records, for a stage's results."""
         parts = {TRAIN: self.train, **self.held_out}
         sizes = {
             name: {"documents": shard.document_count, "tokens": shard.tokens, "bytes": shard.bytes}
@@ -112,12 +118,12 @@ class Shards:
 
     @property
     def making(self) -> dict[str, float]:
-        """How they were made: seconds, megabytes a second, worker processes."""
+        """Writing statistics: seconds, megabytes per second, number of workers."""
         return dict(read_json(self.folder / MAKING))
 
     @property
-    def summary(self) -> str:
-        """One line for a person."""
+    def overview(self) -> str:
+        """Sizes and fingerprint in one line, for messages."""
         held_out = self.held_out.values()
         return (
             f"{self.train.document_count} documents, {self.train.bytes / 1e6:.1f} MB to train on; "

@@ -1,7 +1,7 @@
-"""Where text comes from: folders, data sets, the Python standard library, installed distributions.
+"""Sources of text: folders, data sets, the Python standard library, installed distributions.
 
 A source is a list of units, each read from its beginning and in a fixed order, so that the same files always give the
-same corpus. Units know the files behind them; nothing is read before it is asked for.
+same corpus. Units know their files; reading is lazy.
 """
 
 import hashlib
@@ -22,8 +22,7 @@ from trine.runtime.errors import TrineError
 MAX_FILE = 2_000_000
 MIN_TEXT = 64
 
-# Parts of the standard library that are not code a person wrote to be read: tests, two legacy applications,
-# bundled wheels, and tables.
+# Excluded parts of the standard library: tests, two legacy applications, bundled wheels, and tables.
 STDLIB_LEFT_OUT = {
     "test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__",
     "_bundled", "pydoc_data", "__phello__", "lib-dynload", "turtledemo",
@@ -34,7 +33,7 @@ ENCODING_TABLE = re.compile(r"encodings/(cp|mac_|iso|koi|kz|hp_|big5|gb|euc|joha
 
 
 def open_source(config: SourceConfig, held_out_share: float) -> Source:
-    """List what `config` asks for. Documents without text are passed over, and so are those not in its `share`."""
+    """List the units of `config`. Documents without text, or outside its `share`, are skipped."""
     if config.folder:
         units = folder_units(config)
     elif config.dataset:
@@ -51,10 +50,10 @@ def open_source(config: SourceConfig, held_out_share: float) -> Source:
 
 
 def _selected(read: Read, share: float, held_out_share: float, damage: Damage) -> Iterator[Document]:
-    """A share thins the documents to train on; held-out groups are taken whole.
+    """Take a share of the training documents, and all held-out groups.
 
-    Where a document is a group of its own, its share is drawn by another hash than the split, which would else hold out
-    the very documents that a small share takes.
+    If a document is its own group, the share uses another hash than the split; otherwise exactly the documents in a
+    small share would be held out.
     """
     for document in read(damage):
         thinned = document.name if document.name != document.group else f"share of {document.name}"
@@ -114,7 +113,7 @@ def distribution_units(distribution: str) -> Iterator[Unit]:
 
 
 def _code_unit(path: Path, name: str, distribution: str, module: str) -> Iterator[Unit]:
-    """One unit, or none where the file is gone or larger than code that a person wrote."""
+    """One unit, or none if the file is missing or too large for handwritten code."""
     if path.is_file() and path.stat().st_size <= MAX_FILE:
         group = f"{distribution}/{module.removesuffix('.py')}"
         read = partial(_code_documents, path, f"{distribution}:{name}", distribution, group)
@@ -129,6 +128,6 @@ def _code_documents(path: Path, name: str, distribution: str, group: str, damage
 
 
 def is_held_out(group: str, share: float) -> bool:
-    """Whether a group belongs to the held-out part: a hash of its name, the same for every seed and machine."""
+    """Whether a group is held out: decided by a hash of its name, independent of seed and machine."""
     digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share

@@ -123,7 +123,7 @@ def _at_depth(stages: Any, depth: int, place: str) -> list[Any]:
     if not any(_states_depth(entry) for entry in stages):
         raise TrineError(
             f"{place}: --depth {depth} has nothing to set: no stage states a depth of its own to scale from; "
-            "write `depth:` into the config of its pretrain stage"
+            "write `depth:` into the config of its pretraining stage"
         )
     return [entry | {"config": moved(entry["config"], depth)} if _states_depth(entry) else entry for entry in stages]
 

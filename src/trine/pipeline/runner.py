@@ -9,19 +9,18 @@ from pathlib import Path
 
 from trine.catalog.publishing import check_publishing, push_model
 from trine.config.registry import STAGES
+from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, load_recipe
 from trine.runtime.allocator import release_memory
 from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
-from trine.runtime.files import write_json
+from trine.runtime.files import read_json, write_json
 from trine.runtime.launch import one_process_only
 from trine.runtime.lock import folder_lock
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
 from trine.runtime.speed import time_factor
-
-MAKE_MODELS = ("pretrain", "finetune", "ppo")
 
 
 def run(config: RunConfig) -> Path:
@@ -30,6 +29,7 @@ def run(config: RunConfig) -> Path:
     if config.push_to_hub is not None:
         check_publishing(config.push_to_hub)
     recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
+    pushed = _last_model(recipe) if config.push_to_hub is not None else None
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
     say(f"{recipe.title} on {hardware.description}{estimate}")
@@ -39,22 +39,23 @@ def run(config: RunConfig) -> Path:
 
         path, text = write_report(config.out)
     print(text)
-    if config.push_to_hub is not None:
-        push_model(_last_model(recipe), config.push_to_hub)
+    if config.push_to_hub is not None and pushed is not None:
+        push_model(pushed, config.push_to_hub)
     say(f"\nreport: {path}\nrun folders: {', '.join(step.name for step in recipe.steps)} in {config.out}")
     return path
 
 
 def _last_model(recipe: Recipe) -> Path:
     """The run folder of the last stage that makes a language model."""
-    makers = [step.config.out for step in recipe.steps if step.stage in MAKE_MODELS]
-    if not makers:
-        raise TrineError(f"{recipe.title}: no stage of it makes a model to push ({', '.join(MAKE_MODELS)})")
-    return makers[-1]
+    makers = [name for name, stage in STAGES.items() if stage.makes == LANGUAGE_MODEL]
+    made = [step.config.out for step in recipe.steps if step.stage in makers]
+    if not made:
+        raise TrineError(f"{recipe.title}: no stage of it makes a language model to push ({', '.join(makers)})")
+    return made[-1]
 
 
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:
-    """Run what is not finished; after each stage, note what is there and how long it took, now or back then."""
+    """Run what is not finished; after each stage, write recipe.json: the stages so far and how long each took."""
     seconds: dict[str, float] = {}
     changes = {"overwrite": True} if config.overwrite else {}
     for number, step in enumerate(recipe.steps, 1):
@@ -76,13 +77,11 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
 
 
 def _seconds(marker: Path) -> float:
-    from trine.runtime.files import read_json
-
     return float(read_json(marker)["seconds"]) if marker.exists() else 0.0
 
 
 def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -> dict[str, object]:
-    """What the report needs to know of the recipe."""
+    """recipe.json, which the report reads."""
     return {
         "title": recipe.title,
         "recipe": config.recipe,

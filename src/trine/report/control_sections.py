@@ -10,28 +10,29 @@ from typing import Any
 import numpy as np
 
 from trine.report.plots import Band, Colour, Line, line_plot
-from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Film, Plot, Section
 from trine.report.tables import ABSENT, Table, number, whole
+from trine.report.training_sections import APPROXIMATE_KL, EXPLAINED_VARIANCE
 
 BINS = 50
 COLOURS: tuple[Colour, ...] = ("before", "accent", "after", "person", "ink")
-"""The algorithms', in their order; of more groups than that, in turn."""
+"""One for each algorithm; where there are more groups than algorithms, by number."""
 THOUSAND = 1000
 # Runs that differ by these alone are one group.
 NOT_SETTINGS = ("out", "seed", "overwrite", "resume", "loop", "hardware", "film", "evaluation_episodes")
 STEPS = "thousand environment steps"
 ALGORITHMS = {"reinforce": "REINFORCE", "actor_critic": "actor-critic", "ppo": "PPO"}
-# Key of the metrics, vertical axis, what one sees.
+# Key of the metrics, vertical axis, caption.
 CURVES = (
-    ("entropy", "nats", "Entropy of the policy: how undecided it is."),
+    ("entropy", "nats", "Entropy of the policy: 0 is a deterministic one."),
+    ("explained_variance", "explained variance", EXPLAINED_VARIANCE),
+    ("approximate_kl", "nats", APPROXIMATE_KL),
     (
-        "explained_variance",
-        "1 is perfect",
-        "Share of the variance of returns that the critic predicts: 0 is no better than their mean.",
+        "clip_fraction",
+        "share of steps",
+        "Clip fraction: share of steps with a clipped ratio. Up to about 0.2 is usual.",
     ),
-    ("approximate_kl", "nats", "Approximate KL of an iteration's updates: small is safe."),
-    ("clip_fraction", "share of steps", "Share of steps whose gradient is clipped away. Up to about 0.2 is usual."),
 )
 
 
@@ -40,28 +41,29 @@ class Group:
     """Runs that differ by their seed alone."""
 
     label: str
-    runs: list[StageRun]
+    runs: list[FinishedStage]
     colour: Colour
 
 
-def control_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """All runs in the environment of `run`, in the section of the first of them; empty for the others."""
+def control_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """All runs in the environment of `run`: the section of the first of them; empty for the others."""
     environment = str(run.config.get("environment"))
-    alike = [other for other in recipe.of_kind("control") if other.config.get("environment") == environment]
+    alike = [other for other in recipe.of_stage(run.stage) if other.config.get("environment") == environment]
     if alike[0] is not run:
         return Section(environment, "")
     groups = _groups(alike)
     words = (
-        "An episode's return is the sum of its rewards. The curves are episodes of training, with actions sampled "
-        "from the policy: the mean over seeds, and one standard deviation to each side. The table is of fresh episodes "
-        "after training, with the stochastic and the deterministic policy; ± is the deviation of the means over seeds."
+        "An episode's return is the sum of its rewards. The curves are the episodes of training, played by the "
+        "stochastic policy: the mean over seeds, and one standard deviation to each side. The table is of new episodes "
+        "after training, played by the stochastic and by the deterministic policy (most likely action); ± is the "
+        "standard deviation over seeds of their means."
     )
     return Section(environment, words, [_table(groups)], _plots(environment, groups), films=_films(groups))
 
 
-def _groups(runs: Sequence[StageRun]) -> list[Group]:
-    """By algorithm; where settings differ too, by the runs' names without the seed's number."""
-    by_settings: dict[str, list[StageRun]] = {}
+def _groups(runs: Sequence[FinishedStage]) -> list[Group]:
+    """By algorithm; where settings differ too, by the names of the runs without the number of the seed."""
+    by_settings: dict[str, list[FinishedStage]] = {}
     order = [*ALGORITHMS]
     for run in sorted(runs, key=lambda run: order.index(_algorithm(run))):
         settings = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
@@ -76,7 +78,7 @@ def _groups(runs: Sequence[StageRun]) -> list[Group]:
     return groups
 
 
-def _algorithm(run: StageRun) -> str:
+def _algorithm(run: FinishedStage) -> str:
     return str(run.config.get("algorithm", "ppo"))
 
 
@@ -93,8 +95,8 @@ def _table(groups: Sequence[Group]) -> Table:
         for group in groups
     ]
     counts = {len(run.results.get("sampled", {}).get("returns", ())) for group in groups for run in group.runs}
-    caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} fresh episodes of each run." if any(counts) else ""
-    return Table(("algorithm", "seeds", "steps", "sampled actions", "deterministic policy", "steps/s"), rows, caption)
+    caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} new episodes of each run." if any(counts) else ""
+    return Table(("algorithm", "seeds", "steps", "stochastic policy", "deterministic policy", "steps/s"), rows, caption)
 
 
 def _returns(group: Group, kind: str) -> str:
@@ -126,8 +128,8 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
     svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands) if lines else None
     plots = [Plot(svg, "Returns in training.", leading=True)] if svg is not None else []
     for key, y_label, caption in CURVES:
-        logged = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
-        lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in logged if x]
+        curves_of_key = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]
+        lines = [Line(x, mean, group.label, group.colour) for group, (x, mean, _) in curves_of_key if x]
         if lines:
             svg = line_plot(lines, STEPS, y_label, f"{environment}: {key}", compact=True)
             plots.append(Plot(svg, caption))
@@ -137,7 +139,7 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
 def _curve(
     group: Group, key: str, weight: Callable[[dict[str, Any]], float]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Environment steps, and mean and deviation over the runs of `key`, in at most `BINS` bins that all reach."""
+    """Environment steps, mean and deviation of `key` over the runs, in at most `BINS` bins that all runs reach."""
     runs = [[row for row in run.metrics if key in row and "environment_steps" in row] for run in group.runs]
     runs = [rows for rows in runs if rows]
     if not runs:
@@ -153,7 +155,7 @@ def _curve(
 def _binned(
     rows: Sequence[dict[str, Any]], key: str, weight: Callable[[dict[str, Any]], float], edges: Any
 ) -> list[float]:
-    """The weighted mean in each bin; a bin without a row has what the one before had."""
+    """The weighted mean in each bin; an empty bin repeats the one before."""
     steps = np.array([float(row["environment_steps"]) for row in rows])
     values = np.array([float(row[key]) for row in rows])
     weights = np.array([weight(row) for row in rows])
@@ -166,7 +168,7 @@ def _binned(
 
 
 def _films(groups: Sequence[Group]) -> list[Film]:
-    """One of each group: the run whose deterministic policy does best."""
+    """One of each group: of the run whose deterministic policy has the highest return."""
     films = []
     for group in groups:
         filmed = [run for run in group.runs if (run.folder / "film.gif").exists()]

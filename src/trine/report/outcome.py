@@ -1,12 +1,13 @@
-"""The end of the story: what PPO changed, in scores, in figures that no reward sees, and side by side."""
+"""What PPO changed: in scores, in figures that no reward sees, and in answers side by side."""
 
 import math
 import statistics
 from pathlib import Path
 from typing import Any, Literal
 
+from trine.config.stages import PREFERENCE_PAIRS, REWARD_MODEL
 from trine.report.plots import Group, histogram_plot
-from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Answer, Plot, Sample, Section, titled, units
 from trine.report.tables import ABSENT, Table, number, percent, share_of, signed, whole
 
@@ -14,29 +15,29 @@ REWARDS = ("reward", "held_out_reward")
 HEADLINE = "Rewards, before and after PPO: mean and median"
 
 
-def headline_section(run: StageRun, recipe: RecipeRun) -> Section:
+def headline_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """The one table to look at first."""
-    scaled = all(units(recipe.at(run.config.get(reward), "reward")) != "raw" for reward in REWARDS)
+    scaled = all(units(recipe.made_at(run.config.get(reward), REWARD_MODEL)) != "raw" for reward in REWARDS)
     unit = (
-        "Scores are in standard deviations of what the fine-tuned model writes: 0 is its average answer to the prompts "
-        "the score was learned on, +1 is one standard deviation better."
+        "Scores are in standard deviations over the fine-tuned model's answers: 0 is their mean on the prompts that "
+        "the reward model was trained on, +1 is one standard deviation better."
         if scaled
         else "Scores are as the reward models give them, not scaled to the fine-tuned model's answers."
     )
     words = (
-        f"{unit} PPO maximised the reward, so a gain there is expected; the held-out reward model was not trained "
-        "against. Good is a gain by both; a gain by the reward alone means that the policy exploits its errors."
+        f"{unit} PPO maximised the reward, so a gain there is expected; the held-out reward model is a second one, "
+        "which PPO did not use. Good is a gain in both; a gain in the reward alone is reward hacking."
     )
     return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)])
 
 
-def reward_label(reward: str, run: StageRun) -> str:
+def reward_label(reward: str, run: FinishedStage) -> str:
     name = Path(str(run.config.get(reward, reward))).name
     role = "reward it learned from" if reward == "reward" else "held-out reward model"
     return role if name == reward else f"{role} ({name})"
 
 
-def rewards_table(run: StageRun) -> Table:
+def rewards_table(run: FinishedStage) -> Table:
     """Mean and median of both scores, before, after, and the gain in deviations of the scores before."""
     results = run.results
     rows: list[tuple[str, ...]] = []
@@ -63,31 +64,32 @@ def _standard_error(results: dict[str, Any], reward: str) -> float | None:
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
 
 
-def gains(run: StageRun) -> list[tuple[str, str, str]]:
-    """Label, gain in deviations, and before and after: the big numbers on top of the page."""
+def gains(run: FinishedStage) -> list[tuple[str, str, str]]:
+    """Label, gain in deviations, and the means before and after: the large figures on top of the page."""
     found = []
     for reward in REWARDS:
         gain = run.results.get(f"{reward}_gain_in_deviations", {}).get("mean")
         before, after = (run.results[side][reward]["mean"] for side in ("before", "after"))
-        found.append((reward_label(reward, run), signed(gain), f"mean {number(before, 2)} → {number(after, 2)}"))
+        detail = f"standard deviations gained by PPO; mean {number(before, 2)} → {number(after, 2)}"
+        found.append((reward_label(reward, run), signed(gain), detail))
     return found
 
 
-def evaluation_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """What else changed, and the reward models that scored it."""
+def evaluation_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """Figures besides the rewards, and where the two reward models come from."""
     words = (
         "Both policies answer the same held-out prompts with the same seeds. Good is scores that rose while "
         "answers parse as often as before, distinct-2 (the share of token pairs that differ) has not collapsed, and "
         "length has not drifted: reward hacking shows here."
     )
     tables = [changes_table(run)]
-    rewards = [reward for reward in REWARDS if recipe.at(run.config.get(reward), "reward")]
+    rewards = [reward for reward in REWARDS if recipe.made_at(run.config.get(reward), REWARD_MODEL)]
     if rewards:
         tables.append(_rewards_table(run, recipe, rewards))
     return Section(titled("What PPO changed", run, recipe), words, tables, _score_plots(run, recipe))
 
 
-def changes_table(run: StageRun) -> Table:
+def changes_table(run: FinishedStage) -> Table:
     """Figures that no reward model sees, before and after, and those of the person's answers where there are any."""
     names = [name for name in ("before", "after", "person") if name in run.results]
     sides = [run.results[name] for name in names]
@@ -96,18 +98,18 @@ def changes_table(run: StageRun) -> Table:
         ("KL to the reference, nats per response", *(_kl(run, name) for name in names)),
         ("completions that parse", *(_parsing(part, "share", _total(part)) for part in parsing)),
         ("  of those ended by themselves", *(_parsing(part, "ended_share", part.get("ended")) for part in parsing)),
-        ("  of those cut by the budget", *(_parsing(part, "cut_share", part.get("cut")) for part in parsing)),
+        ("  of those cut at max_new_tokens", *(_parsing(part, "cut_share", part.get("cut")) for part in parsing)),
         ("ended by themselves", *(percent(side.get("ended_share")) for side in sides)),
         ("distinct-2", *(number(side.get("distinct_2")) for side in sides)),
         ("mean length, tokens", *(number(side.get("length"), 1) for side in sides)),
     ]
-    caption = "A completion cut by the budget is parsed up to its last complete statement. ± is one standard error."
+    caption = "A completion cut at max_new_tokens counts up to its last complete statement. ± is one standard error."
     headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
     return Table((run.name, *(headings[name] for name in names)), rows, caption)
 
 
-def _kl(run: StageRun, side: str) -> str:
-    """0 before by definition; a person's answers have no KL."""
+def _kl(run: FinishedStage, side: str) -> str:
+    """0 before by definition; there is none of a person's answers."""
     return {"before": number(0.0, 2), "after": number(run.results.get("kl"), 2)}.get(side, ABSENT)
 
 
@@ -119,22 +121,22 @@ def _parsing(parsing: dict[str, Any], key: str, count: int | None) -> str:
     return f"{share_of(parsing.get(key), count)} (n {whole(count)})" if count else ABSENT
 
 
-def _rewards_table(run: StageRun, recipe: RecipeRun, rewards: list[str]) -> Table:
+def _rewards_table(run: FinishedStage, recipe: RecipeRun, rewards: list[str]) -> Table:
     """What each reward model was trained on: the held-out one is independent as far as these differ."""
     rows: list[tuple[str, ...]] = []
     for reward in rewards:
-        model = recipe.at(run.config.get(reward), "reward")
+        model = recipe.made_at(run.config.get(reward), REWARD_MODEL)
         assert model is not None
-        compared = recipe.at(model.config.get("preferences"), "preferences")
-        prompts = Path(str(compared.config.get("examples", ""))).name if compared else ABSENT
-        samples = f"{compared.name}, seed {compared.config.get('seed', 0)}" if compared else ABSENT
+        pairs = recipe.made_at(model.config.get("preferences"), PREFERENCE_PAIRS)
+        prompts = Path(str(pairs.config.get("examples", ""))).name if pairs else ABSENT
+        samples = f"{pairs.name}, seed {pairs.config.get('seed', 0)}" if pairs else ABSENT
         seed, right = str(model.config.get("seed", 0)), percent(model.results.get("accuracy"))
         rows.append((reward_label(reward, run), prompts, samples, seed, right))
-    caption = "The held-out reward model is independent as far as these differ."
-    return Table(("trained on", "prompts", "samples", "seed", "accuracy"), rows, caption, brief=False)
+    caption = "The held-out reward model is independent of the other as far as these differ."
+    return Table(("reward model", "prompts", "samples", "seed", "accuracy"), rows, caption, brief=False)
 
 
-def _score_plots(run: StageRun, recipe: RecipeRun) -> list[Plot]:
+def _score_plots(run: FinishedStage, recipe: RecipeRun) -> list[Plot]:
     plots = []
     for reward in REWARDS:
         scores = run.results.get("scores", {}).get(reward, {})
@@ -143,18 +145,18 @@ def _score_plots(run: StageRun, recipe: RecipeRun) -> list[Plot]:
                 ("before PPO", scores["before"], "before"),
                 ("after PPO", scores["after"], "after"),
             ]
-            unit = units(recipe.at(run.config.get(reward), "reward"))
+            unit = units(recipe.made_at(run.config.get(reward), REWARD_MODEL))
             label = reward_label(reward, run)
             svg = histogram_plot(groups, f"score, {unit}", f"{run.name}: scores of the {label}")
             plots.append(Plot(svg, f"Scores of the {label}; dashed: means."))
     return plots
 
 
-def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
+def samples_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """Answers side by side."""
     words = (
-        "Held-out prompts, evenly spaced in their file, not hand-picked: what the model wrote before and after PPO, "
-        "and what a person wrote. An answer that ran out of budget ends in …"
+        "Held-out prompts at even distances, none hand-picked: what the model wrote before and after PPO, "
+        "and what a person wrote. An answer that was cut at max_new_tokens ends in …"
     )
     samples = [
         Sample(
@@ -162,7 +164,7 @@ def samples_section(run: StageRun, recipe: RecipeRun) -> Section:
             [
                 _answer("before", "Before PPO", row.get("before", {})),
                 _answer("after", "After PPO", row.get("after", {})),
-                _answer("person", "What the person wrote", row.get("person", {})),
+                _answer("person", "What a person wrote", row.get("person", {})),
             ],
         )
         for row in run.samples
@@ -175,11 +177,11 @@ def _answer(side: Literal["before", "after", "person"], heading: str, answer: di
     return Answer(side, heading, str(answer.get("text", "")), " · ".join(scores))
 
 
-def completions_section(run: StageRun, recipe: RecipeRun) -> Section:
+def completions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """The three fixed prompts."""
     words = (
-        "The same three prompts in every run, completed greedily: the pretrained model continues two of them, and both "
-        "policies answer the third. Good is code that looks like Python and does what it is asked."
+        "The same three prompts in every run, completed greedily: the pretrained model continues two beginnings, and "
+        "both policies answer the third. Good is code that looks like Python and does what it is asked."
     )
     headings: dict[str, tuple[Literal["before", "after", "plain"], str]] = {
         "pretrained": ("plain", "Pretrained model"),

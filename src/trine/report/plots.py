@@ -1,6 +1,6 @@
 """Plots as inline SVG whose colours are the page's own CSS variables, so that they follow light and dark.
 
-SampledToken with matplotlib's figure objects, never pyplot: nothing global, no display.
+Made with matplotlib's figure objects, never pyplot: nothing global, no display.
 """
 
 import io
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 Colour = Literal["ink", "line", "accent", "before", "after", "person"]
-# What matplotlib draws with; each is replaced by var(--name), the value standing in where a viewer knows no variables.
+# matplotlib's colours; in the SVG each becomes var(--name, value), so that viewers without CSS variables see the value.
 COLOURS: dict[Colour, str] = {
     "ink": "#4b535d",
     "line": "#dde1e7",
@@ -37,7 +37,7 @@ MAX_POINTS = 600
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `faint` is for single steps, `dashed` for what a curve stands beside."""
+    """A curve: `faint` is for single steps, `dashed` for a reference."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """What lies between two curves, such as the deviation around a mean."""
+    """The area between two curves, such as the deviation around a mean."""
 
     x: Sequence[float]
     low: Sequence[float]
@@ -72,7 +72,7 @@ def line_plot(
     lines: Sequence[Line], x_label: str, y_label: str, says: str, *,
     counted: bool = False, compact: bool = False, bands: Sequence[Band] = (),
 ) -> Markup:  # fmt: skip
-    """Curves over a common axis, whole numbers where `counted`; `says` describes them to those who cannot see."""
+    """Curves over a common axis, whole numbers where `counted`; `says` is their text for screen readers."""
     figure, axes = _canvas(x_label, y_label, COMPACT if compact else SIZE)
     for band in bands:
         axes.fill_between(band.x, band.low, band.high, color=COLOURS[band.colour], alpha=0.18, linewidth=0)
@@ -99,7 +99,7 @@ def _draw(axes: Axes, line: Line) -> None:
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
-    """At most about `MAX_POINTS` of a long curve: a page has no more pixels."""
+    """At most about `MAX_POINTS` of a long curve."""
     every = max(1, math.ceil(len(values) / MAX_POINTS))
     return [float(value) for value in values[::every]]
 
@@ -126,7 +126,7 @@ def _bins(values: Sequence[float]) -> list[float]:
 
 
 def reliability_plot(rows: Sequence[Sequence[float]], says: str) -> Markup:
-    """Calibration: accuracy over confidence; area of a point ~ pairs in it."""
+    """Accuracy over confidence; the area of a point is the number of pairs in it."""
     figure, axes = _canvas("confidence", "accuracy")
     axes.plot([0.5, 1.0], [0.5, 1.0], color=COLOURS["before"], linestyle=(0, (4, 3)), linewidth=1.2, label="perfect")
     predicted, right, counts = ([float(row[i]) for row in rows] for i in range(3))

@@ -1,4 +1,4 @@
-"""Sections on learning from plain text: the corpus as it was encoded, and pretraining.
+"""Sections on pretraining and on the corpus that it reads.
 
 A figure that a run does not have, since its stage does not log it or an earlier version did not, is left out.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trine.report.plots import Colour, Line, line_plot
-from trine.report.run_reader import RecipeRun, Series, StageRun
+from trine.report.run_reader import FinishedStage, RecipeRun, Series
 from trine.report.sections import Answer, Plot, Sample, Section, titled
 from trine.report.tables import Table, number, percent, whole
 from trine.report.training_sections import loss_plot
@@ -18,25 +18,20 @@ PART_COLOURS: tuple[Colour, ...] = ("accent", "after", "person", "before")
 SHOWN_SAMPLES = 4
 BITS = "bits_per_byte/"
 
-# Metrics over steps: key, vertical axis, what one sees.
+# Metrics over steps: key, vertical axis, caption.
 CURVES = (
-    ("tokens_per_second", "tokens a second", "Training speed. Dips are other work on the machine."),
-    (
-        "matmul_share",
-        "share",
-        "Share of the machine's matrix-product rate: at 1, a step would be matrix products only.",
-    ),
-    ("gradient_norm", "norm", "Gradient norm before clipping: many spikes are a sign of divergence."),
+    ("tokens_per_second", "tokens a second", "Throughput. Dips are other work on the machine."),
+    ("matmul_share", "share", "Share of the machine's measured rate of matrix products (as MFU)."),
+    ("gradient_norm", "norm", "Norm of the gradient before clipping: many spikes announce divergence."),
     ("learning_rate", "rate", "Learning rate of the matrices: warm-up and decay."),
 )
 
 
-def shards_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """What became of the documents, and how fast."""
+def shards_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """How many documents were kept and filtered out, and how fast."""
     words = (
-        "The corpus was read once, filtered, encoded to token ids and kept on disk. Every document is accounted for: "
-        "kept, or dropped by the filter named. A filter that drops much more than a few percent deserves a look at "
-        "what it dropped."
+        "The corpus was read once, filtered, encoded to token ids and written out. Every document is accounted for: "
+        "kept, or left out by the filter named. Where a filter drops more than a few percent, check what it dropped."
     )
     return Section(titled("The corpus, encoded", run, recipe), words, corpus_tables(run.results))
 
@@ -106,14 +101,14 @@ def _part_label(part: str) -> str:
     return "training" if part == "train" else f"held-out {PARTS.get(part, part)}"
 
 
-def pretrain_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """Loss, bits per byte, and what those stand beside."""
+def pretrain_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """Loss and bits per byte, beside a compressor."""
     results, row_tokens = run.results, run.config.get("row_tokens")
     words = (
-        "The model predicts every next token of plain text. Cross-entropy, in nats per token, should fall fast at "
-        "first, then slowly. Bits per byte is the same on held-out text, per byte instead of per token, so that models "
-        "with different tokenizers compare: lower is better, and below xz -9 means that the model has learned more "
-        "than repetition."
+        "The model is trained to predict the next token of plain text. Cross-entropy, in nats per token, should fall "
+        "fast at first, then slowly. Bits per byte is the cross-entropy of held-out text per byte instead of per "
+        "token, so that models with different tokenizers compare: lower is better, and lower than xz -9 means that the "
+        "model has learned more than repetition."
     )
     tables = [table for table in (held_out_table(results, row_tokens),) if table.rows]
     tables.append(Table(("", ""), _facts(run), brief=False))
@@ -122,7 +117,7 @@ def pretrain_section(run: StageRun, recipe: RecipeRun) -> Section:
     return Section(titled("Pretraining", run, recipe), words, tables, _pretrain_plots(run), _samples_over_time(run))
 
 
-def _facts(run: StageRun) -> list[tuple[str, ...]]:
+def _facts(run: FinishedStage) -> list[tuple[str, ...]]:
     results = run.results
     rows: list[tuple[str, ...]] = [
         ("parameters", whole(results.get("parameters"))),
@@ -134,27 +129,24 @@ def _facts(run: StageRun) -> list[tuple[str, ...]]:
         rows.append(("tokens a second, median", whole(statistics.median(speeds))))
     if shares:
         rows.append(("share of the machine's matrix products, median", percent(statistics.median(shares))))
-    for key, label in (
-        ("padded_share", "padding, share of all positions"),
-        ("dropped_share", "tokens dropped by packing"),
-    ):
+    for key, label in (("padded_share", "padding"), ("dropped_share", "tokens left out of the rows")):
         if key in results:
             rows.append((label, percent(results[key])))
     skipped = run.by_step("skipped")[1]
     if skipped:
-        rows.append(("steps skipped (not finite, or a spike)", whole(max(skipped))))
+        rows.append(("steps skipped by the guard", whole(max(skipped))))
     return rows
 
 
-def _speeds(run: StageRun) -> list[float]:
-    """Tokens a second, step by step."""
+def _speeds(run: FinishedStage) -> list[float]:
+    """Tokens a second of each step."""
     logged = run.by_step("tokens_per_second")[1]
     rows = [row for row in run.metrics if row.get("tokens") and row.get("seconds")]
     return logged or [row["tokens"] / row["seconds"] for row in rows]
 
 
 def held_out_table(results: dict[str, Any], row_tokens: int | None) -> Table:
-    """Model against compressor, for each held-out part."""
+    """Model beside compressor, for each held-out part."""
     rows = [
         (
             f"held-out {PARTS.get(part, part)}",
@@ -164,11 +156,11 @@ def held_out_table(results: dict[str, Any], row_tokens: int | None) -> Table:
         )
         for part in _parts(results)
     ]
-    sight = f"The model sees at most {row_tokens} tokens at a time, xz the whole. " if row_tokens else ""
+    context = f"The model sees at most {row_tokens} tokens at a time, xz all of the text. " if row_tokens else ""
     return Table(
         ("bits per byte", "model", "xz -9", "known lines"),
         rows,
-        f"{sight}Known lines: share of held-out lines of at least 12 characters "
+        f"{context}Known lines: share of held-out lines of at least 12 characters "
         "that stand verbatim in the training part.",
     )
 
@@ -179,13 +171,13 @@ def _parts(keys: Any) -> list[str]:
     return [*(part for part in PARTS if part in named), *sorted(named - PARTS.keys())]
 
 
-def _pretrain_plots(run: StageRun) -> list[Plot]:
+def _pretrain_plots(run: FinishedStage) -> list[Plot]:
     plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
     tokens, minutes = _progress(run, "tokens", 1e6), _progress(run, "seconds", 60)
     caption = "Held-out bits per byte. The last point is measured on all held-out text, earlier ones on its beginning."
     for progress, axis, words in (
         (tokens, "tokens read, millions", caption),
-        (minutes, "minutes of training", "The same over the time that the steps took."),
+        (minutes, "minutes of training", "The same over training time."),
     ):
         lines = _bits_lines(run, progress) if progress else []
         if lines:
@@ -194,7 +186,7 @@ def _pretrain_plots(run: StageRun) -> list[Plot]:
     return [*plots, *_curves(run)]
 
 
-def _progress(run: StageRun, key: str, unit: float) -> dict[float, float]:
+def _progress(run: FinishedStage, key: str, unit: float) -> dict[float, float]:
     """{step: the sum of `key` over the steps up to it, in units of `unit`}."""
     total, reached = 0.0, {}
     for row in run.metrics:
@@ -204,8 +196,8 @@ def _progress(run: StageRun, key: str, unit: float) -> dict[float, float]:
     return reached
 
 
-def _bits_lines(run: StageRun, progress: dict[float, float]) -> list[Line]:
-    """A curve and the compressor's level for each held-out part."""
+def _bits_lines(run: FinishedStage, progress: dict[float, float]) -> list[Line]:
+    """A curve, and the compressor's figure as a dashed line, for each held-out part."""
     lines: list[Line] = []
     for index, part in enumerate(_parts({key for row in run.metrics for key in row})):
         colour, label = PART_COLOURS[index % len(PART_COLOURS)], PARTS.get(part, part)
@@ -221,7 +213,7 @@ def _bits_lines(run: StageRun, progress: dict[float, float]) -> list[Line]:
     return lines
 
 
-def _curves(run: StageRun) -> list[Plot]:
+def _curves(run: FinishedStage) -> list[Plot]:
     found: list[tuple[Series, str, str, str]] = [
         (run.by_step(key), key.replace("_", " "), axis, caption) for key, axis, caption in CURVES
     ]
@@ -235,8 +227,8 @@ def _curves(run: StageRun) -> list[Plot]:
     ]
 
 
-def _samples_over_time(run: StageRun) -> list[Sample]:
-    """Each fixed beginning, and what the model made of it at a few moments from first to last."""
+def _samples_over_time(run: FinishedStage) -> list[Sample]:
+    """The completions of each fixed prompt at a few steps from first to last."""
     prompts = dict.fromkeys(str(row["prompt"]) for row in run.samples if "step" in row and "prompt" in row)
     return [
         Sample(
@@ -251,12 +243,12 @@ def _samples_over_time(run: StageRun) -> list[Sample]:
 
 
 def _visible(text: str) -> str:
-    """A sample without the white space it ends in, which a model at its beginning writes by the page."""
+    """A sample without trailing white space, of which an untrained model writes pages."""
     return text.rstrip() or "(white space)"
 
 
 def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most `SHOWN_SAMPLES` of the rows at even distances, the last among them; of each step the last row."""
+    """At most `SHOWN_SAMPLES` rows at even distances, the last among them; of each step its last row."""
     rows = list({row["step"]: row for row in rows}.values())
     if len(rows) <= SHOWN_SAMPLES:
         return rows

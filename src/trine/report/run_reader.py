@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 
@@ -13,7 +14,7 @@ Series = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
-class StageRun:
+class FinishedStage:
     """One finished stage: its config, what it made (`done.json`) and its metric rows."""
 
     name: str
@@ -52,15 +53,15 @@ class RecipeRun:
     title: str
     seed: int
     minutes: float | None
-    stages: list[StageRun]
+    stages: list[FinishedStage]
 
-    def of_kind(self, stage: str) -> list[StageRun]:
+    def of_stage(self, stage: str) -> list[FinishedStage]:
         return [run for run in self.stages if run.stage == stage]
 
-    def at(self, path: Any, stage: str) -> StageRun | None:
-        """The stage of kind `stage` whose folder a config names as `path`."""
-        name = Path(str(path)).name
-        return next((run for run in self.of_kind(stage) if run.name == name), None)
+    def made_at(self, path: Any, makes: str) -> FinishedStage | None:
+        """The run whose folder a config names as `path`, if its stage makes this (`config/stages.py`)."""
+        makers = [run for run in self.stages if run.stage in STAGES and STAGES[run.stage].makes == makes]
+        return next((run for run in makers if run.name == Path(str(path)).name), None)
 
     def made_with(self) -> dict[str, str]:
         """Versions, machine and commit; where stages differ, every value once."""
@@ -76,9 +77,9 @@ class RecipeRun:
 def read_recipe_run(out: Path) -> RecipeRun:
     """Read `out`; stages that are missing or unfinished are left out.
 
-    Without a recipe, `out` may be a run folder of `trine control`, or hold several of them.
+    Without a recipe, `out` may be the run folder of one stage, or hold several.
     """
-    described = read_json(out / "recipe.json") if (out / "recipe.json").exists() else _control_runs(out)
+    described = read_json(out / "recipe.json") if (out / "recipe.json").exists() else _runs_in(out)
     if not isinstance(described, dict) or not isinstance(described.get("stages"), list):
         raise TrineError(f"{out / 'recipe.json'} names no stages; `trine run` writes it")
     stages = [_read_stage(out / entry["name"], entry) for entry in described["stages"]]
@@ -90,26 +91,35 @@ def read_recipe_run(out: Path) -> RecipeRun:
     )
 
 
-def _control_runs(out: Path) -> dict[str, Any]:
-    """What a recipe of the control runs in `out` would say."""
+def _runs_in(out: Path) -> dict[str, Any]:
+    """What a recipe of the finished runs in `out` would say."""
     folders = [out, *sorted(path for path in out.iterdir() if path.is_dir())] if out.is_dir() else []
-    runs = [path for path in folders if (path / "agent").is_dir() and (path / "done.json").exists()]
+    runs = [(path, stage) for path in folders if (path / "done.json").exists() and (stage := _stage_of(path))]
     if not runs:
-        raise TrineError(
-            f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of `trine control`"
-        )
-    names = [path.relative_to(out).as_posix() for path in runs]
-    seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path in runs]
-    seconds = [sum(float(row.get("seconds", 0.0)) for row in _rows(path / "metrics.jsonl")) for path in runs]
-    stages = [{"name": name, "stage": "control", "seconds": took} for name, took in zip(names, seconds, strict=True)]
-    return {"title": f"Control tasks in {out.name}", "seed": min(seeds), "stages": stages}
+        raise TrineError(f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage")
+    seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path, _ in runs]
+    stages = [
+        {
+            "name": path.relative_to(out).as_posix(),
+            "stage": stage,
+            "seconds": sum(float(row.get("seconds", 0.0)) for row in _rows(path / "metrics.jsonl")),
+        }
+        for path, stage in runs
+    ]
+    return {"title": f"Runs in {out.name}", "seed": min(seeds), "stages": stages}
 
 
-def _read_stage(folder: Path, entry: dict[str, Any]) -> StageRun | None:
+def _stage_of(folder: Path) -> str:
+    """The stage that run.json names; empty where there is none, as in folders that earlier versions wrote."""
+    record = folder / "run.json"
+    return str(read_json(record).get("stage", "")) if record.exists() else ""
+
+
+def _read_stage(folder: Path, entry: dict[str, Any]) -> FinishedStage | None:
     if not (folder / "done.json").exists():
         return None
     config, record = folder / "config.yaml", folder / "run.json"
-    return StageRun(
+    return FinishedStage(
         name=str(entry["name"]),
         stage=str(entry["stage"]),
         seconds=entry.get("seconds"),

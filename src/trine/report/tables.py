@@ -1,4 +1,4 @@
-"""Tables and numbers as a reader wants them: the same table serves the page and the terminal."""
+"""Tables and numbers as text. The same table serves the page and the terminal."""
 
 import math
 import textwrap
@@ -51,7 +51,7 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without anything a terminal would obey."""
+    """`text` on one line, without control characters."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -75,7 +75,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def share_of(share: float | None, count: int) -> str:
-    """A share with its standard error over `count` draws: how far chance alone would move it."""
+    """A share with its standard error over `count` samples."""
     if share is None or not math.isfinite(share) or count < 1:
         return ABSENT
     return f"{percent(share)} ± {100 * math.sqrt(share * (1 - share) / count):.1f}"

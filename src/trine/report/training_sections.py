@@ -1,16 +1,17 @@
-"""Sections on the stages that align: fine-tuning, reward models, PPO; and the plot of a training loss."""
+"""Sections on fine-tuning, reward models and PPO; and the plot of a training loss."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trine.config.stages import PREFERENCE_PAIRS
 from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
-from trine.report.run_reader import RecipeRun, StageRun
+from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Plot, Section, titled, units
 from trine.report.tables import Table, number, share_of, whole
 
 
-def loss_plot(run: StageRun, key: str, y_label: str) -> list[Plot]:
+def loss_plot(run: FinishedStage, key: str, y_label: str) -> list[Plot]:
     """The training loss over steps, when it was logged."""
     steps, values = run.by_step(key)
     if not steps:
@@ -19,12 +20,12 @@ def loss_plot(run: StageRun, key: str, y_label: str) -> list[Plot]:
     return [Plot(svg, "Training loss. Thin: each step; bold: running mean.")]
 
 
-def finetune_section(run: StageRun, recipe: RecipeRun) -> Section:
+def finetune_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """How well the model predicts the answers."""
     weight = run.config.get("prompt_weight") or 0
     counted = f"answer tokens, and prompt tokens at weight {weight:g}" if weight else "answer tokens only"
     words = (
-        f"The model learns to answer prompts. The training loss counts {counted}, in nats per token; held-out "
+        f"The model is trained to answer prompts. The training loss counts {counted}, in nats per token; held-out "
         "cross-entropy counts the answers of held-out examples. Lower is better; held-out is usually the higher of the "
         "two, and if it rises while training falls, the model is memorising."
     )
@@ -38,13 +39,13 @@ def finetune_section(run: StageRun, recipe: RecipeRun) -> Section:
     return Section(titled("Fine-tuning", run, recipe), words, [Table(("", ""), rows)], plots)
 
 
-def reward_section(run: StageRun, recipe: RecipeRun) -> Section:
-    """Accuracy of a reward model, beside two trivial baselines."""
-    source = " (here: what a person wrote)" if recipe.at(run.config.get("preferences"), "preferences") else ""
+def reward_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """The accuracy of a reward model, beside that of baselines that do not read the text."""
+    source = " (here: what a person wrote)" if recipe.made_at(run.config.get("preferences"), PREFERENCE_PAIRS) else ""
     words = (
-        f"Trained on preference pairs, the model gives the chosen answer{source} a higher score than the rejected one. "
-        "Chance is one half; good is well above what length alone or the bag of tokens achieve, and about as good on "
-        "pairs of similar length. ± is one standard error."
+        f"From pairs of answers the model learns a score that is higher for the chosen one{source} than for the "
+        "rejected one. Chance is 50%; good is well above the classifiers that see only length or only the bag of "
+        "tokens, and about as good on pairs of similar length. ± is one standard error."
     )
     if "accuracy" not in run.results:
         table = Table(("", ""), [("training pairs", whole(run.results.get("training_pairs")))])
@@ -62,18 +63,18 @@ def accuracy_table(name: str, results: dict[str, Any]) -> Table:
         ("a classifier that sees only length", share_of(results.get("accuracy_length_only"), pairs), whole(pairs)),
         ("a classifier on the bag of tokens", share_of(results.get("accuracy_bag_of_tokens"), pairs), whole(pairs)),
     ]
-    caption = f"Accuracy on held-out pairs; all trained on {whole(results.get('training_pairs'))} pairs."
+    caption = f"Share of held-out pairs ranked right; all trained on {whole(results.get('training_pairs'))} pairs."
     return Table((name, "accuracy", "pairs"), rows, caption)
 
 
-def _reward_plots(run: StageRun) -> list[Plot]:
+def _reward_plots(run: FinishedStage) -> list[Plot]:
     caption = "Ranking loss in training; ln 2 = 0.69 is chance."
     plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "loss, nats per pair")]
     plots += _accuracy_plot(run)
     results = run.results
     if results.get("reliability"):
         svg = reliability_plot(results["reliability"], f"{run.name}: reliability")
-        caption = "Confidence: the sigmoid of the score difference; dashed: perfect calibration."
+        caption = "Calibration: confidence is the sigmoid of the score difference; dashed: perfect calibration."
         plots.append(Plot(svg, caption))
     if results.get("chosen_scores"):
         groups: list[Group] = [
@@ -81,11 +82,11 @@ def _reward_plots(run: StageRun) -> list[Plot]:
             ("chosen", results["chosen_scores"], "person"),
         ]
         svg = histogram_plot(groups, f"score, {units(run)}", f"{run.name}: scores of chosen and rejected")
-        plots.append(Plot(svg, "Scores of held-out answers; dashed: means. The further apart, the better."))
+        plots.append(Plot(svg, "Scores of held-out answers; dashed: means."))
     return plots
 
 
-def _accuracy_plot(run: StageRun) -> list[Plot]:
+def _accuracy_plot(run: FinishedStage) -> list[Plot]:
     steps, values = run.by_step("accuracy")
     if not steps:
         return []
@@ -94,40 +95,38 @@ def _accuracy_plot(run: StageRun) -> list[Plot]:
     if held_out[0]:
         lines.append(Line(*held_out, "held out", "after"))
     svg = line_plot(lines, "step", "accuracy", f"{run.name}: accuracy over steps", counted=True)
-    return [Plot(svg, "Accuracy on each training batch.")]
+    return [Plot(svg, "Accuracy: share of the pairs of each training batch ranked right.")]
 
 
-# Metrics of one plot, its vertical axis, and what to see in it.
+EXPLAINED_VARIANCE = "Explained variance of the returns by the critic: 1 is perfect, 0 no better than a constant."
+APPROXIMATE_KL = "Approximate KL between the policy before and after an iteration's updates: should stay small."
+# Metrics of one plot, its vertical axis, its caption.
 PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("score", "score_median"), "score", "Score of each iteration's answers: should rise."),
-    (("kl",), "nats per response", "KL to the reference. Should settle, not keep growing."),
+    (("score", "score_median"), "score", "Score of each iteration's responses: should rise."),
+    (("kl",), "nats per response", "KL divergence from the reference policy: should level off."),
     (("length",), "tokens", "Mean length of responses. A steady drift, up or down, may be reward hacking."),
-    (("entropy",), "nats per token", "Entropy: how undecided the policy is. A fall to 0 is collapse."),
+    (("entropy",), "nats per token", "Entropy of the policy. A fall to 0 is collapse."),
     (
         ("clip_fraction",),
         "share of tokens",
-        "Share of tokens whose gradient is clipped away. Up to about 0.2 is usual.",
+        "Clip fraction: share of tokens with a clipped ratio. Up to about 0.2 is usual.",
     ),
-    (
-        ("explained_variance",),
-        "1 is perfect",
-        "Share of the variance of returns that the critic predicts: 0 is no better than their mean.",
-    ),
-    (("kl_coefficient",), "reward per nat", "KL coefficient: penalty for one nat of KL."),
-    (("approximate_kl",), "nats per token", "Approximate KL of an iteration's updates: small is safe."),
-    (("ended_share",), "share of responses", "Responses that ended by themselves within the budget."),
+    (("explained_variance",), "explained variance", EXPLAINED_VARIANCE),
+    (("kl_coefficient",), "reward per nat", "KL coefficient: what the reward is reduced by for each nat of KL."),
+    (("approximate_kl",), "nats per token", APPROXIMATE_KL),
+    (("ended_share",), "share of responses", "Responses that ended with the end token, within max_new_tokens."),
 )
 
 
-def ppo_section(run: StageRun, recipe: RecipeRun) -> Section:
+def ppo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """The curves of PPO, iteration by iteration."""
     words = (
-        "In every iteration the policy answers a batch of prompts, the reward model scores the answers, and the policy "
-        "is updated towards what scored higher than expected, with a penalty on KL to the reference. Good is a score "
-        "that rises while KL stays moderate and entropy, length and the share that ends stay steady."
+        "In every iteration the policy answers a batch of prompts, the reward scores the answers, and updates make "
+        "answers with a positive advantage more likely, with a KL penalty against the reference policy. Good is a "
+        "score that rises while KL stays moderate and entropy, length and the share of responses that end stay steady."
     )
     kl = run.config.get("kl") or {}
-    target = f"adapted to {kl['target']:g} nats per response" if kl.get("target") else "fixed"
+    target = f"adapted to a target of {kl['target']:g} nats per response" if kl.get("target") else "fixed"
     rows: list[tuple[str, ...]] = [
         ("iterations", whole(run.results.get("iterations"))),
         ("responses per iteration", whole(run.config.get("batch_size"))),
@@ -153,8 +152,8 @@ PPO_FIGURES = {
 }
 
 
-def _ppo_table(run: StageRun) -> Table:
-    """Figures of the first and last iterations."""
+def _ppo_table(run: FinishedStage) -> Table:
+    """Means over the first and the last iterations: the curves in numbers."""
     rows: list[tuple[str, ...]] = []
     window = 1
     for key, label in PPO_FIGURES.items():
@@ -168,7 +167,7 @@ def _ppo_table(run: StageRun) -> Table:
     return Table((run.name, "first", "last"), rows, caption)
 
 
-def _ppo_plots(run: StageRun) -> list[Plot]:
+def _ppo_plots(run: FinishedStage) -> list[Plot]:
     plots = []
     colours: tuple[Colour, ...] = ("accent", "before")
     for keys, y_label, caption in PPO_CURVES:

@@ -1,7 +1,7 @@
 """Trine's own tokenizers: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), GPT-2's split pattern.
 
-No normaliser, no unknown token. Trained by `tokenizers`, encoded by `tiktoken` running the same merges (several times
-faster; a test holds the two to identical ids). The first four ids are reserved, in this order: end of text, pad,
+No normaliser, no unknown token. Trained by `tokenizers`, encoded by `tiktoken` with the same merges (several times
+faster; a test checks that both give the same ids). The first four ids are reserved, in this order: end of text, pad,
 start of turn, end of turn.
 """
 
@@ -37,9 +37,14 @@ _CONFIG = {
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:
-    """Learn merges from `texts` until the vocabulary, reserved ids included, has `vocab_size` entries.
+    """Train a tokenizer of `vocab_size` entries, reserved ids included, on `texts`; deterministic.
 
-    Deterministic in the texts. Raises `TrineError` when the texts are too few for so many entries.
+    Example::
+
+        tokenizer = train_tokenizer(texts, vocab_size=8192)
+        tokenizer.save(Path("tokenizer"))
+
+    Raises `TrineError` if there is not enough text for so many entries.
     """
     if vocab_size < MIN_VOCABULARY:
         raise TrineError(

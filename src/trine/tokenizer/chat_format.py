@@ -1,11 +1,11 @@
-"""The chat and task format that fine-tuning, reward, PPO, evaluation and chat share: `chat_format(tokenizer)`.
+"""Chat formats: `chat_format(tokenizer)` is used by fine-tuning, reward models, PPO, evaluation and chat.
 
-Trine's own models speak ChatML, here; imported models speak by their own template (`template_format.py`).
+Trine's own models use ChatML (this module), imported models their own chat template (`template_format.py`).
 
     <|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n
 
-What the model is trained to write is the answer and its end token, and nothing else. Prompt and answer are
-encoded apart, so that the ids of a prompt are the same whether an answer follows or is to be sampled.
+The model is trained on the answer and its end token only. Prompt and answer are encoded separately, so that the ids of
+a prompt are the same in training and in generation.
 """
 
 import json
@@ -25,7 +25,14 @@ PLAIN_TEMPLATE = (
 
 
 class Chat(Protocol):
-    """Conversations to token ids and answers back to text, for one tokenizer."""
+    """Converts conversations to token ids and answers back to text.
+
+    Example::
+
+        chat = chat_format(tokenizer)
+        ids = chat.prompt_ids([Message("user", "What is 2 + 2?")])
+        text = chat.text(chat.response_ids("4"))
+    """
 
     tokenizer: Tokenizer
 
@@ -36,41 +43,41 @@ class Chat(Protocol):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """What ends sampling: the end of the answer, or of the text."""
+        """The stop tokens: the end of the answer and the end of text."""
         ...
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the conversation so far, opened for the assistant to speak."""
+        """Ids of the conversation with the generation prompt of the assistant."""
         ...
 
     def response_ids(self, text: str, *, ended: bool = True) -> list[int]:
-        """Ids of an answer; `ended` adds the end token."""
+        """Ids of an answer; with the end token if `ended`."""
         ...
 
     def example(self, messages: Sequence[Message], response: str, *, ended: bool = True) -> TokenSpan:
-        """A prompt with its answer, the answer being what is trained."""
+        """A prompt with its answer, of which only the answer is trained on."""
         ...
 
     def text(self, response_ids: Sequence[int]) -> str:
-        """The answer's text, special tokens left out."""
+        """The text of an answer, without special tokens."""
         ...
 
     def stream(self) -> TextStream:
-        """`text` for ids that arrive a few at a time."""
+        """A streaming version of `text`, for ids that arrive a few at a time."""
         ...
 
 
 def chat_format(tokenizer: Tokenizer) -> Chat:
-    """The format that the model of `tokenizer` speaks; a `TrineError` when it comes without a chat template."""
+    """The chat format of the model of `tokenizer`; raises `TrineError` if it has no chat template."""
     own = tokenizer.chat_template == CHATML_TEMPLATE and tokenizer.special.keys() == set(SPECIAL_TOKENS)
     return ChatFormat(tokenizer) if own else TemplateFormat(tokenizer)
 
 
 def format_to_learn(tokenizer: Tokenizer) -> Chat:
-    """`chat_format` for a model that is about to be fine-tuned: one without template is given a plain one to learn.
+    """`chat_format` for fine-tuning: a model without chat template gets a plain one.
 
-    Its roles are ordinary text, so no embedding is new, and every message is closed by the end of text: no message
-    can open a turn. Save `tokenizer` of the result beside the model.
+    Its roles are ordinary text, so no new embeddings are needed, and each message ends with the end of text, so that a
+    message cannot start a turn. Save the `tokenizer` of the result with the model.
     """
     if tokenizer.chat_template is not None:
         return chat_format(tokenizer)
@@ -79,13 +86,13 @@ def format_to_learn(tokenizer: Tokenizer) -> Chat:
 
 
 class ChatFormat:
-    """ChatML with the reserved tokens of Trine's own tokenizers."""
+    """ChatML with the reserved tokens of Trine's own tokenizers; see `Chat`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._turn_start, self._turn_end = tokenizer.special[TURN_START], tokenizer.special[TURN_END]
         self._newline = tokenizer.encode("\n")
-        self._answer_opening = [self._turn_start, *tokenizer.encode("assistant\n")]
+        self._generation_prompt = [self._turn_start, *tokenizer.encode("assistant\n")]
 
     @property
     def end_id(self) -> int:
@@ -94,35 +101,35 @@ class ChatFormat:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """What ends sampling: the end of the answer, or of the text."""
+        """The stop tokens: the end of the answer and the end of text."""
         return self.end_id, self.tokenizer.end_of_text
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the conversation so far, opened for the assistant to speak."""
+        """Ids of the conversation with the generation prompt of the assistant."""
         ids: list[int] = []
         for message in messages:
             ids += self._turn(message)
-        return ids + self._answer_opening
+        return ids + self._generation_prompt
 
     def response_ids(self, text: str, *, ended: bool = True) -> list[int]:
-        """Ids of an answer; `ended` adds the end token."""
+        """Ids of an answer; with the end token if `ended`."""
         return self.tokenizer.encode(text) + ([self.end_id] if ended else [])
 
     def example(self, messages: Sequence[Message], response: str, *, ended: bool = True) -> TokenSpan:
-        """A prompt with its answer, the answer being what is trained."""
+        """A prompt with its answer, of which only the answer is trained on."""
         prompt, answer = self.prompt_ids(messages), self.response_ids(response, ended=ended)
         return TokenSpan(tuple(prompt + answer), (False,) * len(prompt) + (True,) * len(answer))
 
     def text(self, response_ids: Sequence[int]) -> str:
-        """The answer's text, reserved tokens left out."""
+        """The text of an answer, without reserved tokens."""
         return self.tokenizer.decode(response_ids)
 
     def stream(self) -> TextStream:
-        """`text` for ids that arrive a few at a time."""
+        """A streaming version of `text`, for ids that arrive a few at a time."""
         return TextStream(self.tokenizer)
 
     def _turn(self, message: Message) -> list[int]:
         if message.role == "assistant":
-            return [*self._answer_opening, *self.response_ids(message.content), *self._newline]
+            return [*self._generation_prompt, *self.response_ids(message.content), *self._newline]
         body = self.tokenizer.encode(f"{message.role}\n{message.content}")
         return [self._turn_start, *body, self._turn_end, *self._newline]

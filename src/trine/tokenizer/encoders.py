@@ -1,9 +1,9 @@
-"""The two programs that encode: `tiktoken` where its ids are provably those of `tokenizers`, else `tokenizers`.
+"""Encoders: `tiktoken` where its ids are provably those of `tokenizers`, otherwise `tokenizers`.
 
-Text must never encode to a special id, whatever it spells. `tiktoken` does not look for special tokens unless asked.
-For `tokenizers` every special token is given a new name with a random part, drawn at loading and never printed:
-text cannot contain it, so text cannot reach the token, while what else the pipeline does with the token (stripping
-spaces around it, for one) stays. A chat template's special tokens are written by those names; see `seal`.
+Text must never encode to a special id, whatever it contains. `tiktoken` does not look for special tokens unless asked.
+For `tokenizers`, every special token is renamed to a random name, generated at loading and never printed: text cannot
+contain it, so text cannot produce the token, while the rest of the pipeline (such as stripping spaces around the token)
+is unchanged. Special tokens of a chat template are written with these names; see `seal`.
 """
 
 import json
@@ -26,7 +26,7 @@ _GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_rege
 
 
 class Encoder(Protocol):
-    """Text to ids; the names of special tokens in it are ordinary text."""
+    """Text to ids; names of special tokens in the text are ordinary text."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -36,11 +36,11 @@ class Encoder(Protocol):
 
 
 class TiktokenEncoder:
-    """GPT-2's split and merges run by `tiktoken`."""
+    """GPT-2's pre-tokenisation and merges, run by `tiktoken`."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
-        # `encode_to_numpy` looks for special tokens even where none is allowed, and among none at all it stops at every
-        # character (1.7 times slower): one that is never allowed, so that its name is ordinary text, costs nothing.
+        # `encode_to_numpy` searches for special tokens even if none is allowed, and with an empty list stops at every
+        # character (1.7 times slower). A special token that is never allowed avoids this; its name stays ordinary text.
         never = {"<|never|>": max(ranks.values()) + 1}
         self._encoding = tiktoken.Encoding("trine", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=never)
 
@@ -51,7 +51,7 @@ class TiktokenEncoder:
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
-        """`encode` without a list in between."""
+        """`encode` as an array, without an intermediate list."""
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
@@ -59,7 +59,7 @@ class TiktokenEncoder:
 
 
 class SealedEncoder:
-    """The pipeline of a tokenizer.json run by `tokenizers`, its special tokens renamed beyond the reach of text."""
+    """The pipeline of a tokenizer.json, run by `tokenizers`, with special tokens renamed to secret names."""
 
     def __init__(self, description: dict[str, Any], special: Mapping[str, int], place: str) -> None:
         self._secret = secrets.token_hex(16)
@@ -91,15 +91,15 @@ class SealedEncoder:
         return re.compile(f"<{self._secret}:([0-9]+)>")
 
     def names_special(self, text: str) -> bool:
-        """Whether `text` spells a special token."""
+        """Whether `text` contains the name of a special token."""
         return self._names.search(text) is not None
 
     def seal(self, text: str) -> str:
-        """`text` with the special tokens it spells made the tokens themselves, for `encode`."""
+        """Replace names of special tokens in `text` by their secret names, so that `encode` gives the tokens."""
         return self._names.sub(lambda match: self._sealed[match[0]], text)
 
     def sealed(self, text: str) -> re.Match[str] | None:
-        """The first special token itself in sealed `text`; its id is group 1."""
+        """The first special token in sealed `text`; group 1 is its id."""
         return self._seals.search(text)
 
     def unsealed(self, text: str) -> str:
@@ -112,7 +112,7 @@ class SealedEncoder:
         return last[0] if last and last.end() == len(text) else text[-1:]
 
     def veil(self, text: str) -> str:
-        """`text` with stand-ins for the special tokens it spells, so that `seal` passes over them."""
+        """Replace names of special tokens in `text` by placeholders, which `seal` ignores."""
         return self._names.sub(lambda match: self._sealed[match[0]][:-1] + "veiled>", text)
 
     def unveil(self, text: str) -> str:
@@ -125,9 +125,9 @@ class SealedEncoder:
 def byte_level_ranks(
     description: dict[str, Any], vocabulary: Mapping[str, int], special: Mapping[str, int], token_bytes: list[bytes]
 ) -> dict[bytes, int] | None:
-    """Merge ranks for `TiktokenEncoder`, or None where it would not do exactly what the pipeline says.
+    """Merge ranks for `TiktokenEncoder`, or None if its ids could differ from those of the pipeline.
 
-    `tiktoken` merges in the order of the ids, so these must ascend with the merges, and every entry must be a
+    `tiktoken` merges in the order of the ids, so ids must be in the order of the merges, and every entry must be a
     byte, a merge or special.
     """
     model = description["model"]
@@ -147,7 +147,7 @@ def _renamed(description: dict[str, Any], special: Mapping[str, int], sealed: Ma
     """tokenizer.json with other names for its special tokens, and without truncation, padding and additions."""
     model = dict(description["model"])
     model["vocab"] = {sealed.get(name, name): token_id for name, token_id in model["vocab"].items()}
-    # A merge that makes a special token's name out of text would be a way in.
+    # Without this, a merge could produce a special token from text.
     model["merges"] = [pair for pair in map(_pair, model["merges"]) if not {*pair, "".join(pair)} & special.keys()]
     if model.get("unk_token") in sealed:
         model["unk_token"] = sealed[model["unk_token"]]
@@ -160,11 +160,11 @@ def _renamed(description: dict[str, Any], special: Mapping[str, int], sealed: Ma
 
 
 def _pair(merge: str | list[str]) -> tuple[str, str]:
-    """A merge is written `"a b"` or `["a", "b"]`."""
+    """The two parts of a merge, written `"a b"` or `["a", "b"]`."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def _encodable(text: str) -> str:
-    """`text`, lone surrogates replaced: they have no UTF-8."""
+    """`text` with lone surrogates replaced, which UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

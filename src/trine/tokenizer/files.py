@@ -1,8 +1,8 @@
-"""The files that make a tokenizer, kept as they were read, and what they declare beyond the vocabulary.
+"""The files of a tokenizer, kept unchanged, and the settings in them.
 
-`tokenizer.json` is the pipeline. Which token ends a text, which begins one, and how a conversation is rendered stand
-in `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`; which ids end sampling in the model's
-`generation_config.json` or `config.json`, which are read here and written by others.
+`tokenizer.json` is the pipeline. BOS and EOS tokens and the chat template are in `tokenizer_config.json`,
+`special_tokens_map.json` and `chat_template.jinja`; the ids that end generation are in the model's
+`generation_config.json` or `config.json`, which this module only reads.
 """
 
 import json
@@ -22,7 +22,7 @@ PIPELINE, CONFIG, NAMED_TOKENS, TEMPLATE = (
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """`texts`: file name to content. `model_end_ids`: the ids that the model's own configs end sampling at."""
+    """`texts`: file name -> content. `model_end_ids`: the EOS ids in the configs of the model."""
 
     texts: Mapping[str, str]
     model_end_ids: tuple[int, ...] = ()
@@ -30,7 +30,7 @@ class TokenizerFiles:
 
     @staticmethod
     def read(folder: Path) -> "TokenizerFiles":
-        """The tokenizer in `folder`; a `TrineError` when its tokenizer.json is missing or a file is broken."""
+        """Read the tokenizer in `folder`; raises `TrineError` if tokenizer.json is missing or a file is invalid."""
         folder = Path(folder)
         if not (folder / PIPELINE).exists():
             raise TrineError(f"{folder / PIPELINE} does not exist")
@@ -49,14 +49,14 @@ class TokenizerFiles:
 
     @cached_property
     def named_tokens(self) -> dict[str, str]:
-        """Spelling of `bos_token`, `eos_token`, `pad_token` ..., as far as the files name them."""
+        """The text of `bos_token`, `eos_token`, `pad_token` ..., as far as the files name them."""
         both = self._json(NAMED_TOKENS) | {key: value for key, value in self._config.items() if value is not None}
         spelled = {key: _spelling(value) for key, value in both.items() if key.endswith("_token")}
         return {key: name for key, name in spelled.items() if name is not None}
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The Jinja source that renders a conversation; the one called `default` where there are several."""
+        """The Jinja source of the chat template; of several, the one called `default`."""
         if TEMPLATE in self.texts:
             return self.texts[TEMPLATE]
         template = self._config.get("chat_template")
@@ -65,8 +65,8 @@ class TokenizerFiles:
         return template
 
     @cached_property
-    def opening_token(self) -> str | None:
-        """The token that every plain text begins with: the post-processor says so, or else `add_bos_token`."""
+    def bos_token(self) -> str | None:
+        """The token that every text begins with, from the post-processor or else `add_bos_token`."""
         otherwise = self.named_tokens.get("bos_token") if self._config.get("add_bos_token") else None
         return _first_of_post_processor(self.description.get("post_processor")) or otherwise
 
@@ -100,7 +100,7 @@ def _model_end_ids(folder: Path) -> tuple[int, ...]:
 
 
 def _spelling(token: Any) -> str | None:
-    """A token is written as its text, or as an object with its text in `content`."""
+    """The text of a token, which is a string or an object with `content`."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 

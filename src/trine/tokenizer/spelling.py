@@ -1,8 +1,8 @@
-"""How the entries of a vocabulary spell text: two ways, told apart by the decoder in tokenizer.json.
+"""How vocabulary entries represent text: byte-level or with byte fallback, as the decoder in tokenizer.json says.
 
 - Byte-level (GPT-2, Llama-3, Qwen, SmolLM2, Trine): each character of an entry stands for one byte.
-- With byte fallback (Llama-2, TinyLlama, Mistral): an entry is text with `▁` for a space; what the vocabulary cannot
-  spell goes byte by byte, in entries such as `<0x0A>`.
+- With byte fallback (Llama-2, TinyLlama, Mistral): an entry is text with `▁` for a space; other
+  characters are encoded byte by byte, in entries such as `<0x0A>`.
 """
 
 import re
@@ -22,7 +22,7 @@ _STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 @dataclass(frozen=True)
 class Spelling:
-    """`leading`: what decoding drops where a text begins with it (Llama-2 puts a space before every text)."""
+    """`leading`: removed from the start of decoded text (Llama-2 puts a space before every text)."""
 
     byte_level: bool
     leading: str = ""
@@ -36,15 +36,15 @@ class Spelling:
         return bytes([int(byte[1], 16)]) if byte else entry.replace("▁", " ").encode()
 
     def is_byte(self, entry: str) -> bool:
-        """Whether `entry` is one byte of a text that the vocabulary could not spell otherwise."""
+        """Whether `entry` is a byte-fallback entry."""
         return not self.byte_level and _BYTE.fullmatch(entry) is not None
 
 
 def spelling_of(description: dict[str, Any], place: str) -> Spelling:
-    """The spelling of the vocabulary in tokenizer.json; a `TrineError` when it is neither of the two."""
+    """The spelling of the vocabulary in tokenizer.json; raises `TrineError` if it is unsupported."""
     kind = description.get("model", {}).get("type")
     if kind != "BPE":
-        raise TrineError(f"{place} is a tokenizer of type {kind}; Trine reads BPE only: GPT-2, Llama, SmolLM2, Qwen")
+        raise TrineError(f"{place} is a tokenizer of type {kind}; only BPE is supported: GPT-2, Llama, SmolLM2, Qwen")
     decoder = description.get("decoder") or {}
     if decoder.get("type") == "ByteLevel":
         return Spelling(byte_level=True)

@@ -1,7 +1,7 @@
-"""A model's own chat template: Jinja source from an untrusted file, run in Jinja's sandbox.
+"""Chat templates of imported models: untrusted Jinja source, run in Jinja's sandbox.
 
-The environment is the one `transformers` gives templates (trim_blocks, lstrip_blocks, loop controls, `tojson` without
-HTML escapes, `raise_exception`, `strftime_now`, and `{% generation %}`, which here only groups).
+The environment is that of `transformers` (trim_blocks, lstrip_blocks, loop controls, `tojson` without
+HTML escapes, `raise_exception`, `strftime_now`, and `{% generation %}`, which has no effect here).
 """
 
 import json
@@ -19,7 +19,7 @@ from trine.runtime.errors import TrineError
 
 
 class ChatTemplate:
-    """Renders conversations to text. `variables` are what the template may name: `bos_token`, `enable_thinking` ..."""
+    """Renders conversations to text. `variables` are passed to the template: `bos_token`, `enable_thinking` ..."""
 
     def __init__(self, source: str, variables: Mapping[str, Any], place: str) -> None:
         self._variables, self._place = variables, place
@@ -28,19 +28,19 @@ class ChatTemplate:
         except TemplateError as error:
             raise TrineError(f"the chat template of {place} is not valid Jinja: {error}") from None
 
-    def render(self, messages: Sequence[Message], *, opened: bool) -> str:
-        """The conversation; `opened` for the assistant to speak. A `TrineError` says what the template refuses."""
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        """The conversation as text; `generation_prompt` begins an answer. Raises `TrineError` if the template fails."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._template.render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=opened, **self._variables
+                messages=turns, tools=None, documents=None, add_generation_prompt=generation_prompt, **self._variables
             )
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise TrineError(f"the chat template of {self._place} refuses this conversation: {error}") from None
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}` marks an assistant's words; it renders as what it holds."""
+    """`{% generation %} ... {% endgeneration %}` marks an answer; its contents are rendered as they are."""
 
     tags = {"generation"}  # noqa: RUF012  (Jinja's own declaration is a plain set)
 

@@ -1,8 +1,8 @@
-"""Text of token ids that arrive a few at a time. The pieces together are exactly the text of all the ids.
+"""Streaming decoding of token ids. The pieces together equal the text of all ids.
 
-A character may be spread over several ids, so what could still become one is held back; bytes that no longer can
-become U+FFFD. With byte fallback a whole run of byte entries is text or, if any of it is not UTF-8, one U+FFFD per
-byte (so decodes `tokenizers`), hence a run is held until it ends.
+A character may span several ids, so an incomplete one is held back; invalid bytes become U+FFFD. With byte fallback, a
+run of byte entries is decoded as a whole, and gives one U+FFFD per byte if it is not UTF-8 (as in `tokenizers`), so a
+run is held back until it ends.
 """
 
 import codecs
@@ -51,14 +51,14 @@ class TextStream:
         self._skip, self._held = tokenizer.spelling.leading if skip is None else skip, ""
 
     def push(self, ids: Iterable[int]) -> str:
-        """The text that `ids` complete."""
+        """The text that `ids` complete, which may be empty."""
         known = (i for i in ids if i not in self._hidden and 0 <= i < len(self._bytes))
         if self._byte_level:
             return self._after_skip(self._utf8.decode(b"".join(self._bytes[i] for i in known)))
         return self._after_skip("".join(self._fallback_text(token_id) for token_id in known))
 
     def finish(self) -> str:
-        """The rest, an unfinished character as U+FFFD. The stream is over."""
+        """The remaining text, an incomplete character as U+FFFD; ends the stream."""
         rest = self._after_skip(self._utf8.decode(b"", final=True) + self._end_run())
         held, self._held, self._skip = self._held, "", ""
         return rest + held

@@ -1,6 +1,6 @@
-"""The tokenizer of a model, one interface for Trine's own and for those of imported models.
+"""Tokenizers: one class for Trine's own and those of imported models.
 
-Text never encodes to a special id: `<|im_end|>` typed by a user is ordinary characters (`encoders.py` says how).
+Text never encodes to a special id: `<|im_end|>` typed by a user is ordinary characters (see `encoders.py`).
 Added tokens that are not special, such as Qwen3's `<think>`, are ordinary vocabulary.
 """
 
@@ -22,11 +22,17 @@ from trine.tokenizer.text_stream import TextStream
 
 
 class Tokenizer:
-    """Text to token ids and back. Make one with `train_tokenizer` or `Tokenizer.load`.
+    """Converts text to token ids and back.
 
-    `vocab_size`: one more than the highest id; the model's vocabulary may be larger. `end_of_text`, `pad` (the end
-    of text where the model has no padding token), `bos_id` (None unless every text begins with it) are ids.
-    `special` maps names of special tokens to their ids.
+    Example::
+
+        tokenizer = Tokenizer.load(Path("runs/base/model"))  # or train_tokenizer(texts, vocab_size=8192)
+        ids = tokenizer.encode("def f(x):")
+        text = tokenizer.decode(ids)
+
+    `vocab_size` is the highest id plus one; the model may have more embeddings. `end_of_text`, `pad` (the end of text
+    if there is no padding token) and `bos_id` (None unless every text begins with BOS) are ids. `special` maps the
+    names of special tokens to their ids.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -43,14 +49,13 @@ class Tokenizer:
         self.vocab_size = 1 + max(self.vocabulary.values())
         self.end_of_text = self._end_of_text()
         self.pad = self._named("pad_token", self.end_of_text)
-        self.bos_id = self.special.get(files.opening_token or "")
+        self.bos_id = self.special.get(files.bos_token or "")
 
     def _end_of_text(self) -> int:
         end = self._named("eos_token", next(iter(self.files.model_end_ids), -1))
         if end < 0:
             raise TrineError(
-                f"nothing beside {self.files.place} says which token ends a text; name it as eos_token in "
-                "tokenizer_config.json"
+                f"no file beside {self.files.place} names the end-of-text token; set eos_token in tokenizer_config.json"
             )
         return end
 
@@ -59,7 +64,7 @@ class Tokenizer:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """What ends sampling of plain text: the end of text, and what the model's configs name."""
+        """The stop tokens of plain text: the end of text, and the EOS ids in the model's configs."""
         return tuple(dict.fromkeys((self.end_of_text, *self.files.model_end_ids)))
 
     @property
@@ -68,17 +73,17 @@ class Tokenizer:
         return self.files.chat_template
 
     def name_of(self, token_id: int) -> str:
-        """How the vocabulary spells an id."""
+        """The vocabulary entry of an id."""
         return next(name for name, known in self.vocabulary.items() if known == token_id)
 
     def with_chat_template(self, template: str) -> "Tokenizer":
-        """The same tokenizer with another chat template, for a model that is to learn it."""
+        """The same tokenizer with another chat template, to fine-tune a model on."""
         texts = {**self.files.texts, TEMPLATE: template}
         return Tokenizer(TokenizerFiles(texts, self.files.model_end_ids, self.files.place))
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes each id stands for; special ids stand for their own name, unused ids for nothing."""
+        """The bytes of each id; for special ids those of their name, for unused ids none."""
         table = [b""] * self.vocab_size
         for name, token_id in self.vocabulary.items():
             table[token_id] = self.spelling.bytes_of(name)
@@ -106,7 +111,7 @@ class Tokenizer:
         return self._encoder.encode(text)
 
     def encode_batch(self, texts: Sequence[str], threads: int = 2) -> list[list[int]]:
-        """`encode` of many texts, on `threads` threads where the encoder lets one choose."""
+        """`encode` many texts, on `threads` threads if the encoder supports it."""
         return self._encoder.encode_batch(texts, threads)
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
@@ -114,13 +119,13 @@ class Tokenizer:
         return self._encoder.encode_array(text)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Ids of plain text that a model is to go on from, behind the token that the model begins texts with."""
+        """Ids of plain text for a model to complete, with BOS if the model uses it."""
         return ([] if self.bos_id is None else [self.bos_id]) + self.encode(text)
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False, skip: str | None = None) -> str:
-        """Text of `ids`; broken UTF-8 becomes U+FFFD, special ids vanish unless `keep_special`.
+        """Text of `ids`; invalid UTF-8 becomes U+FFFD, special ids are dropped unless `keep_special`.
 
-        `skip` as in `TextStream`: "" for ids that go on from earlier text.
+        `skip` as in `TextStream`: "" for ids that continue earlier text.
         """
         stream = TextStream(self, keep_special=keep_special, skip=skip)
         return stream.push(ids) + stream.finish()
@@ -131,7 +136,7 @@ class Tokenizer:
         return sha256_of(json.dumps(self.files.description, ensure_ascii=False, separators=(",", ":")))
 
     def save(self, folder: Path) -> None:
-        """Write the files that `transformers` reads, as they were loaded."""
+        """Save the files, which `transformers` can load, unchanged."""
         self.files.write(Path(folder))
 
     @staticmethod
@@ -141,5 +146,5 @@ class Tokenizer:
 
 
 def array_encoder(files: TokenizerFiles) -> EncodeArray:
-    """`encode_array` of the tokenizer of `files`; with `functools.partial`, a way to make it in another process."""
+    """`encode_array` of the tokenizer of `files`; a picklable factory with `functools.partial`."""
     return Tokenizer(files).encode_array

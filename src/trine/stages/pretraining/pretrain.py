@@ -83,7 +83,7 @@ def _make(
     with world.main_first(f"model of {folder.path}"):
         if world.is_main:
             _save(folder, model, tokenizer)
-            folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.summary} | shards.contents)
+            folder.finish(results | baselines(shards, tokenizer) | {"corpus": shards.overview} | shards.contents)
 
 
 GetShards = Callable[[Path, World], Shards]

@@ -26,7 +26,7 @@ def run(config: ShardsConfig) -> Path:
     with open_run(config, inputs) as folder:
         if not folder.finished:
             shards = encode_corpus(folder.path / FOLDER, corpus, tokenizer, config.hardware)
-            described = {"corpus": shards.summary, "corpus_fingerprint": corpus.fingerprint}
+            described = {"corpus": shards.overview, "corpus_fingerprint": corpus.fingerprint}
             folder.finish(described | shards.contents | shards.making)
     return folder.path
 
@@ -36,7 +36,7 @@ def encode_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, hardware: 
     encoding = Encoding(partial(array_encoder, tokenizer.files), tokenizer.end_of_text, corpus.config.filters)
     target = Target(tokenizer.fingerprint, tokenizer.vocab_size, encoding)
     shards = make_shards(folder, corpus, target, hardware.threads or available_cores())
-    say(f"shards: {shards.summary}")
+    say(f"shards: {shards.overview}")
     return shards
 
 

@@ -1,0 +1,98 @@
+"""The section that says what was run, and for each kind of stage a few words on its results (done.json)."""
+
+from typing import Any
+
+from trine.config.registry import STAGES
+from trine.config.stage import follow
+from trine.report.run_reader import FinishedStage, RecipeRun
+from trine.report.sections import Section
+from trine.report.tables import Table, duration, number, percent, whole
+
+COMMIT_LENGTH = 12
+Results = dict[str, Any]
+
+
+def overview_section(recipe: RecipeRun) -> Section:
+    """What was run, on what, and how long it took."""
+    seconds = [run.seconds for run in recipe.stages if run.seconds is not None]
+    rows = [(_named(run), duration(run.seconds), _made(run)) for run in recipe.stages]
+    rows.append(("total", duration(sum(seconds)), ""))
+    return Section(
+        "What was run",
+        "The stages in order, what each made and how long it took. The same recipe, seed and versions on the same "
+        "kind of machine make the same models.",
+        [
+            Table(("stage", "time", "what it made"), rows, prose=True),
+            Table(("", ""), _facts(recipe), prose=True),
+        ],
+    )
+
+
+def _named(run: FinishedStage) -> str:
+    return run.name if run.name == run.stage else f"{run.name} ({run.stage})"
+
+
+def _made(run: FinishedStage) -> str:
+    stage = STAGES.get(run.stage)
+    return str(follow(stage.overview)(run.results)) if stage is not None and stage.overview else ""
+
+
+def _facts(recipe: RecipeRun) -> list[tuple[str, ...]]:
+    made_with = recipe.made_with()
+    if "commit" in made_with:
+        made_with["commit"] = ", ".join(commit[:COMMIT_LENGTH] for commit in made_with["commit"].split(", "))
+    rows: list[tuple[str, ...]] = [("seed", str(recipe.seed))]
+    if recipe.minutes is not None:
+        rows.append(("budget", f"{recipe.minutes:g} minutes"))
+    corpora = dict.fromkeys(str(run.results["corpus"]) for run in recipe.stages if "corpus" in run.results)
+    return [*rows, *(("corpus", text) for text in corpora), *made_with.items()]
+
+
+def tokenizer(results: Results) -> str:
+    return f"{whole(results.get('vocab_size'))} tokens, {number(results.get('bytes_per_token'), 2)} bytes each"
+
+
+def shards(results: Results) -> str:
+    documents, tokens = (_over_parts(results, key) for key in ("documents", "tokens"))
+    each = number(results.get("bytes_per_token"), 2)
+    return f"{whole(documents)} documents in {whole(tokens)} tokens, {each} bytes each"
+
+
+def _over_parts(results: Results, key: str) -> float:
+    """Sum over the training part and the held-out ones."""
+    return sum(part.get(key, 0) for part in (results.get("parts") or {}).values())
+
+
+def pretrain(results: Results) -> str:
+    return f"{whole(results.get('parameters'))} parameters, trained on {whole(results.get('tokens'))} tokens"
+
+
+def functions(results: Results) -> str:
+    train, apart, held_out = (whole(results.get(key)) for key in ("train", "held_out_reward", "held_out"))
+    return f"{train} tasks for training, {apart} for the held-out reward model, {held_out} held out"
+
+
+def finetune(results: Results) -> str:
+    return f"trained on {whole(results.get('examples'))} examples"
+
+
+def preferences(results: Results) -> str:
+    train, held_out, left_out = (whole(results.get(key)) for key in ("train", "held_out", "left_out"))
+    return f"{train} pairs for training, {held_out} held out; {left_out} samples reached max_new_tokens"
+
+
+def reward(results: Results) -> str:
+    pairs, accuracy = whole(results.get("training_pairs")), percent(results.get("accuracy"))
+    return f"trained on {pairs} pairs; accuracy {accuracy} on held-out pairs"
+
+
+def ppo(results: Results) -> str:
+    return f"{whole(results.get('iterations'))} iterations"
+
+
+def evaluate(results: Results) -> str:
+    return f"{whole(results.get('prompts'))} answers before and after"
+
+
+def control(results: Results) -> str:
+    return f"an agent from {whole(results.get('environment_steps'))} steps"

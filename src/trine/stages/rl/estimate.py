@@ -1,0 +1,13 @@
+"""The size of a PPO run before it is made, for `--dry-run`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trine.config.base import StageConfig
+from trine.config.rl import PpoConfig
+
+
+def estimate(config: PpoConfig, earlier: Mapping[Path, StageConfig]) -> list[str]:
+    """How many responses, and how often each is trained on."""
+    responses = config.iterations * config.batch_size
+    return [f"{responses:,} responses of up to {config.max_new_tokens} tokens, {config.epochs} epochs each"]
