@@ -9,7 +9,9 @@ from trine.records import StopReason
 class Completion(str):
     """The text of an answer, a `str`, with what else is known of it::
 
-        answer = trine.load("smollm2").generate("The capital of France is", max_new_tokens=4)
+        import trine
+
+        answer = trine.load("runs/base").generate("The capital of France is", max_new_tokens=4)
         print(answer.strip(), answer.stop_reason, sum(answer.log_probs))
 
     `ids`: the sampled tokens, the one that ended the answer included. `log_probs`: of each, in the distribution sampled

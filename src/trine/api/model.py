@@ -73,10 +73,12 @@ class _Form:
 class Model:
     """A model that writes; made by `trine.load`::
 
-        model = trine.load("smollm2")
-        print(model.generate("The capital of France is", max_new_tokens=8, temperature=0))
-        print(model.chat([{"role": "user", "content": "Hello!"}]))
-        for piece in model.chat([{"role": "user", "content": "Tell me more."}], stream=True):
+        import trine
+
+        model = trine.load("runs/chat")
+        print(model.generate("The", max_new_tokens=8, temperature=0))
+        print(model.chat([{"role": "user", "content": "Hi!"}], max_new_tokens=8))
+        for piece in model.chat([{"role": "user", "content": "Hi!"}], max_new_tokens=8, stream=True):
             print(piece, end="", flush=True)
 
     Answers are `Completion`s: texts with their ids, log-probabilities and stop reason. The same seed gives the same

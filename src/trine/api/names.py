@@ -52,7 +52,7 @@ def public(name: str) -> Any:
     if stage is not None:
         from trine.api.stages import stage_function
 
-        return stage_function(stage)
+        return stage_function(name, stage)
     raise AttributeError(f"module 'trine' has no attribute {name!r}{_suggestion(name)}")
 
 

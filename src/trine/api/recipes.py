@@ -22,7 +22,7 @@ class Report:
 
 @dataclass(frozen=True)
 class RecipeResult:
-    """A finished recipe::
+    """A finished recipe.
 
         result = trine.run("quickstart", "runs/mine", minutes=10)
         result.stages["ppo"].figures

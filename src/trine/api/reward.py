@@ -64,6 +64,8 @@ def _of_function(function: FunctionReward) -> Callable[[Judged], list[float]]:
 class Reward:
     """What scores answers, a number for each, higher is better; made by `trine.load_reward`::
 
+        import trine
+
         reward = trine.load_reward("runs/reward")
         reward.score("2 + 2?", "4")                        # 0.71
         reward.score(["2 + 2?", "2 + 2?"], ["4", "five"])  # [0.71, -1.3]

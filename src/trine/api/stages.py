@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from trine.api.functions import config_function
-from trine.api.names import function_name
 from trine.config.base import StageConfig
 from trine.config.stage import Stage
 from trine.runtime.files import read_json, read_jsonl
@@ -16,7 +15,7 @@ from trine.runtime.files import read_json, read_jsonl
 
 @dataclass(frozen=True)
 class Result:
-    """A finished stage::
+    """A finished stage.
 
         tuned = trine.finetune(out="runs/finetune", model="smollm2", examples="examples.jsonl")
         tuned.figures["held_out_loss"]      # what done.json says
@@ -50,13 +49,13 @@ class Result:
 
 
 @cache
-def stage_function(stage: Stage) -> Callable[..., Result]:
-    """`trine.<stage>`."""
+def stage_function(name: str, stage: Stage) -> Callable[..., Result]:
+    """`trine.<name>`, the stage as a function."""
 
     def perform(config: StageConfig) -> Result:
         return Result(run_stage(stage, config), stage.name)
 
-    return config_function(function_name(stage.name), stage.name, stage.config_class(), perform)
+    return config_function(name, stage.name, stage.config_class(), perform)
 
 
 def run_stage(stage: Stage, config: StageConfig) -> Path:

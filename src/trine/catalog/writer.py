@@ -22,10 +22,13 @@ Number = TypeVar("Number", int, float)
 class Writer:
     """A model with its engine::
 
-    writer = Writer(OpenConfig(model="runs/quickstart/pretrain"), rows=1)
-    ids = writer.tokenizer.prompt_ids("import")
-    sampling = writer.sampling(SamplingConfig(), writer.tokenizer.stop_ids)
-    for piece in writer.pieces(ids, sampling, TextStream(writer.tokenizer, skip="")): ...
+        writer = Writer(OpenConfig(model="runs/base"), rows=1)
+        ids = writer.tokenizer.prompt_ids("import")
+        sampling = writer.sampling(SamplingConfig(max_new_tokens=4), writer.tokenizer.stop_ids)
+        for piece in writer.pieces(ids, sampling, TextStream(writer.tokenizer, skip="")):
+            print(piece, end="")
+
+    `rows` is how many answers are written at a time.
     """
 
     def __init__(self, config: OpenConfig, *, rows: int) -> None:
