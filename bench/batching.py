@@ -1,4 +1,4 @@
-"""Which examples share an optimizer step, three ways to fill the same number of positions; and their rows laid out."""
+"""Batches of unequal examples: packed, padded, or padded and grouped by length, of the same number of positions."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from trine.data.rows import Batch
 from trine.records import TokenSpan
 
 Step = list[list[int]]
-"""The items of each row of a step."""
+"""The examples in each row of a step."""
 
 
 def packed_steps(lengths: Sequence[int], row_tokens: int, positions: int) -> list[Step]:
@@ -22,10 +22,9 @@ def packed_steps(lengths: Sequence[int], row_tokens: int, positions: int) -> lis
 
 
 def padded_steps(lengths: Sequence[int], positions: int, *, grouped: bool) -> list[Step]:
-    """One example a row, padded to the longest of its step: as many rows as fit `positions` so.
+    """One example per row, padded to the longest of its step, with as many rows as fit into `positions`.
 
-    In shuffled order; `grouped`, longest first over all examples, which wastes the least a rectangle can, and the
-    steps shuffled afterwards.
+    Examples are shuffled; if `grouped`, sorted by length, which minimizes padding, and then the steps are shuffled.
     """
     order = list(range(len(lengths)))
     random.Random(0).shuffle(order)
@@ -44,12 +43,12 @@ def padded_steps(lengths: Sequence[int], positions: int, *, grouped: bool) -> li
 
 
 def packed_rows(spans: Sequence[TokenSpan], step: Step, row_tokens: int) -> Batch:
-    """Several examples a row; attention and positions restart in each."""
+    """Several examples per row; attention and positions restart in each."""
     return pack(spans, step, row_tokens, 1.0)
 
 
 def padded_rows(spans: Sequence[TokenSpan], step: Step) -> Batch:
-    """One example a row. Padding is on the right, where no token of the example sees it: no mask is needed."""
+    """One example per row, padded on the right, where causal attention needs no mask."""
     ids, lengths = pad([spans[item].ids for (item,) in step], 0)
     places = torch.arange(ids.shape[1])
     weights = (places < lengths.unsqueeze(1) - 1).float()

@@ -1,4 +1,4 @@
-"""The speed table as data: which sides there are, what each case asks of them, and the ratio that is aimed at."""
+"""The speed table as data: the sides, the work of each case, and the target ratios."""
 
 from bench import control_cases, training_cases
 from bench.records import TUNED_ALLOCATOR, Case, Comparison, Contender, Side

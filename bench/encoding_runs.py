@@ -1,4 +1,4 @@
-"""What the encoding sides do: encode the same texts, timed, and give a digest of the ids."""
+"""The common work of encoding sides: encode the same texts, timed, and return a digest of the ids."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ def read_texts(folder: Path) -> list[str]:
 
 
 def describe(rows: Iterable[Sequence[int]], size: int, seconds: float, note: str) -> Reply:
-    """The reply for texts of `size` bytes whose ids are `rows`; the digest tells other ids, or another order, apart."""
+    """The reply for texts of `size` bytes whose ids are `rows`; the digest depends on ids and order."""
     tokens, digest = 0, hashlib.blake2b(digest_size=16)
     for ids in rows:
         tokens += len(ids)
@@ -32,7 +32,7 @@ def describe(rows: Iterable[Sequence[int]], size: int, seconds: float, note: str
 def encoding_work(
     folder: Path, encode: Callable[[Sequence[str]], Any], ids_of: Callable[[Any], list[list[int]]]
 ) -> Callable[..., Reply]:
-    """The work `encode` of a side; taking the ids out of what `encode` returns is timed apart and said in the note."""
+    """The work `encode` of a side; extracting ids from the result of `encode` is timed separately, in the note."""
     texts = read_texts(folder)
     size = sum(len(text.encode()) for text in texts)
 

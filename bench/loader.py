@@ -1,4 +1,4 @@
-"""How long a pretraining step waits for its batch: the shares that a run of `trine pretrain` logs of itself."""
+"""Share of time that pretraining steps wait for batches, as logged by `trine pretrain`."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The most memory a training step needs: every side in a fresh process, the peak of two steps after a first one.
+"""Peak memory of a training step: every side in a fresh process, the peak of two steps after a first one.
 
 "Beyond" is the peak without what every way of training has to hold: the imports, fp32 weights and both fp32 moments.
 """
@@ -42,7 +42,7 @@ def measure(shape: str, folder: Path, repetitions: int, threads: int) -> tuple[d
 def _peak(side: str, shape: str, folder: Path, threads: int) -> dict[str, float]:
     rows, tokens = BATCHES[shape]
     with Workers(folder, threads) as workers:
-        for steps in (1, 2):  # the first makes the moments, and compiles
+        for steps in (1, 2):  # the first creates optimizer moments, and compiles
             asked = {"rows": rows, "tokens": tokens, "steps": steps}
             sample = workers.run(Contender(side, "train", asked))
         if not sample["peak_bytes"]:
@@ -54,7 +54,7 @@ def _peak(side: str, shape: str, folder: Path, threads: int) -> dict[str, float]
 
 
 def rows(name: str, peaks: Peaks) -> list[Row]:
-    """Ours against the leanest of each comparison, beyond and in total; a ratio is theirs / ours."""
+    """Ours against the smallest peak of each comparison, above the baseline and in total; ratio: theirs / ours."""
     if OURS not in peaks:
         return []
     table = []

@@ -1,4 +1,4 @@
-"""The shapes that are measured, with random weights: speed does not depend on what a model knows."""
+"""The measured model sizes, with random weights: speed does not depend on training."""
 
 from pathlib import Path
 
@@ -20,6 +20,6 @@ def write_model(shape: str, folder: Path) -> None:
     model = Transformer(SHAPES[shape])
     initialize(model, seed=0)
     save_model(model, folder)
-    vocabulary = train_tokenizer([Path(__file__).read_text()], 320)  # unused, but GGUF wants one
+    vocabulary = train_tokenizer([Path(__file__).read_text()], 320)  # unused, but required by GGUF
     write_gguf(model, vocabulary, folder / "bf16.gguf", "bfloat16", shape)
     write_gguf(model, vocabulary, folder / "q8_0.gguf", "q8_0", shape)

@@ -8,7 +8,7 @@ _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def ready_bytes(*, compiled: bool = False) -> int:
-    """What is in memory once imports are done, threads and product libraries started, and the compiler loaded."""
+    """Resident memory after imports, with threads and math libraries started and the compiler loaded."""
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(256, 256, dtype=dtype)
         _ = matrix @ matrix
@@ -18,17 +18,17 @@ def ready_bytes(*, compiled: bool = False) -> int:
 
 
 def resident_bytes() -> int:
-    """What is in memory now; 0 where nothing tells."""
+    """Resident memory now; 0 where /proc is not available."""
     return _field("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The most there was since the process began or `forget_peak`."""
+    """Peak resident memory since the start of the process or `reset_peak`."""
     return _field("VmHWM")
 
 
-def forget_peak() -> None:
-    """Let the peak begin at what is resident now, so that opening a model is no part of it."""
+def reset_peak() -> None:
+    """Reset the peak to the current resident memory, so that it does not include loading a model."""
     if _FORGET.exists():
         _FORGET.write_text("5")
 

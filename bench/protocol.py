@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 Reply = dict[str, Any]
-"""`seconds` and `tokens` of one run, and what else a side wants to have on record."""
+"""`seconds` and `tokens` of one run, and further figures of a side."""
 
 
 def options() -> dict[str, Any]:
-    """What the coordinator started this side with."""
+    """The options that the coordinator passed to this side."""
     return dict(json.loads(sys.argv[1]))
 
 
@@ -42,6 +42,6 @@ def serve(hello: dict[str, Any], *works: Callable[..., Reply]) -> None:
 
 
 def random_prompts(count: int, tokens: int, vocab_size: int, seed: int) -> list[list[int]]:
-    """`count` prompts of `tokens` random ids; every side draws the same ones from one seed."""
+    """`count` prompts of `tokens` random ids; the same for every side, given the seed."""
     generator = random.Random(seed)
     return [[generator.randrange(vocab_size) for _ in range(tokens)] for _ in range(count)]

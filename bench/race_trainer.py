@@ -19,8 +19,8 @@ from trine.model.families import to_hugging_face_config
 
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "attention_dropout": 0.0}
 NO_NAMED_TOKENS = {"bos_token_id": None, "eos_token_id": None}
-LONGEST_WARM_UP, WARM_UP_SHARE = 1000, 0.05
-"""codeparrot's steps of warm-up, and what share of a shorter run they may be."""
+MAX_WARM_UP, WARM_UP_SHARE = 1000, 0.05
+"""codeparrot's warm-up steps, and their maximum share of a shorter run."""
 
 
 class OrderedRows(IterableDataset[dict[str, Tensor]]):
@@ -95,4 +95,4 @@ def run(
 
 
 def warm_up_steps(steps: int) -> int:
-    return min(LONGEST_WARM_UP, max(1, round(WARM_UP_SHARE * steps)))
+    return min(MAX_WARM_UP, max(1, round(WARM_UP_SHARE * steps)))

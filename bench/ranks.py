@@ -1,6 +1,6 @@
 """Two gloo ranks of one thread beside one process of two threads: the same step over the same global batch.
 
-No speed-up is to be had where both share the cores; the question is how much is lost. Every turn is a fresh run.
+No speed-up is possible, because both use the same cores; measured is the loss. Every turn is a fresh run.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What a case of the speed table is: sides, what each is asked to do, and the ratio that is aimed at."""
+"""A case of the speed table: sides, the work of each, and the target ratio."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-# glibc reads these at start-up and then keeps freed memory, as Trine has it do (trine.runtime.allocator).
+# glibc reads these at start-up and keeps freed memory, as with trine.runtime.allocator.
 TUNED_ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)
 }  # fmt: skip
@@ -11,7 +11,7 @@ TUNED_ALLOCATOR = {
 
 @dataclass(frozen=True)
 class Side:
-    """One process: `python -m module options`, in an environment of nothing but the basics and `environment`."""
+    """One process: `python -m module options`, in a minimal environment plus `environment`."""
 
     module: str
     options: dict[str, Any]
@@ -35,7 +35,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against the best of `contenders`; `target` is the ratio of speeds aimed at."""
+    """Ours against the best of `contenders`; `target` is the target ratio of speeds."""
 
     label: str
     contenders: tuple[Contender, ...]

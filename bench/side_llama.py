@@ -17,9 +17,9 @@ from bench.protocol import Reply, available_cores, options, random_prompts, serv
 
 OPTIONS = options()
 THREADS = OPTIONS["threads"] or available_cores()
-SLOTS_PER_SEQUENCE = 256  # what llama.cpp rounds a sequence's cache up to
+SLOTS_PER_SEQUENCE = 256  # llama.cpp rounds the cache of a sequence up to this
 FLASH_ATTENTION = (0, 1)
-# How a token is drawn at temperature 1: llama.cpp's sampler after the step, the same as part of the step's graph,
+# How a token is sampled at temperature 1: llama.cpp's sampler after the step, the same as part of the step's graph,
 # or an inverse CDF in numpy over the step's logits. Greedy is an argmax in numpy.
 SAMPLERS = {"sample": ("library", "graph", "numpy"), "greedy": ("argmax",)}
 
@@ -83,7 +83,7 @@ class Decoder:
         return {"seconds": time.perf_counter() - started, "tokens": rows * new_tokens}
 
     def _step(self, sequences: Any, width: int) -> Any:
-        """Run the batch and draw one token per sequence; `sequences`, where they change, are the tokens' owners."""
+        """Run the batch and sample one token per sequence; `sequences`: those of the tokens, if they change."""
         if sequences is not None:
             self.batch.n_tokens = len(sequences)
             for place, sequence in enumerate(sequences):
@@ -112,7 +112,7 @@ def _chain(seed: int) -> Any:
 
 @cache
 def fastest(sequences: int, prompt_tokens: int, new_tokens: int, how: str) -> tuple[Decoder, str]:
-    """The decoder of the fastest setting, by the better of two runs of each, and that setting in words."""
+    """The decoder of the fastest setting, by the better of two runs of each, and its description."""
     prompts = random_prompts(sequences, prompt_tokens, VOCABULARY, 0)
     tried: dict[tuple[int, str], float] = {}
     for setting in product(FLASH_ATTENTION, SAMPLERS[how]):

@@ -83,7 +83,7 @@ def log_probs(rows: int, tokens: int, prompt_tokens: int, seed: int) -> Reply:
     """Log-probabilities of all but the first `prompt_tokens` of every row."""
     ids = random_prompts(rows, tokens, VOCABULARY, seed)
     started = time.perf_counter()
-    engine().score([row[:prompt_tokens] for row in ids], [row[prompt_tokens:] for row in ids])
+    engine().log_probs([row[:prompt_tokens] for row in ids], [row[prompt_tokens:] for row in ids])
     return {"seconds": time.perf_counter() - started, "tokens": rows * tokens}
 
 

@@ -1,4 +1,4 @@
-"""Unequal examples through our own training step: packed into rows, or one a row and padded.
+"""Unequal examples through our own training step: packed into rows, or padded, one per row.
 
 The model is *mini* with a context of 1024. Every step holds at most `POSITIONS` positions, padding included; every way
 trains on all examples of the sample once, and what counts is their targets (each token but an example's first).

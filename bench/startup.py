@@ -1,4 +1,4 @@
-"""How long a person waits for the first sign of life: importing, and `--help`, each in a fresh process."""
+"""Start-up time: `import` and `--help`, each in a fresh process."""
 
 import subprocess
 import sys
@@ -21,13 +21,13 @@ PEERS = {
 
 
 def measure(repetitions: int, with_peers: bool) -> tuple[dict[str, Any], list[Row]]:
-    """Milliseconds of every command that can run here, in turns, and the table's rows."""
+    """Milliseconds of every available command, measured in turns, and the rows of the table."""
     peers = {code: code for name, code in PEERS.items() if with_peers and find_spec(name)}
     samples: dict[str, list[float]] = {name: [] for name in OURS | peers}
     for _ in range(repetitions + 1):
         for name, code in (OURS | peers).items():
             samples[name].append(_milliseconds(code))
-    samples = {name: turns[1:] for name, turns in samples.items()}  # the first turn fills the disk's cache
+    samples = {name: turns[1:] for name, turns in samples.items()}  # drop the first round, which fills the disk cache
     rows = []
     for name in OURS:
         ours = median(samples[name])

@@ -1,6 +1,6 @@
-"""What every training side does with its own step: the same batches in the same order, timed, its memory watched.
+"""The common loop of training sides: the same batches in the same order, with time and peak memory.
 
-Batch number n is random ids drawn from n alone, so that sides with the same weights must see the same losses.
+Batch n is random ids sampled with seed n, so that sides with the same weights must get the same losses.
 """
 
 import time
@@ -10,7 +10,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from bench.process_memory import forget_peak, peak_bytes
+from bench.process_memory import peak_bytes, reset_peak
 from bench.protocol import Reply, random_prompts
 
 Step = Callable[[Tensor], float]
@@ -20,7 +20,7 @@ Step = Callable[[Tensor], float]
 def training_work(step: Step, vocab_size: int, loss_step: float = 0.0) -> Callable[..., Reply]:
     """The work `train` of a side: `steps` steps over fresh batches of `rows` x `tokens`.
 
-    `loss_step`: how far apart the numbers lie in which the side gives its loss, where that is coarse.
+    `loss_step`: the resolution of the reported loss, if it is coarse (bf16).
     """
     numbers = count()
     first: list[float] = []
@@ -30,7 +30,7 @@ def training_work(step: Step, vocab_size: int, loss_step: float = 0.0) -> Callab
             torch.tensor(random_prompts(rows, tokens + 1, vocab_size, next(numbers)), dtype=torch.int64)
             for _ in range(steps)
         ]
-        forget_peak()
+        reset_peak()
         started = time.perf_counter()
         losses = [step(batch) for batch in batches]
         seconds = time.perf_counter() - started

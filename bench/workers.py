@@ -1,6 +1,6 @@
 """Runs the sides of a case in turns: each in a process and a clean environment of its own, one at work at a time.
 
-A B C A B C ... on one machine, so that whatever drifts (clock, temperature, neighbours) drifts for all of them.
+A B C A B C ... on one machine, so that drift (clock, temperature, other processes) affects all of them equally.
 """
 
 import json
@@ -17,17 +17,17 @@ from bench.cases import SIDES
 from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
-PAUSE_SECONDS = 0.3  # threads of the last side spin for a moment before they sleep
+PAUSE_SECONDS = 0.3  # threads of the previous side spin for a moment before they sleep
 MAX_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
 
 
 class SideError(Exception):
-    """A side that is not installed, or failed; the words say how."""
+    """A side that is not installed, or failed; the message says why."""
 
 
 def clean_environment() -> dict[str, str]:
-    """Nothing that sets threads, allocators or Python apart from what it is by default."""
+    """An environment without variables that change threads, allocators or Python."""
     return {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ} | {"TRINE_DEVICE": "cpu"}
 
 
@@ -56,7 +56,7 @@ class Worker:
         time.sleep(PAUSE_SECONDS)
         assert self.process.stdin is not None
         request = {"work": contender.work, "arguments": contender.arguments | {"seed": seed}}
-        with suppress(BrokenPipeError):  # one that has ended says so in its answer
+        with suppress(BrokenPipeError):  # a side that has exited is reported by _answer
             self.process.stdin.write(json.dumps(request) + "\n")
         return self._answer()
 
@@ -65,7 +65,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             words = self.log.read_text(errors="replace").strip().splitlines()
-            raise SideError(f"ended with exit code {self.process.wait()}; {words[-1] if words else 'not a word'}")
+            raise SideError(f"ended with exit code {self.process.wait()}; {words[-1] if words else 'no output'}")
         answer: Sample = json.loads(line)
         if "error" in answer:
             raise SideError(answer["error"])
@@ -94,7 +94,7 @@ class Workers(ExitStack):
         self._seeds = count()
 
     def run(self, contender: Contender) -> Sample:
-        """Do the work once, under a seed that was never used before: an engine may remember prompts."""
+        """Do the work once, with a new seed each time, because an engine may cache prompts."""
         side = contender.side
         if side not in self._running:
             worker = Worker(side, self.folder, self.threads)
@@ -103,7 +103,7 @@ class Workers(ExitStack):
         return self._running[side].run(contender, next(self._seeds))
 
     def keep_only(self, sides: set[str]) -> None:
-        """Close the workers of other sides: a machine has not the memory for all of them at once."""
+        """Close the workers of other sides: memory does not suffice for all of them at once."""
         for side in self._running.keys() - sides:
             self._running.pop(side).close()
 

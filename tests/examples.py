@@ -1,11 +1,12 @@
 """The usage examples at the beginning of docstrings, and the small things that they name without making them.
 
-An example is the first block of a docstring: lines of a Python session (`>>>`), whose answers are compared, or an
-indented block after a line that ends in `::`.
+An example is the first block of a docstring: lines of a Python session (`>>>`), whose answers are compared, or a
+block after a line that ends in `::`.
 """
 
 import ast
 import doctest
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 
 import trine
 from tests.tiny import random_ids, tiny_chat, tiny_config, tiny_model, tiny_score_model, tiny_tokenizer
+from trine.records import Message
 
 ROOT = Path(trine.__file__).parent
 
@@ -62,8 +64,7 @@ def usage_examples() -> list[UsageExample]:
     found = []
     for module, node in parsed():
         block = _first_block(ast.get_docstring(node) or "")
-        if block is not None:
-            assert block.strip(), f"{module}:{node.name}: the example after '::' is not indented"
+        if block:
             found.append(UsageExample(module, node.name, block, block.startswith(">>>")))
     return found
 
@@ -74,14 +75,22 @@ def _first_block(docstring: str) -> str | None:
         if paragraph.lstrip().startswith(">>>"):
             return textwrap.dedent(paragraph)
         if paragraph.endswith("::"):
-            return _indented("\n\n".join(paragraphs[place + 1 :]))
+            following = paragraphs[place + 1 :]
+            indented = list(itertools.takewhile(lambda text: text.startswith(" "), following))
+            return textwrap.dedent("\n\n".join(indented or following[:1])) + "\n"
     return None
 
 
-def _indented(text: str) -> str:
-    lines = text.split("\n")
-    size = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith(" ")), len(lines))
-    return textwrap.dedent("\n".join(lines[:size])).strip() + "\n"
+def _answers() -> list[Any]:
+    from trine.records import Answer
+
+    return [Answer((Message("user", "2 + 2?"),), text) for text in ("4", "It is five.")]
+
+
+def _words(count: int) -> list[str]:
+    """Texts of words hardly two of which are alike."""
+    letters = np.random.default_rng(0).integers(97, 123, (count, 6), np.uint8)
+    return [" ".join(row.tobytes().decode() for row in part) for part in np.array_split(letters, 100)]
 
 
 PUBLIC = {node.name: module for module, node in parsed()}
@@ -93,6 +102,11 @@ GIVEN: dict[str, Callable[[], Any]] = {
     "chat": tiny_chat,
     "ids": lambda: random_ids(2, 10),
     "batches_of_ids": lambda: [tiny_tokenizer().encode("The cat "), tiny_tokenizer().encode("sat.")],
+    "answers": _answers,
+    "texts": lambda: _words(30_000),
+    "make_batch": lambda: float,
+    "train_on": lambda: print,
+    "trine": lambda: trine,
     "torch": lambda: torch,
     "np": lambda: np,
     "Path": lambda: Path,

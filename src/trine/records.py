@@ -75,7 +75,8 @@ class Rollout:
     `log_probs`: fp32, one per response token, of the distribution sampled from (at `temperature`).
     `stop_reason`: eos (the model ended the text; the end token is the last response token), stop (a stop token
     of the caller's; likewise the last token), length (the budget ran out). `unfiltered_log_probs`: where filters
-    changed the distribution, those of the model's own at the same temperature.
+    changed the distribution, those of the model's own at the same temperature. `prompt_index`, `sample`: its group
+    (the prompt's number in the call) and its number within the group. `weights`: the hash of the weights that wrote it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -84,8 +85,10 @@ class Rollout:
     stop_reason: StopReason
     temperature: float = 1.0
     seed: int = 0
-    policy_version: int = 0
     unfiltered_log_probs: tuple[float, ...] | None = None
+    prompt_index: int = 0
+    sample: int = 0
+    weights: str = ""
 
     @property
     def ended(self) -> bool:

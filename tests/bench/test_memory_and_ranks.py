@@ -38,9 +38,9 @@ def test_the_peak_of_a_process_can_be_started_afresh() -> None:
     with mmap.mmap(-1, 64 << 20) as big:  # not from malloc, which may have been told to keep what is freed
         for _ in range(64):
             big.write(b"x" * (1 << 20))
-        process_memory.forget_peak()
+        process_memory.reset_peak()
         with_it = process_memory.peak_bytes()
-    process_memory.forget_peak()
+    process_memory.reset_peak()
     assert process_memory.resident_bytes() <= process_memory.peak_bytes() < with_it - (32 << 20)
 
 

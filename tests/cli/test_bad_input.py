@@ -107,7 +107,7 @@ def test_rows_longer_than_the_context(command: Command, corpus_folder: Path, tok
 def test_an_example_without_its_field(command: Command, tmp_path: Path, pretrain_run: Path, out: Path) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text('{"prompt": "x", "response": "y"}\n{"prompt": "x", "answer": "y"}\n')
-    result = command("finetune", "--out", out, "--model", pretrain_run, "--examples", path, *CPU)
+    result = command("finetune", "--out", out, "--model", pretrain_run, "--examples", path, "--row_tokens", 64, *CPU)
     refused(result, f"{path}:2: field 'response' must be a string, found None")
     assert not (out / "model").exists()
 

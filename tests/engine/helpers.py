@@ -10,7 +10,7 @@ from trine.algorithms.text_log_probs import token_log_probs
 from trine.engine.engine import Engine
 from trine.engine.pages import PAGE
 from trine.engine.request import Request
-from trine.engine.runner import Run
+from trine.engine.runner import Chunk
 from trine.model.config import ModelConfig
 from trine.model.transformer import Transformer
 from trine.records import Rollout
@@ -60,11 +60,11 @@ def cache_of(config: ModelConfig, pages: int, item: int = 4) -> int:
     return pages * 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item
 
 
-def watch_forward(engine: Engine, monkeypatch: pytest.MonkeyPatch, watch: Callable[[Sequence[Run]], None]) -> None:
+def watch_forward(engine: Engine, monkeypatch: pytest.MonkeyPatch, watch: Callable[[Sequence[Chunk]], None]) -> None:
     """`watch` sees what the runner is given to read before it reads it."""
     forward = engine.runner.forward
 
-    def watched(runs: Sequence[Run]) -> Tensor:
+    def watched(runs: Sequence[Chunk]) -> Tensor:
         watch(runs)
         return forward(runs)
 
@@ -82,7 +82,7 @@ def fail_at_call(engine: Engine, monkeypatch: pytest.MonkeyPatch, number: int) -
     """Call `number` of the model from now on (0 is the next) raises, once."""
     calls = iter(range(10**9))
 
-    def fail(runs: Sequence[Run]) -> None:
+    def fail(runs: Sequence[Chunk]) -> None:
         if next(calls) == number:
             raise MemoryError("as if there were none left")
 

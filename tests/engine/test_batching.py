@@ -8,7 +8,7 @@ import torch
 
 from tests.engine.helpers import all_is_given_back, cache_of, count_tokens_read, finish, naive_greedy, responses
 from tests.tiny import ragged_prompts, random_ids, tiny_config, tiny_model
-from trine.engine import engine as engine_module
+from trine.engine import rows as rows_module
 from trine.engine.engine import Engine
 from trine.engine.pages import PAGE
 from trine.engine.request import Request
@@ -106,7 +106,7 @@ def test_memory_without_a_single_page_is_refused(model: Transformer, native: boo
 def test_more_rows_than_a_call_reads_tokens_of_prompts(
     model: Transformer, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", 16)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", 16)
     prompts = [[1 + number, number] for number in range(40)]
     many = Engine(model, rows=40, native=native).generate(prompts, Sampling(4, seed=1))
     assert responses(many) == responses(Engine(model, rows=7, native=native).generate(prompts, Sampling(4, seed=1)))
@@ -167,7 +167,7 @@ def test_a_shared_beginning_is_read_once_and_the_answers_stay_the_same(
 def test_prefixes_shared_within_a_batch_and_between_batches_change_no_token(
     model: Transformer, native: bool, max_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", max_tokens)
     prompts = [[*LONG[:length], number] for number, length in enumerate((100, 32, 70, 15, 16, 17, 99, 31))]
     expected = [naive_greedy(model, prompt, 6) for prompt in prompts]
     engine = Engine(model, rows=3, native=native)
@@ -189,7 +189,7 @@ def test_the_very_same_prompt_again_reads_its_last_page_only(
 def test_a_second_turn_reads_only_what_is_new(
     model: Transformer, native: bool, budget: int, known: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last token of an answer was drawn and never read: it completes no page."""
+    """The last token of an answer was sampled and never read: it completes no page."""
     engine = Engine(model, native=native)
     (answer,) = responses(engine.generate([LONG[:40]], Sampling(budget, temperature=0.0)))
     second = [*LONG[:40], *answer, 5, 6, 7]
@@ -227,13 +227,16 @@ def test_refresh_forgets_prefixes(native: bool, monkeypatch: pytest.MonkeyPatch)
     assert list(rollout.response_ids) == naive_greedy(other, LONG, 1)
 
 
-def test_what_a_row_read_before_a_refresh_is_not_known_after_it(native: bool) -> None:
-    """A row that runs on through `refresh` holds keys of the old weights."""
+def test_weights_cannot_change_under_a_running_request(native: bool) -> None:
     model, other = tiny_model(CONFIG), tiny_model(CONFIG, seed=1)
     engine = Engine(model, native=native)
     running = engine.submit(LONG, Sampling(40, temperature=0.0))
     engine.step()
     model.load_state_dict(other.state_dict())
+    with pytest.raises(TrineError, match=r"1 requests are running.*EngineWorker"):
+        engine.refresh()
+    assert finish(engine, [running]) == [naive_greedy(tiny_model(CONFIG), LONG, 40)]
+    waiting = engine.submit(LONG, GREEDY)
     engine.refresh()
-    finish(engine, [running])
+    assert finish(engine, [waiting]) == [naive_greedy(other, LONG, 6)]
     assert list(engine.generate([LONG], GREEDY)[0].response_ids) == naive_greedy(other, LONG, 6)

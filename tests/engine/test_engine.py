@@ -92,7 +92,7 @@ def batches_give_the_same(model: Transformer, temperature: float, native: bool) 
 
 @families
 def test_a_row_gets_the_same_tokens_whatever_shares_its_batch(family: str) -> None:
-    """In fp64, where the order of a sum is not heard: fp32 may tip a token in a million drawn at a border."""
+    """In fp64, where the summation order changes no token; in fp32 it may change one in a million."""
     batches_give_the_same(tiny_model(family, dtype=torch.float64), 0.6, native=False)
 
 
@@ -190,11 +190,59 @@ def test_generating_leaves_the_models_gradients_and_weights_alone(native: bool) 
 
 
 def test_rollouts_remember_how_they_were_made(native: bool) -> None:
-    (rollout,) = Engine(tiny_model(), native=native).generate(
-        [[1, 2]], Sampling(3, temperature=0.6, seed=11), policy_version=4
-    )
-    assert (rollout.temperature, rollout.seed, rollout.policy_version) == (0.6, 11, 4)
+    engine = Engine(tiny_model(), native=native)
+    (rollout,) = engine.generate([[1, 2]], Sampling(3, temperature=0.6, seed=11))
+    assert (rollout.temperature, rollout.seed, rollout.weights) == (0.6, 11, engine.weights_name)
     assert replace(rollout, seed=0) != rollout
+
+
+def test_weights_are_named_by_their_content() -> None:
+    model, other = tiny_model(), tiny_model(seed=1)
+    engine, twin = Engine(model), Engine(tiny_model(), native=False)
+    first = engine.weights_name
+    assert first == twin.weights_name
+    engine.load(other)
+    assert engine.weights_name == Engine(other).weights_name != first
+    engine.load({name: each.detach().clone() for name, each in model.named_parameters()})
+    assert engine.weights_name == first
+    with torch.no_grad():
+        model.norm.weight[3] += 1e-6
+    assert engine.weights_name == first
+    engine.refresh()
+    assert engine.weights_name != first
+
+
+def test_weights_of_another_shape_are_refused_and_change_nothing(native: bool) -> None:
+    engine = Engine(tiny_model(), native=native)
+    name, before = engine.weights_name, engine.generate(PROMPTS, Sampling(4))
+    for wrong, message in ((tiny_model(layers=3), "blocks.2"), (tiny_model(vocab_size=98), r"embedding.*\(98, 32\)")):
+        with pytest.raises(TrineError, match=message):
+            engine.load(wrong)
+    with pytest.raises(TrineError, match=r"attention.k_norm is missing"):
+        engine.load({})
+    assert engine.weights_name == name
+    assert engine.generate(PROMPTS, Sampling(4)) == before
+
+
+# Groups
+
+
+def test_samples_of_a_prompt_are_a_group_and_are_sampled_as_the_prompt_repeated(native: bool) -> None:
+    engine, sampling = Engine(tiny_model(), rows=3, native=native), Sampling(8, seed=5)
+    grouped = engine.generate(PROMPTS[:3], sampling, samples=4)
+    assert [(each.prompt_index, each.sample) for each in grouped] == [(i, j) for i in range(3) for j in range(4)]
+    repeated = engine.generate([prompt for prompt in PROMPTS[:3] for _ in range(4)], sampling)
+    assert responses(grouped) == responses(repeated)
+    assert [each.prompt_index for each in repeated] == list(range(12))
+
+
+def test_with_a_sampling_for_each_prompt_the_first_sample_is_the_one_it_gets_alone(native: bool) -> None:
+    engine, settings = Engine(tiny_model(), native=native), [Sampling(8, seed=seed) for seed in (4, 4, 9)]
+    grouped = responses(engine.generate(PROMPTS[:3], settings, samples=3))
+    assert grouped[::3] == responses(engine.generate(PROMPTS[:3], settings))
+    assert len(set(grouped)) == 9
+    with pytest.raises(TrineError, match="samples=0"):
+        engine.generate(PROMPTS, settings[0], samples=0)
 
 
 def test_progress_is_told_of_every_rollout_once(native: bool) -> None:

@@ -10,7 +10,7 @@ from tests.engine.helpers import all_is_given_back, naive_greedy
 from tests.tiny import ragged_prompts, tiny_model, tiny_tokenizer
 from trine.engine.engine import Engine
 from trine.engine.memory import large_zeros
-from trine.engine.runner import Run
+from trine.engine.runner import Chunk
 from trine.engine.sampling import Constraint, Sampling
 from trine.engine.torch_runner import _rectangles
 from trine.runtime.errors import TrineError
@@ -69,14 +69,14 @@ def test_a_stream_that_something_else_cut_off_says_so(native: bool, monkeypatch:
     engine = Engine(tiny_model(), native=native)
     stream = engine.stream([1, 2], GREEDY)
     next(stream)
-    engine._active[0].request.cancel()
-    with pytest.raises(TrineError, match="cut off"):
+    engine.admission.active[0].request.cancel()
+    with pytest.raises(TrineError, match="cancelled"):
         list(stream)
 
 
 def test_padding_no_more_than_doubles_what_the_plain_runner_reads() -> None:
     lengths = [900, *[2] * 60, 512, *[16] * 15, 3, 700]
-    runs = [Run(torch.zeros(1).numpy(), range(length), 0) for length in lengths]
+    runs = [Chunk(torch.zeros(1).numpy(), range(length), 0) for length in lengths]
     cut = _rectangles(runs)
     assert [run for rectangle in cut for run in rectangle] == runs
     for rectangle in cut:
@@ -88,15 +88,15 @@ def test_padding_no_more_than_doubles_what_the_plain_runner_reads() -> None:
 def test_scoring_reads_a_shared_prompt_once(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(tiny_model(), native=native)
     read: list[int] = []
-    score = engine.runner.score
+    log_probs = engine.runner.log_probs
 
     def watched(runs: Any, *rest: Any) -> list[float]:
         read.extend(len(run.ids) for run in runs)
-        return score(runs, *rest)
+        return log_probs(runs, *rest)
 
-    monkeypatch.setattr(engine.runner, "score", watched)
+    monkeypatch.setattr(engine.runner, "log_probs", watched)
     (prompt,) = ragged_prompts((40,))
-    engine.score([prompt] * 4, ragged_prompts((5, 3, 8, 2), seed=9))
+    engine.log_probs([prompt] * 4, ragged_prompts((5, 3, 8, 2), seed=9))
     assert read == [44, 10, 15, 9]
 
 

@@ -12,12 +12,12 @@ from torch.testing import assert_close
 
 from tests.engine.helpers import cache_of, finish, naive_greedy, responses
 from tests.tiny import FAMILY_NAMES, ragged_prompts, random_tensor, tiny_config, tiny_model
-from trine.engine import engine as engine_module
+from trine.engine import rows as rows_module
 from trine.engine.engine import Engine
 from trine.engine.native.runner import NativeRunner, Precision, native_supports
 from trine.engine.pages import PAGE
-from trine.engine.runner import DecodeRow, DrawState, Run, Runner
-from trine.engine.sampling import Sampling, draw
+from trine.engine.runner import Chunk, DecodeRow, Runner, SamplingState
+from trine.engine.sampling import Sampling, sample
 from trine.engine.torch_runner import TorchRunner
 from trine.model.config import ModelConfig, RopeScaling, gpt2_config
 from trine.model.lora import plain_weights
@@ -74,7 +74,7 @@ def read(runner: Runner, rows: Sequence[Sequence[int]], pages: Sequence[np.ndarr
     for start in range(0, max(map(len, rows)), chunk):
         active = [row for row in range(len(rows)) if start < len(rows[row])]
         runs = [
-            Run(pages[row], rows[row][start : start + chunk], start, wanted=start + chunk >= len(rows[row]))
+            Chunk(pages[row], rows[row][start : start + chunk], start, wanted=start + chunk >= len(rows[row]))
             for row in active
         ]
         wanted = [row for row, run in zip(active, runs, strict=True) if run.wanted]
@@ -92,7 +92,7 @@ def test_logits_are_the_plain_runners(name: str) -> None:
     pages = page_lists([len(row) for row in rows])
     native, plain = runner_of(model), plain_runner_of(model)
     assert_close(read(native, rows, pages), read(plain, rows, pages), atol=1e-4, rtol=1e-5)
-    runs = [Run(page, [3], len(row)) for row, page in zip(rows, pages, strict=True)]
+    runs = [Chunk(page, [3], len(row)) for row, page in zip(rows, pages, strict=True)]
     assert_close(native.forward(runs), plain.forward(runs), atol=1e-4, rtol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_several_steps_at_once_are_the_same_as_one_at_a_time(precision: Precisio
         pages = page_lists([48] * 3)
         read(runner, [prompt[:-1] for prompt in prompts], pages)
         return [
-            DecodeRow(page, len(prompt) - 1, prompt[-1], DrawState(0.8, seed), np.empty(0, dtype=np.int64))
+            DecodeRow(page, len(prompt) - 1, prompt[-1], SamplingState(0.8, seed), np.empty(0, dtype=np.int64))
             for seed, (page, prompt) in enumerate(zip(pages, prompts, strict=True))
         ]
 
@@ -131,7 +131,7 @@ def test_several_steps_at_once_are_the_same_as_one_at_a_time(precision: Precisio
     steps = [runner.decode(one_by_one, 1) for _ in range(20)]
     assert ids == [step[0][0] for step in steps]
     assert log_probs == [step[1][0] for step in steps]
-    assert [(row.next_id, row.position, row.draw.counter) for row in at_once] == [
+    assert [(row.next_id, row.position, row.sampling.counter) for row in at_once] == [
         (last, len(prompt) + 19, 20) for last, prompt in zip(ids[-1], prompts, strict=True)
     ]
 
@@ -141,7 +141,10 @@ def test_decoding_stops_after_the_first_step_in_which_a_row_ends() -> None:
     runner, pages, nothing = runner_of(model), page_lists([40, 40]), np.empty(0, dtype=np.int64)
 
     def rows(ends: np.ndarray) -> list[DecodeRow]:
-        return [DecodeRow(pages[0], 0, 3, DrawState(0, 0), nothing), DecodeRow(pages[1], 0, 4, DrawState(0, 0), ends)]
+        return [
+            DecodeRow(pages[0], 0, 3, SamplingState(0, 0), nothing),
+            DecodeRow(pages[1], 0, 4, SamplingState(0, 0), ends),
+        ]
 
     freely, _ = runner.decode(rows(nothing), 12)
     end = freely[5][1]
@@ -150,7 +153,7 @@ def test_decoding_stops_after_the_first_step_in_which_a_row_ends() -> None:
 
 
 def test_prompts_longer_than_a_call_are_read_in_pieces(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", 7)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", 7)
     model, prompts = tiny_model(QWEN3), ragged_prompts((40, 3, 7, 19, 1, 8, 60))
     rollouts = Engine(model, native=native).generate(prompts, Sampling(6, temperature=0.0))
     assert [list(ids) for ids in responses(rollouts)] == [naive_greedy(model, prompt, 6) for prompt in prompts]
@@ -172,36 +175,36 @@ def test_tokens_and_log_probs_are_the_same_bits_whatever_shares_the_engine(
     whole = answers(5, range(5))
     assert answers(2, range(5)) == whole
     assert answers(5, [4, 2]) == [whole[4], whole[2]]
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", 7)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", 7)
     assert answers(3, range(5)) == whole
 
 
-# Drawing
+# Sampling
 
 
-def native_draw(
+def native_sample(
     logits: Tensor, temperatures: Sequence[float], seeds: Sequence[int], counter: int = 0
 ) -> tuple[list[int], list[float]]:
-    """Draw from given logits [at most 8, V], written over those of a forward call."""
+    """Sample from given logits [at most 8, V], written over those of a forward call."""
     config = replace(LLAMA, vocab_size=logits.shape[1], layers=1)
     runner = runner_of(tiny_model(config))
-    place = runner.forward([Run(page, [1], 0) for page in page_lists([1] * len(logits))])
+    place = runner.forward([Chunk(page, [1], 0) for page in page_lists([1] * len(logits))])
     place.copy_(logits)
-    states = [DrawState(each, seed, counter) for each, seed in zip(temperatures, seeds, strict=True)]
-    return runner.draw(range(len(logits)), states)
+    states = [SamplingState(each, seed, counter) for each, seed in zip(temperatures, seeds, strict=True)]
+    return runner.sample(range(len(logits)), states)
 
 
 @pytest.mark.parametrize("vocabulary", [7, 97, 1024, 1030, 5000])
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5, 0.0])
-def test_draws_are_those_of_the_plain_sampler(vocabulary: int, temperature: float) -> None:
+def test_samples_are_those_of_the_plain_sampler(vocabulary: int, temperature: float) -> None:
     """But where the random point lies within 1e-5 of a border between two tokens."""
     logits = random_tensor(8, vocabulary) * 4
     cumulative = (logits.double() / (temperature or 1.0)).softmax(1).cumsum(1)
     for round_number in range(12):
         seeds = [1_000_003 * round_number + row for row in range(8)]
-        ids, log_probs = native_draw(logits, [temperature] * 8, seeds, counter=5)
+        ids, log_probs = native_sample(logits, [temperature] * 8, seeds, counter=5)
         counters = torch.full((8,), 5)
-        expected, expected_log_probs = draw(logits, temperature, torch.tensor(seeds), counters)
+        expected, expected_log_probs = sample(logits, temperature, torch.tensor(seeds), counters)
         points = uniform(torch.tensor(seeds), counters)
         at_border = (cumulative - points.unsqueeze(1)).abs().amin(1) < 1e-5 if temperature else points < 0
         same = torch.tensor(ids) == expected
@@ -210,18 +213,18 @@ def test_draws_are_those_of_the_plain_sampler(vocabulary: int, temperature: floa
         assert_close(torch.tensor(log_probs)[same], expected_log_probs[same], atol=1e-5, rtol=1e-5)
 
 
-def many_draws(logits: Tensor, temperature: float, rounds: int) -> Tensor:
+def many_samples(logits: Tensor, temperature: float, rounds: int) -> Tensor:
     config = replace(LLAMA, vocab_size=len(logits), layers=1)
     runner = runner_of(tiny_model(config))
-    runner.forward([Run(page, [1], 0) for page in page_lists([1] * ROWS)]).copy_(logits.expand(ROWS, -1))
-    states = [DrawState(temperature, seed, counter) for counter in range(rounds) for seed in range(ROWS)]
-    return torch.tensor(runner.draw([0] * len(states), states)[0])
+    runner.forward([Chunk(page, [1], 0) for page in page_lists([1] * ROWS)]).copy_(logits.expand(ROWS, -1))
+    states = [SamplingState(temperature, seed, counter) for counter in range(rounds) for seed in range(ROWS)]
+    return torch.tensor(runner.sample([0] * len(states), states)[0])
 
 
-def test_many_draws_follow_the_softmax() -> None:
-    """11 outcomes, 20000 draws: chi-square of 10 degrees of freedom exceeds 29.6 once in a thousand."""
+def test_many_samples_follow_the_softmax() -> None:
+    """11 outcomes, 20000 samples: chi-square of 10 degrees of freedom exceeds 29.6 once in a thousand."""
     logits = random_tensor(11, seed=4)
-    observed = torch.bincount(many_draws(logits, 0.7, 2500), minlength=11)
+    observed = torch.bincount(many_samples(logits, 0.7, 2500), minlength=11)
     for temperature, fits in ((0.7, True), (0.8, False)):
         expected = (logits / temperature).softmax(0) * 20000
         assert (float(((observed - expected) ** 2 / expected).sum()) < 29.6) == fits
@@ -231,7 +234,7 @@ def test_many_draws_follow_the_softmax() -> None:
 def test_impossible_tokens_are_never_drawn(possible: list[int]) -> None:
     logits = torch.full((3000 if max(possible) > 96 else 97,), -torch.inf)
     logits[possible] = torch.arange(len(possible)).float()
-    assert set(many_draws(logits, 1.0, 100).tolist()) == set(possible)
+    assert set(many_samples(logits, 1.0, 100).tolist()) == set(possible)
 
 
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_token() -> None:
@@ -240,18 +243,18 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_toke
     lowest, highest = int(points.argmin()), int(points.argmax())
     logits = torch.full((8, 2050), -torch.inf)
     logits[:, [7, 1500]] = 0.0
-    assert native_draw(logits[:2], [1.0, 1.0], [lowest, highest])[0] == [7, 1500]
+    assert native_sample(logits[:2], [1.0, 1.0], [lowest, highest])[0] == [7, 1500]
 
 
 def test_of_equally_likely_tokens_the_first_is_the_likeliest() -> None:
     logits = torch.zeros(8, 1030)
     logits[:, [40, 41, 1029]] = 2.0
-    assert native_draw(logits, [0.0] * 8, range(8))[0] == [40] * 8
+    assert native_sample(logits, [0.0] * 8, range(8))[0] == [40] * 8
 
 
 def test_the_token_of_a_very_low_temperature_is_the_likeliest() -> None:
     logits = random_tensor(8, 1030)
-    assert native_draw(logits, [1e-6] * 8, range(8))[0] == logits.argmax(1).tolist()
+    assert native_sample(logits, [1e-6] * 8, range(8))[0] == logits.argmax(1).tolist()
 
 
 def test_one_logit_that_is_no_number_is_enough_to_refuse() -> None:
@@ -260,7 +263,7 @@ def test_one_logit_that_is_no_number_is_enough_to_refuse() -> None:
         logits[0, place] = torch.nan
         for temperature in (0.0, 1.0):
             with pytest.raises(TrineError, match="not numbers"):
-                native_draw(logits, [temperature], [1])
+                native_sample(logits, [temperature], [1])
 
 
 # Weights
@@ -331,6 +334,6 @@ def test_more_rows_than_a_calls_tokens_decode_side_by_side() -> None:
     runner = NativeRunner(config, rows=1100, pages=1100, precision="fp32", threads=1)
     runner.load(plain_weights(tiny_model(config)))
     pages = np.arange(1, 1101, dtype=np.int32).reshape(1100, 1)
-    first = runner.forward([Run(page, [number % 97], 0) for number, page in enumerate(pages)]).clone()
+    first = runner.forward([Chunk(page, [number % 97], 0) for number, page in enumerate(pages)]).clone()
     assert torch.equal(first[97:194], first[:97])
-    assert torch.equal(runner.forward([Run(pages[5], [5], 0)])[0], first[5])
+    assert torch.equal(runner.forward([Chunk(pages[5], [5], 0)])[0], first[5])

@@ -4,15 +4,25 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
+import torch
+from torch import Tensor
 
-from tests.engine.helpers import all_is_given_back, count_tokens_read, fail_at_call, finish, naive_greedy, responses
+from tests.engine.helpers import (
+    all_is_given_back,
+    count_tokens_read,
+    fail_at_call,
+    finish,
+    naive_greedy,
+    responses,
+    watch_forward,
+)
 from tests.tiny import ragged_prompts, random_ids, tiny_config, tiny_model
-from trine.engine import engine as engine_module
+from trine.engine import rows as rows_module
 from trine.engine.engine import Engine
-from trine.engine.request import Request
-from trine.engine.sampling import Sampling
+from trine.engine.sampling import Constraint, Sampling
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
 
@@ -108,51 +118,60 @@ def test_a_request_cancelled_while_others_give_their_pages_back_gives_back_its_o
 # Threads
 
 
-def test_requests_may_come_from_other_threads_while_the_engine_steps(model: Transformer, native: bool) -> None:
-    engine, requests, interval = Engine(model, rows=8, native=native), list[Request](), sys.getswitchinterval()
+def test_threads_that_use_one_engine_directly_are_told_to_share_it_through_a_worker(
+    model: Transformer, native: bool
+) -> None:
+    engine, errors = Engine(model, rows=4, native=native), list[BaseException]()
 
-    def submit_many() -> None:
-        for number in range(400):
-            requests.append(engine.submit([1 + number % 90], Sampling(1, temperature=0.0)))
+    def stream_some(number: int) -> None:
+        try:
+            for seed in range(5):
+                list(engine.stream([1 + number, seed], Sampling(30, seed=seed)))
+        except BaseException as error:
+            errors.append(error)
 
-    threads = [threading.Thread(target=submit_many) for _ in range(2)]
+    threads = [threading.Thread(target=stream_some, args=(number,)) for number in range(6)]
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            engine.step()
-    finally:
-        sys.setswitchinterval(interval)
         for thread in threads:
             thread.join()
-    finish(engine, requests)
-    expected = {first: naive_greedy(model, [first], 1) for first in range(1, 91)}
-    assert [request.ids for request in requests] == [expected[each.prompt_ids[0]] for each in requests]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(type(error) is TrineError and "EngineWorker" in str(error) for error in errors), errors
+    assert list(engine.generate([[1, 2]], GREEDY)[0].response_ids) == naive_greedy(model, [1, 2], 6)
+    assert all_is_given_back(engine)
 
 
-def test_a_request_that_comes_while_the_line_is_walked_through_is_not_lost(
+def test_a_second_thread_is_refused_while_a_step_runs_and_not_afterwards(
     model: Transformer, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worst moment for another thread to submit, every time."""
-    engine, done, threads, late = Engine(model, rows=1, native=native), Request.done.fget, [], list[Request]()
+    engine, refused = Engine(model, native=native), list[str]()
 
-    def submit_late() -> None:
-        late.append(engine.submit([5], GREEDY))
+    def use() -> None:
+        for call in (
+            engine.step, engine.refresh, lambda: engine.submit([1], GREEDY), lambda: engine.generate([[1]], GREEDY),
+            lambda: list(engine.stream([1], GREEDY)), lambda: engine.log_probs([[1]], [[2]]),
+        ):  # fmt: skip
+            try:
+                call()
+            except TrineError as error:
+                refused.append(str(error))
 
-    def done_while_another_submits(request: Request) -> bool:
-        if not threads:
-            threads.append(threading.Thread(target=submit_late))
-            threads[0].start()
-            threads[0].join(timeout=0.2)  # a lock may well keep it out until the line has been walked through
-        return bool(done(request))
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
 
-    early = [engine.submit([1], GREEDY), engine.submit([2], GREEDY)]
     with monkeypatch.context() as patched:
-        patched.setattr(Request, "done", property(done_while_another_submits))
-        engine.step()
-    threads[0].join()
-    assert finish(engine, [*early, *late]) == [naive_greedy(model, [first], 6) for first in (1, 2, 5)]
+        watch_forward(engine, patched, lambda _: in_another_thread())
+        engine.generate([[1]], Sampling(1))
+    assert len(refused) == 6
+    assert all("EngineWorker" in message for message in refused)
+    in_another_thread()
+    assert len(refused) == 6
 
 
 # Failures
@@ -162,7 +181,7 @@ def test_a_request_that_comes_while_the_line_is_walked_through_is_not_lost(
 def test_after_a_failure_in_the_middle_of_a_batch_the_engine_works_and_all_memory_is_back(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", 48)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", 48)
     engine = Engine(model, rows=3, native=native)
     prompts = [LONG, LONG[:60], LONG[30:]]
     with monkeypatch.context() as broken:
@@ -187,10 +206,10 @@ def test_after_a_failure_half_way_through_a_stream_the_same_prompt_is_answered_r
 
 
 @pytest.mark.parametrize("call", [0, 1])
-def test_after_a_failed_step_every_request_is_cancelled_or_finishes_rightly(
+def test_after_a_failed_step_its_requests_fail_and_those_in_line_finish_rightly(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_TOKENS", 48)
+    monkeypatch.setattr(rows_module, "MAX_TOKENS", 48)
     engine = Engine(model, rows=2, native=native)
     prompts = [LONG[:40], LONG[5:60], LONG[50:]]
     requests = [engine.submit(prompt, GREEDY) for prompt in prompts]
@@ -202,7 +221,8 @@ def test_after_a_failed_step_every_request_is_cancelled_or_finishes_rightly(
                 assert not all(request.done for request in requests)
     finish(engine, requests)
     for prompt, request in zip(prompts, requests, strict=True):
-        assert request.stop_reason == "cancelled" or request.ids == naive_greedy(model, prompt, 6)
+        assert request.stop_reason == "failed" or request.ids == naive_greedy(model, prompt, 6)
+    assert [request.stop_reason for request in requests] == ["failed", "failed", "length"]
     assert all_is_given_back(engine)
 
 
@@ -233,3 +253,51 @@ def test_an_interrupted_batch_leaves_nothing_in_line(
     counts = count_tokens_read(engine, monkeypatch)
     engine.generate([[1, 2, 3]], Sampling(1))
     assert counts == [3]
+
+
+def test_a_callback_that_raises_ends_its_own_batch_only(model: Transformer, native: bool) -> None:
+    engine = Engine(model, rows=3, native=native)
+    neighbour = engine.submit(LONG[:20], Sampling(30, temperature=0.0))
+    engine.step()
+
+    def fail(finished: int) -> None:
+        raise ValueError("as if the progress bar were gone")
+
+    with pytest.raises(ValueError, match="progress bar"):
+        engine.generate([[1], [2]], Sampling(2), on_finished=fail)
+    assert finish(engine, [neighbour]) == [naive_greedy(model, LONG[:20], 30)]
+    assert all_is_given_back(engine)
+
+
+@pytest.mark.parametrize("method", ["allowed", "accept"])
+def test_a_constraint_that_raises_fails_its_own_request_only(
+    model: Transformer, native: bool, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model, rows=3, native=native)
+    neighbours = [engine.submit([1, 2], GREEDY), engine.submit([3], Sampling(6, top_k=1))]
+    (bad,) = engine.make_requests([[4]], Sampling(6, eos_ids=(0,), top_k=1))
+    bad.sampling = replace(bad.sampling, constraint=Constraint("regex", "a"))
+    bad.matcher = BrokenMatcher(method)  # type: ignore[assignment]
+    engine.enqueue(bad)
+    assert finish(engine, [*neighbours, bad])[:2] == [naive_greedy(model, [1, 2], 6), naive_greedy(model, [3], 6)]
+    assert bad.stop_reason == "failed"
+    assert "as if its grammar were broken" in str(bad.error)
+    assert all_is_given_back(engine)
+
+
+class BrokenMatcher:
+    """Raises in the one method or the other."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def allowed(self) -> Tensor:
+        self._raise_in("allowed")
+        return torch.ones(97, dtype=torch.bool)
+
+    def accept(self, token_id: int) -> None:
+        self._raise_in("accept")
+
+    def _raise_in(self, method: str) -> None:
+        if self.method == method:
+            raise ValueError("as if its grammar were broken")

@@ -1,9 +1,9 @@
 """A language model in a Python program. It writes as `trine generate` and `trine chat` do, with the same defaults."""
 
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import RLock
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from trine.api.completion import Completion
@@ -12,6 +12,7 @@ from trine.catalog.writer import Writer
 from trine.config.loading import validated
 from trine.config.use import ChatConfig, OpenConfig, SamplingConfig
 from trine.engine.sampling import Sampling
+from trine.engine.worker import EngineWorker
 from trine.records import Rollout
 from trine.runtime.errors import TrineError
 from trine.tokenizer.chat_format import Chat, chat_format
@@ -59,7 +60,7 @@ def load(
     """
     hardware = {"device": device, "precision": precision, "threads": threads}
     values = {"model": os.fspath(name), "weights": weights, "hardware": hardware}
-    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows))
+    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows, shared=True))
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Model:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._lock = RLock()
+        if isinstance(writer.engine, EngineWorker):
+            weakref.finalize(self, writer.engine.close)  # its thread would keep the model in memory
         self._continuing = _Form(writer.tokenizer.stop_ids, lambda: TextStream(writer.tokenizer, skip=""))
 
     @property
@@ -130,7 +132,7 @@ class Model:
         sampling = self._writer.sampling(config, form.ends)
         prompts = [self.tokenizer.prompt_ids(_text(each)) for each in (prompt if is_many(prompt) else [prompt])]
         if stream:
-            return self._pieces(_only(prompts, is_many(prompt), samples), sampling, form)
+            return self._writer.pieces(_only(prompts, is_many(prompt), samples), sampling, form.stream())
         answers = self._answers(prompts, sampling, form, samples)
         return answers if is_many(prompt) else answers[0]
 
@@ -159,7 +161,7 @@ class Model:
         sampling = self._writer.sampling(config, form.ends, budget=self._writer.chat_budget(config))
         prompts = [chat.prompt_ids(messages_of(messages))]
         if stream:
-            return self._pieces(_only(prompts, False, samples), sampling, form)
+            return self._writer.pieces(_only(prompts, False, samples), sampling, form.stream())
         return self._answers(prompts, sampling, form, samples)[0]
 
     # Scoring
@@ -180,10 +182,9 @@ class Model:
         """
         many = not isinstance(response, str)
         pairs = [self._pair(*pair) for pair in paired(prompt, response)] if many else [self._pair(prompt, response)]
-        with self._lock:
-            log_probs = self._writer.engine.score(
-                [prompt_ids for prompt_ids, _ in pairs], [response_ids for _, response_ids in pairs], temperature
-            )
+        log_probs = self._writer.engine.log_probs(
+            [prompt_ids for prompt_ids, _ in pairs], [response_ids for _, response_ids in pairs], temperature
+        )
         return log_probs if many else log_probs[0]
 
     def _pair(self, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
@@ -199,11 +200,7 @@ class Model:
         """For every prompt its answer, or a list of as many as `samples` says."""
         if samples is not None and samples < 1:
             raise TrineError(f"samples={samples} asks for no answer; give at least 1")
-        with self._lock:
-            if samples is None:
-                rollouts = self._writer.engine.generate(prompts, [sampling] * len(prompts))
-            else:
-                rollouts = [each for ids in prompts for each in self._writer.engine.generate([ids] * samples, sampling)]
+        rollouts = self._writer.engine.generate(prompts, [sampling] * len(prompts), samples=samples or 1)
         answers = [self._completion(rollout, sampling, form) for rollout in rollouts]
         if samples is None:
             return answers
@@ -212,21 +209,6 @@ class Model:
     def _completion(self, rollout: Rollout, sampling: Sampling, form: _Form) -> Completion:
         text = self._writer.text(rollout.response_ids, sampling, form.stream())
         return Completion(text, rollout.response_ids, rollout.log_probs, rollout.stop_reason)
-
-    def _pieces(self, ids: list[int], sampling: Sampling, form: _Form) -> Iterator[str]:
-        """An answer's text as it is written; the engine is held for a piece at a time."""
-        pieces = self._writer.pieces(ids, sampling, form.stream())
-        try:
-            while True:
-                with self._lock:
-                    piece = next(pieces, None)
-                if piece is None:
-                    return
-                if piece:
-                    yield piece
-        finally:
-            with self._lock:
-                pieces.close()
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,7 @@ from trine.records import Message, Rollout
 from trine.rewards.reward import FunctionReward, ModelReward, import_function
 from trine.tokenizer.chat_format import chat_format
 
-Judged = Sequence[tuple[tuple[Message, ...], str]]
+Answered = Sequence[tuple[tuple[Message, ...], str]]
 
 
 def load_reward(
@@ -39,22 +39,22 @@ def load_reward(
     model, tokenizer = open_score_model(name, open_hardware(hardware))
     scorer, chat = ModelReward(model, tokenizer), chat_format(tokenizer)
 
-    def score(judged: Judged) -> list[float]:
+    def score(answered: Answered) -> list[float]:
         rollouts = [
             Rollout(tuple(chat.prompt_ids(prompt)), tuple(chat.response_ids(response)), (), "eos")
-            for prompt, response in judged
+            for prompt, response in answered
         ]
         return list(scorer.score(rollouts, lambda rollout: ("", "")).tolist())
 
     return Reward(score)
 
 
-def _of_function(function: FunctionReward) -> Callable[[Judged], list[float]]:
-    def score(judged: Judged) -> list[float]:
-        texts = ["\n\n".join(message.content for message in prompt) for prompt, _ in judged]
-        rollouts = [Rollout((number,), (), (), "eos") for number in range(len(judged))]
+def _of_function(function: FunctionReward) -> Callable[[Answered], list[float]]:
+    def score(answered: Answered) -> list[float]:
+        texts = ["\n\n".join(message.content for message in prompt) for prompt, _ in answered]
+        rollouts = [Rollout((number,), (), (), "eos") for number in range(len(answered))]
         scores = function.score(
-            rollouts, lambda rollout: (texts[rollout.prompt_ids[0]], judged[rollout.prompt_ids[0]][1])
+            rollouts, lambda rollout: (texts[rollout.prompt_ids[0]], answered[rollout.prompt_ids[0]][1])
         )
         return list(scores.tolist())
 
@@ -73,7 +73,7 @@ class Reward:
     A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}.
     """
 
-    def __init__(self, scores: Callable[[Judged], list[float]]) -> None:
+    def __init__(self, scores: Callable[[Answered], list[float]]) -> None:
         self._scores = scores
         self._lock = Lock()
 

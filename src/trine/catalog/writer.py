@@ -11,6 +11,7 @@ from trine.config.use import OpenConfig, SamplingConfig
 from trine.engine.answer_text import AnswerText
 from trine.engine.engine import Engine
 from trine.engine.sampling import Constraint, Sampling
+from trine.engine.worker import EngineWorker
 from trine.model.generation_config import GenerationDefaults
 from trine.runtime.errors import TrineError
 from trine.tokenizer.text_stream import TextStream
@@ -28,14 +29,15 @@ class Writer:
         for piece in writer.pieces(ids, sampling, TextStream(writer.tokenizer, skip="")):
             print(piece, end="")
 
-    `rows` is how many answers are written at a time.
+    `rows` is how many answers are written at a time; `shared` lets threads share the engine.
     """
 
-    def __init__(self, config: OpenConfig, *, rows: int) -> None:
+    def __init__(self, config: OpenConfig, *, rows: int, shared: bool = False) -> None:
         self.opened: OpenedModel = open_language_model(config.model, open_hardware(config.hardware))
         self.tokenizer = self.opened.tokenizer
         self.context = self.opened.model.config.context
-        self.engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
+        engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
+        self.engine = EngineWorker(engine) if shared else engine
 
     def sampling(
         self, config: SamplingConfig, eos_ids: Sequence[int], *, seed: int | None = None, budget: int | None = None

@@ -29,5 +29,5 @@ def write(config: GenerateConfig) -> None:
             opening = ""
         sys.stdout.write("\n")
         return
-    for rollout, stream in zip(writer.engine.generate([ids] * config.samples, sampling), streams, strict=True):
+    for rollout, stream in zip(writer.engine.generate([ids], sampling, samples=config.samples), streams, strict=True):
         sys.stdout.write(opening + writer.text(rollout.response_ids, sampling, stream) + "\n")

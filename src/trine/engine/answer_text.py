@@ -27,10 +27,10 @@ class AnswerText:
         if self._stopped:
             return ""
         text = self._held + text
-        places = [place for place in map(text.find, self._stops) if place >= 0]
-        if places:
+        starts = [start for start in map(text.find, self._stops) if start >= 0]
+        if starts:
             self._stopped = True
-            return text[: min(places)]
+            return text[: min(starts)]
         keep = 0 if final else self._unsafe(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,7 +1,9 @@
-"""What is refused before it starts: later it would take its whole batch with it."""
+"""What is refused before it starts, with the value that is wrong and what to do."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from trine.engine.pages import PAGE
 from trine.engine.sampling import Sampling
@@ -30,7 +32,7 @@ def check_prompt(prompt: Sequence[int], number: int, sampling: Sampling, config:
         )
 
 
-def check_scored(prompt: Sequence[int], response: Sequence[int], number: int, config: ModelConfig) -> None:
+def check_continuation(prompt: Sequence[int], response: Sequence[int], number: int, config: ModelConfig) -> None:
     """Raise `TrineError` unless the model can read prompt and response `number`."""
     _check_ids(prompt, f"prompt {number}", config)
     _check_ids(response, f"response {number}", config)
@@ -39,6 +41,19 @@ def check_scored(prompt: Sequence[int], response: Sequence[int], number: int, co
             f"prompt and response {number} have {len(prompt) + len(response)} tokens, more than the model's context of "
             f"{config.context}; shorten one of them"
         )
+
+
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise `TrineError` unless `weights` have the names and shapes of `expected`."""
+    for name in sorted({*weights, *expected}):
+        if name not in weights or name not in expected:
+            problem = "is missing from the weights" if name in expected else "is no weight of the engine's model"
+            raise TrineError(f"{name} {problem}; give the weights of a model of the same shape")
+        if weights[name].shape != expected[name].shape:
+            raise TrineError(
+                f"{name} has the shape {tuple(weights[name].shape)}, the engine's model {tuple(expected[name].shape)}; "
+                "give the weights of a model of the same shape"
+            )
 
 
 def _check_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:

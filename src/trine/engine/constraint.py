@@ -1,9 +1,10 @@
-"""Answers of a given form: at every place a mask of the tokens that a grammar still allows, through llguidance.
+"""Answers of a given form: at every position a mask of the tokens that a grammar still allows, through llguidance.
 
 llguidance keeps the grammar's state; a token may spell several terminals or part of one, and the end token is allowed
 where the form is complete.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,36 +33,42 @@ class _Vocabulary:
 
 
 class Constraints:
-    """Makes the matchers of one model's vocabulary."""
+    """Makes the matchers of one model's vocabulary, for requests from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self._vocabularies: dict[tuple[int, ...], Any] = {}
+        self._lock = threading.Lock()
 
     def matcher(self, constraint: Constraint, eos_ids: tuple[int, ...]) -> "Matcher":
         """Raises `TrineError` where the constraint itself is no valid schema, expression or grammar."""
         llguidance = _llguidance()
-        if eos_ids not in self._vocabularies:
-            if len(self._vocabularies) == MAX_VOCABULARIES:
-                self._vocabularies.clear()
-            wrapper = llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer, self.vocab_size, eos_ids))
-            self._vocabularies[eos_ids] = llguidance.LLTokenizer(wrapper, self.vocab_size, list(eos_ids))
         translate = {
             "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
             "regex": llguidance.LLMatcher.grammar_from_regex,
             "lark": llguidance.LLMatcher.grammar_from_lark,
         }[constraint.kind]
         try:
-            inner = llguidance.LLMatcher(self._vocabularies[eos_ids], translate(constraint.text), log_level=0)
+            inner = llguidance.LLMatcher(self._vocabulary(eos_ids), translate(constraint.text), log_level=0)
         except ValueError as error:
             raise TrineError(f"the {constraint.kind} of the request cannot be used: {error}") from None
         if inner.is_error():
             raise TrineError(f"the {constraint.kind} of the request cannot be used: {inner.get_error()}")
         return Matcher(inner, self.vocab_size)
 
+    def _vocabulary(self, eos_ids: tuple[int, ...]) -> Any:
+        with self._lock:
+            if eos_ids not in self._vocabularies:
+                llguidance = _llguidance()
+                if len(self._vocabularies) == MAX_VOCABULARIES:
+                    self._vocabularies.clear()
+                wrapper = llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer, self.vocab_size, eos_ids))
+                self._vocabularies[eos_ids] = llguidance.LLTokenizer(wrapper, self.vocab_size, list(eos_ids))
+            return self._vocabularies[eos_ids]
+
 
 class Matcher:
-    """Where one answer stands in its grammar."""
+    """The state of one answer in its grammar."""
 
     def __init__(self, inner: Any, vocab_size: int) -> None:
         self._inner, self._vocab_size = inner, vocab_size
@@ -76,7 +83,7 @@ class Matcher:
         return ((words.unsqueeze(1) >> torch.arange(32)) & 1).flatten()[: self._vocab_size].bool()
 
     def accept(self, token_id: int) -> None:
-        """The token was drawn. Raises `TrineError` where it was not allowed."""
+        """The token was sampled. Raises `TrineError` where it was not allowed."""
         if not self._inner.consume_token(token_id):
             raise TrineError(f"token {token_id} does not fit the constraint: {self._inner.get_error()}")
 

@@ -3,31 +3,35 @@
 Continuous batching (Yu et al. 2022): a row that ends makes room at once for the next prompt. Memory for keys and
 values is paged and limited; a prompt waits until the pages it can need are free, and starts with the pages
 of an earlier prompt's beginning where it shares it. Token ids in, token ids out.
-Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its company
-(on the plain runner in bf16, where the order of a sum is heard, up to rounding); until `refresh` the engine knows the
-weights it was made with.
+Invariants: a request's tokens depend on the model, its prompt and its `Sampling` (seed included), not on its batch
+(on the plain runner in bf16, where the summation order changes the rounding, up to that rounding); weights change
+only between requests, by `refresh` and `load`; a request that fails fails alone.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from trine.engine.checks import check_prompt, check_sampling, check_scored, pages_needed
+from trine.engine.admission import Admission
+from trine.engine.checks import check_continuation, check_prompt, check_sampling, check_weights
 from trine.engine.constraint import Constraints
+from trine.engine.log_probs import Continuation, response_log_probs
 from trine.engine.native.runner import NativeRunner, native_supports
-from trine.engine.pages import PAGE, PagePool, page_digests
+from trine.engine.one_thread import OneThread
+from trine.engine.pages import PAGE, PagePool
 from trine.engine.quantization import rounded_to_int8
 from trine.engine.request import Request, SampledToken
-from trine.engine.runner import MAX_TOKENS, DecodeRow, DrawState, Run, Runner
-from trine.engine.sampler import choose
+from trine.engine.rows import Row, prompt_calls
+from trine.engine.runner import Chunk, Runner
+from trine.engine.sampler import sample_next
 from trine.engine.sampling import Sampling
-from trine.engine.scoring import Scored, score
-from trine.engine.speculation import MAX_DRAFT_TOKENS, NgramLookup
+from trine.engine.speculation import decode_draft
 from trine.engine.torch_runner import TorchRunner
+from trine.engine.weights_name import name_weights
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
 from trine.records import Rollout
@@ -39,42 +43,25 @@ DEFAULT_CACHE_BYTES = 4 << 30
 # A call of several steps cannot be cancelled within, and shows its tokens at its end.
 SECONDS_A_CALL = 0.05
 MAX_STEPS = 32
-# Below this, looking for a guess costs more than a token.
-SHORTEST_GUESSED_STEP = 0.002
-
-
-class _Row:
-    """A request that has its pages."""
-
-    def __init__(self, request: Request, pages: list[int], cached: int, weights_version: int) -> None:
-        self.request, self.page_numbers, self.weights_version = request, pages, weights_version
-        self.decoding = DecodeRow(
-            pages=np.array(pages, dtype=np.int32),
-            position=cached,
-            next_id=-1,
-            draw=DrawState(request.sampling.temperature, request.seed),
-            ends=np.array((*request.sampling.eos_ids, *request.sampling.stop_ids), dtype=np.int64),
-        )
-        self._lookup = NgramLookup()
-
-    def next_run(self) -> tuple["_Row", Run]:
-        """Reading the token that was drawn last."""
-        return self, Run(self.decoding.pages, [self.decoding.next_id], self.decoding.position)
-
-    def guess(self, most: int) -> list[int]:
-        """What may come next, from the row's own past."""
-        if self._lookup.length == 0:
-            self._lookup.extend(self.request.prompt_ids)
-        self._lookup.extend(self.request.ids[self._lookup.length - len(self.request.prompt_ids) :])
-        return self._lookup.guess(most)
+# Below this, looking for draft tokens costs more than a token.
+MIN_DRAFTED_STEP_SECONDS = 0.002
 
 
 class Engine:
-    """Generates from one model. Call `refresh` after the model's weights changed.
+    """Generates from one model, in one thread at a time (`EngineWorker` shares it between threads).
+
+    >>> engine = Engine(model)
+    >>> [rollout] = engine.generate([[1, 2, 3]], Sampling(max_new_tokens=4, temperature=0.0))
+    >>> len(rollout.response_ids)
+    4
+    >>> new_ids = [token_id for part in engine.stream([1, 2, 3], Sampling(4, temperature=0.0)) for token_id in part]
+    >>> new_ids == list(rollout.response_ids)
+    True
 
     `rows` decode at a time; `cache_bytes` is the most that keys and values take (by default what `rows` rows of the
     whole context need, at most 4 GiB). `weights` "int8" halves what a step reads (quantization.py). `tokenizer` is
-    needed for stop strings and constraints only. `native` None takes the compiled step where it can be had.
+    needed for stop strings and constraints only. `native` None uses the compiled kernel where available. After the
+    model's weights changed, `refresh` takes them over; `weights_name` is their hash, which every rollout carries.
     """
 
     def __init__(
@@ -97,10 +84,9 @@ class Engine:
                 "widths that are multiples of 16; leave native unset to run on PyTorch where that is missing"
             )
         self.runner = self._make_runner()
-        self._waiting: deque[Request] = deque()
-        self._active: list[_Row] = []
+        self.admission = Admission(self.pool, rows)
+        self.one_thread = OneThread()
         self._step_seconds = SECONDS_A_CALL
-        self._weights_version = 0
         self.refresh()
 
     def _page_count(self, cache_bytes: int | None) -> int:
@@ -126,14 +112,31 @@ class Engine:
             threads=torch.get_num_threads(),
         )
 
+    # Weights
+
     def refresh(self) -> None:
-        """Take over the source model's weights, adapters merged in; what earlier weights computed is forgotten."""
-        weights = plain_weights(self.source)
-        if self.weights == "int8" and not self.native:
-            weights = rounded_to_int8(weights)
-        self.runner.load(weights)
-        self.pool.forget()
-        self._weights_version += 1
+        """Take over the source model's weights as they are now."""
+        self.load(self.source)
+
+    def load(self, source: Transformer | Mapping[str, Tensor]) -> None:
+        """Take over the weights of `source`, a model of the same shape or its plain state; adapters are merged in.
+
+        What earlier weights computed is forgotten. Raises `TrineError` while a request is running.
+        """
+        weights = plain_weights(source) if isinstance(source, Transformer) else dict(source)
+        if source is not self.source:
+            check_weights(weights, plain_weights(self.source))
+        with self.one_thread:
+            self.admission.retire()
+            if self.admission.active:
+                raise TrineError(
+                    f"the weights cannot change while {len(self.admission.active)} requests are running: finish or "
+                    "cancel them first, or share the engine through EngineWorker, whose swap_weights waits for them"
+                )
+            self.pool.forget()
+            rounded = self.weights == "int8" and not self.native
+            self.runner.load(rounded_to_int8(weights) if rounded else weights)
+            self.weights_name = name_weights(weights)
 
     # Whole batches
 
@@ -142,40 +145,37 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling | Sequence[Sampling],
         *,
-        policy_version: int = 0,
+        samples: int = 1,
         on_finished: Callable[[int], None] | None = None,
     ) -> list[Rollout]:
-        """One rollout per prompt, in order.
+        """`samples` rollouts for each prompt, in order: all of prompt 0, then all of prompt 1 ...
 
-        With one `sampling` row i draws from (seed, i), so equal prompts get different answers; with one for each prompt
-        every row draws from its own seed. `on_finished(n)` hears of every n rollouts that are done. Raises `TrineError`
-        when a prompt is empty or leaves no room for `max_new_tokens` in the model's context.
+        With one `sampling` the i-th rollout samples from (seed, i), so equal prompts get different answers; with one
+        for each prompt every prompt samples from its own seed, sample j from (seed, j). `on_finished` is called with
+        the number of rollouts finished since the last call. Raises `TrineError` when a prompt is empty or leaves no
+        room for `max_new_tokens` in the model's context.
         """
-        shared = isinstance(sampling, Sampling)
-        settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        if len(settings) != len(prompts):
-            raise TrineError(
-                f"{len(prompts)} prompts come with {len(settings)} samplings; give one for all, or one each"
-            )
-        requests = [
-            self._make_request(prompt, setting, number, number if shared else 0)
-            for number, (prompt, setting) in enumerate(zip(prompts, settings, strict=True))
-        ]
-        self._waiting.extend(requests)
-        try:
-            left = len(requests)
-            while left:
-                self.step()
-                finished = left - sum(not request.done for request in requests)
-                left -= finished
-                if finished and on_finished is not None:
-                    on_finished(finished)
-        except BaseException:
-            self._abandon()
-            raise
-        return [request.rollout(policy_version) for request in requests]
+        requests = self.make_requests(prompts, sampling, samples)
+        with self.one_thread:
+            self.admission.waiting.extend(requests)
+            try:
+                self._finish(requests, on_finished)
+            finally:
+                for request in requests:  # where something was raised, none may stay queued
+                    request.cancel()
+                self.admission.retire()
+        return [request.rollout() for request in requests]
 
-    def score(
+    def _finish(self, requests: Sequence[Request], on_finished: Callable[[int], None] | None) -> None:
+        left = len(requests)
+        while left:
+            self.step()
+            finished = left - sum(not request.done for request in requests)
+            left -= finished
+            if finished and on_finished is not None:
+                on_finished(finished)
+
+    def log_probs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         """Log-probabilities of every response's tokens after its prompt, at `temperature`, without filters.
@@ -184,17 +184,28 @@ class Engine:
         """
         if len(prompts) != len(responses):
             raise TrineError(f"{len(prompts)} prompts come with {len(responses)} responses; give one for each")
-        rows = [Scored(tuple(prompt), tuple(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        rows = [
+            Continuation(tuple(prompt), tuple(response)) for prompt, response in zip(prompts, responses, strict=True)
+        ]
         for number, row in enumerate(rows):
-            check_scored(row.prompt, row.response, number, self.source.config)
-        return score(self.runner, self.pool, rows, temperature)
+            check_continuation(row.prompt, row.response, number, self.source.config)
+        with self.one_thread:
+            return response_log_probs(self.runner, self.pool, rows, temperature)
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether the pages of a row of `tokens` positions are free now."""
+        return -(-tokens // PAGE) <= self.pool.available
 
     # One request at a time
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Request:
-        """Put a prompt in line; `step` works on it. May be called from any thread."""
-        request = self._make_request(prompt_ids, sampling, 0, 0)
-        self._waiting.append(request)
+        """Queue a prompt; `step` works on it."""
+        return self.enqueue(*self.make_requests([prompt_ids], [sampling]))
+
+    def enqueue(self, request: Request) -> Request:
+        """Queue a request that `make_requests` has made."""
+        with self.one_thread:
+            self.admission.waiting.append(request)
         return request
 
     def stream(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
@@ -208,142 +219,106 @@ class Engine:
                 if new:
                     yield new
                 elif request.done:
-                    _raise_unless_whole(request)
+                    request.raise_unless_finished()
                     return
                 else:
                     self.step()
         finally:
             request.cancel()
-            self._retire()
+            with suppress(TrineError), self.one_thread:  # where another thread steps, that frees the row
+                self.admission.retire()
 
-    def _make_request(self, prompt: Sequence[int], sampling: Sampling, number: int, row: int) -> Request:
+    def make_requests(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], samples: int = 1
+    ) -> list[Request]:
+        """Checked requests in the order of `generate`, not yet queued. May be called from any thread."""
+        shared = isinstance(sampling, Sampling)
+        settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        if len(settings) != len(prompts):
+            raise TrineError(
+                f"{len(prompts)} prompts come with {len(settings)} samplings; give one for all, or one each"
+            )
+        if samples < 1:
+            raise TrineError(f"samples={samples} asks for nothing; give at least 1")
+        return [
+            self._make_request(prompt, setting, number, sample, number * samples + sample if shared else sample)
+            for number, (prompt, setting) in enumerate(zip(prompts, settings, strict=True))
+            for sample in range(samples)
+        ]
+
+    def _make_request(
+        self, prompt: Sequence[int], sampling: Sampling, number: int, sample: int, seed_row: int
+    ) -> Request:
         check_prompt(prompt, number, sampling, self.source.config, self.pool.pages)
         check_sampling(sampling, self.source.config, has_tokenizer=self.tokenizer is not None)
         matcher = None
         if sampling.constraint is not None and self.constraints is not None:
             matcher = self.constraints.matcher(sampling.constraint, sampling.eos_ids)
-        return Request(tuple(prompt), sampling, derive_seed(sampling.seed, "row", row), matcher)
+        seed = derive_seed(sampling.seed, "row", seed_row)
+        return Request(tuple(prompt), sampling, seed, matcher, prompt_index=number, sample=sample)
 
     # A step
 
-    def step(self) -> list[Request]:
-        """Start what has room, else decode all rows for a moment; the requests that finished by it."""
-        self._retire()
-        try:
-            started = self._admit()
-            requests = [row.request for row in self._active]
-            # The plain runner pads what it reads at once, so there prompts go alone and decoding follows.
-            others = self._active[: len(self._active) - len(started)] if self.native else []
-            self._read_prompts(started, others)
-            self._retire()
-            if not (started and self.native):
-                self._decode()
-                self._retire()
-        except BaseException:
-            self._abandon()
-            raise
+    def step(self, *, admit: bool = True) -> list[Request]:
+        """Start what has room (if `admit`), else decode all rows for a moment; the requests that finished by it.
+
+        Where a call of the model raises, its requests fail; those that wait stay queued.
+        """
+        with self.one_thread:
+            self.admission.retire()
+            try:
+                started = self.admission.admit(self.weights_name) if admit else []
+                requests = [row.request for row in self.admission.active]
+                self._advance(started)
+            except BaseException as error:
+                self.admission.abandon(error)
+                self.runner.clear()
+                raise
         return [request for request in requests if request.done]
 
-    def _retire(self) -> None:
-        """Rows whose answers are whole, or cancelled, give their pages back."""
-        rows, self._active = self._active, []
-        for row in rows:
-            if not row.request.done:
-                self._active.append(row)
-                continue
-            if row.weights_version == self._weights_version:
-                ids = (*row.request.prompt_ids, *row.request.ids)[: row.decoding.position]
-                self.pool.remember(row.page_numbers, page_digests(ids))
-            self.pool.release(row.page_numbers)
+    def _advance(self, started: Sequence[Row]) -> None:
+        active = self.admission.active
+        # The plain runner pads what it reads at once, so there prompts go alone and decoding follows.
+        others = active[: len(active) - len(started)] if self.native else []
+        self._read_prompts(started, others)
+        self.admission.retire()
+        if not (started and self.native):
+            self._decode(list(self.admission.active))
+            self.admission.retire()
 
-    def _abandon(self) -> None:
-        """Something went wrong half-way: what is in line is cancelled, and what is in the pages is not trusted."""
-        while self._waiting:
-            self._waiting.popleft().cancel()
-        self.pool.forget()
-        for row in self._active:
-            row.request.cancel()
-            self.pool.release(row.page_numbers)
-        self._active = []
-        self.runner.clear()
-
-    def _admit(self) -> list[_Row]:
-        """Rows for the prompts that have room now, in the order they came."""
-        started: list[_Row] = []
-        while self._waiting and len(self._active) < self.rows:
-            request = self._waiting[0]
-            if request.done:  # cancelled in line
-                self._waiting.popleft()
-                continue
-            # The last token is always read anew, for its logits.
-            digests = page_digests(request.prompt_ids[:-1])
-            shared = self.pool.known_prefix(digests)
-            pages = self.pool.acquire(shared, pages_needed(request.prompt_ids, request.sampling) - len(shared))
-            if pages is None and not self._active:
-                raise TrineError(f"{self.pool.available} of {self.pool.pages} pages are free and no row will free more")
-            if pages is None:
-                break
-            self._waiting.popleft()
-            self.pool.remember(pages, digests)
-            row = _Row(request, pages, len(shared) * PAGE, self._weights_version)
-            self._active.append(row)
-            started.append(row)
-        return started
-
-    def _read_prompts(self, rows: Sequence[_Row], others: Sequence[_Row]) -> None:
-        """Run all prompts through the model, `MAX_TOKENS` tokens at a time, and draw each row's first token.
+    def _read_prompts(self, rows: Sequence[Row], others: Sequence[Row]) -> None:
+        """Forward all prompts, `MAX_TOKENS` tokens at a time, and sample each row's first token.
 
         Rows that decode already come along, a token with each call: the weights are read anyway.
         """
-        for batch in self._calls(rows):
-            self._forward([*batch, *(row.next_run() for row in others if not row.request.done)])
+        for batch in prompt_calls(rows):
+            self._forward([*batch, *(row.next_chunk() for row in others if not row.request.done)])
 
-    def _calls(self, rows: Sequence[_Row]) -> Iterator[list[tuple[_Row, Run]]]:
-        """What is left to read of the rows' prompts, cut into calls of at most `MAX_TOKENS` tokens."""
-        batch: list[tuple[_Row, Run]] = []
-        room = MAX_TOKENS
-        for row in rows:
-            prompt, start = row.request.prompt_ids, row.decoding.position
-            while start < len(prompt):
-                end = min(len(prompt), start + room)
-                batch.append((row, Run(row.decoding.pages, prompt[start:end], start, wanted=int(end == len(prompt)))))
-                room -= end - start
-                start = end
-                if room == 0:
-                    yield batch
-                    batch, room = [], MAX_TOKENS
-        if batch:
-            yield batch
-
-    def _forward(self, batch: Sequence[tuple[_Row, Run]]) -> None:
+    def _forward(self, batch: Sequence[tuple[Row, Chunk]]) -> None:
         """One call of the model, then a token for every row whose logits were wanted."""
-        logits = self.runner.forward([run for _, run in batch])
-        for row, run in batch:
-            row.decoding.position = run.start + len(run.ids)
-        rows = [row for row, run in batch if run.wanted]
+        logits = self.runner.forward([chunk for _, chunk in batch])  # [B, V]
+        for row, chunk in batch:
+            row.decoding.position = chunk.start + len(chunk.ids)
+        rows = [row for row, chunk in batch if chunk.wanted]
         if not rows:
             return
-        drawn = choose(self.runner, logits, [row.request for row in rows], [row.decoding.draw for row in rows])
-        for row, token in zip(rows, drawn, strict=True):
-            if isinstance(token, TrineError):
-                row.request.fail(token)
-                continue
-            row.decoding.next_id = token.id
-            row.decoding.draw.counter += 1
-            row.request.accept(token, self.tokenizer)
+        tokens = sample_next(
+            self.runner, logits, [row.request for row in rows], [row.decoding.sampling for row in rows]
+        )
+        for row, token in zip(rows, tokens, strict=True):
+            row.accept(token, self.tokenizer)
 
-    def _decode(self) -> None:
-        if not self._active:
+    def _decode(self, active: Sequence[Row]) -> None:
+        if not active:
             return
-        active = list(self._active)  # a stream that is closed meanwhile changes the other list
         if any(row.request.needs_logits for row in active):
-            self._forward([row.next_run() for row in active])
+            self._forward([row.next_chunk() for row in active])
             return
-        if self._speculates() and self._decode_guessed(active[0]):
+        speculates = self._speculates(active)
+        if speculates and decode_draft(self.runner, active[0], self.tokenizer):
             return
         steps = min(row.request.budget for row in active)
-        most = 1 if self._speculates() else MAX_STEPS
-        steps = max(1, min(steps, most, int(SECONDS_A_CALL / self._step_seconds)))
+        steps = max(1, min(steps, 1 if speculates else MAX_STEPS, int(SECONDS_A_CALL / self._step_seconds)))
         began = time.perf_counter()
         all_ids, all_log_probs = self.runner.decode([row.decoding for row in active], steps)
         self._step_seconds = max(1e-6, (time.perf_counter() - began) / len(all_ids))
@@ -352,36 +327,9 @@ class Engine:
                 if not row.request.done:
                     row.request.accept(SampledToken(token_id, log_prob), self.tokenizer)
 
-    def _speculates(self) -> bool:
+    def _speculates(self, active: Sequence[Row]) -> bool:
         """One row alone, on the runner whose numbers do not depend on how many tokens are read at once."""
-        return self.native and len(self._active) == 1 and self._step_seconds > SHORTEST_GUESSED_STEP
-
-    def _decode_guessed(self, row: _Row) -> bool:
-        """Check the tokens that followed the last time; False where nothing like the row's end was seen before."""
-        request, decoding = row.request, row.decoding
-        guess = row.guess(min(MAX_DRAFT_TOKENS, request.budget - 1))
-        if not guess:
-            return False
-        ids = [decoding.next_id, *guess]
-        self.runner.forward([Run(decoding.pages, ids, decoding.position, wanted=len(ids))])
-        draw = decoding.draw
-        states = [DrawState(draw.temperature, draw.seed, draw.counter + place) for place in range(len(ids))]
-        drawn = zip(*self.runner.draw(range(len(ids)), states), [*guess, -1], strict=True)
-        for token_id, log_prob, guessed in drawn:
-            request.accept(SampledToken(token_id, log_prob), self.tokenizer)
-            decoding.next_id = token_id
-            decoding.position += 1
-            draw.counter += 1
-            if request.done or token_id != guessed:
-                break
-        return True
-
-
-def _raise_unless_whole(request: Request) -> None:
-    if request.error is not None:
-        raise request.error
-    if request.stop_reason == "cancelled":
-        raise TrineError("the answer was cut off: another request of the same engine failed, or it was cancelled")
+        return self.native and len(active) == 1 and self._step_seconds > MIN_DRAFTED_STEP_SECONDS
 
 
 def _native_is_possible(model: Transformer) -> bool:

@@ -1,4 +1,4 @@
-"""Everything that changes the distribution before a token is drawn. `Sampling` says what acts, and in which order.
+"""Everything that changes the distribution before a token is sampled. `Sampling` says what acts, and in which order.
 
 Shapes: B rows that share their settings, V vocabulary.
 """
@@ -18,7 +18,7 @@ def filtered_logits(
     responses: Sequence[Sequence[int]],
     allowed: Tensor | None = None,
 ) -> Tensor:
-    """Logits [B, V] fp32 to draw from at temperature 1 (0 where `sampling` is greedy); -inf is what was cut.
+    """Logits [B, V] fp32 to sample from at temperature 1 (0 where `sampling` is greedy); -inf is what was cut.
 
     `logits` [B, V] as the model gives them; `prompts`, `responses` the ids of every row so far; `allowed` [B, V] bool
     of the constraint.
@@ -52,8 +52,8 @@ def _penalize(
             worse = torch.where(scores < 0, scores * sampling.repetition_penalty, scores / sampling.repetition_penalty)
             row[seen] = worse
         if response:
-            said, times = torch.tensor(list(response), device=row.device).unique(return_counts=True)
-            row[said] -= times * sampling.frequency_penalty + sampling.presence_penalty
+            tokens, times = torch.tensor(list(response), device=row.device).unique(return_counts=True)
+            row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
 
 
 def keep_top_k(logits: Tensor, k: int) -> None:
@@ -63,7 +63,7 @@ def keep_top_k(logits: Tensor, k: int) -> None:
 
 
 def keep_top_p(logits: Tensor, p: float) -> None:
-    """Keep the fewest likeliest tokens whose probabilities reach `p` together, in place."""
+    """Keep the fewest most likely tokens whose probabilities reach `p` together, in place."""
     ordered, order = logits.sort(descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
@@ -73,6 +73,6 @@ def keep_top_p(logits: Tensor, p: float) -> None:
 
 
 def keep_min_p(logits: Tensor, p: float) -> None:
-    """Cut what is less likely than `p` times the likeliest, in place."""
+    """Cut what is less likely than `p` times the most likely token, in place."""
     floor = logits.amax(-1, keepdim=True) + torch.log(torch.tensor(p, device=logits.device))
     logits.masked_fill_(logits < floor, float("-inf"))

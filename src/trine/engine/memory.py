@@ -35,7 +35,7 @@ class Arena:
         """Begin again at the front; what was placed before is overwritten."""
         self._used = 0
 
-    def place(self, tensor: Tensor) -> Tensor:
+    def put(self, tensor: Tensor) -> Tensor:
         """A copy of `tensor`, flat."""
         start, size = self._used, tensor.numel() * tensor.itemsize
         self._used += -(-size // ALIGNMENT) * ALIGNMENT

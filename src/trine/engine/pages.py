@@ -2,7 +2,7 @@
 
 A row owns the pages its prompt and its answer can need before it starts, so a started row always finishes. A full page
 of a prompt is known by a digest of every token up to its end: a later prompt with the same beginning reads it instead
-of computing it again. Pages nobody uses keep their content until the room is wanted, the oldest leaving first.
+of computing it again. Unused pages keep their content until their memory is needed, the oldest evicted first.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ def page_digests(ids: Sequence[int]) -> list[bytes]:
 
 
 class PagePool:
-    """Hands out page numbers 1 to `pages`; page 0 is nobody's, for what must not be kept."""
+    """Hands out page numbers 1 to `pages`; page 0 belongs to no row: padding is written there."""
 
     def __init__(self, pages: int) -> None:
         self.pages = pages

@@ -26,14 +26,18 @@ class Request:
     """A handle: `ids` grow while the engine steps; `stop_reason` is None until the answer is whole.
 
     `log_probs` are of the distribution sampled from. With filters `unfiltered_log_probs` are the model's own at the
-    same temperature. `top_log_probs` holds, for every place, pairs of id and log-probability, likeliest first, of the
-    model's own. `error` says why where `stop_reason` is "failed".
+    same temperature. `top_log_probs` holds, for every position, pairs of id and log-probability of the
+    model's own, most likely first. `error` says why where `stop_reason` is "failed". `weights` names the weights that
+    write the answer; it is known when the request starts.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     seed: int
     matcher: Matcher | None = None
+    prompt_index: int = 0
+    sample: int = 0
+    weights: str = ""
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     unfiltered_log_probs: list[float] = field(default_factory=list)
@@ -56,27 +60,39 @@ class Request:
         return self.sampling.filtered or self.sampling.top_log_probs > 0
 
     def fail(self, error: TrineError) -> None:
-        """This request cannot go on, through its own settings; the others do."""
-        self.error, self.stop_reason = error, "failed"
+        """End this request with an error; the others go on."""
+        if self.stop_reason is None:
+            self.error, self.stop_reason = error, "failed"
 
     def cancel(self) -> None:
         """Stop: the engine frees the row before its next step. May be called from any thread."""
         if self.stop_reason is None:
             self.stop_reason = "cancelled"
 
-    def accept(self, drawn: SampledToken, tokenizer: Tokenizer | None) -> None:
+    def accept(self, token: SampledToken, tokenizer: Tokenizer | None) -> None:
         """Write one token down, and see whether it ends the answer."""
-        self.ids.append(drawn.id)
-        self.log_probs.append(drawn.log_prob)
-        if drawn.unfiltered_log_prob is not None:
-            self.unfiltered_log_probs.append(drawn.unfiltered_log_prob)
-        if drawn.top_log_probs is not None:
-            self.top_log_probs.append(drawn.top_log_probs)
+        self.ids.append(token.id)
+        self.log_probs.append(token.log_prob)
+        if token.unfiltered_log_prob is not None:
+            self.unfiltered_log_probs.append(token.unfiltered_log_prob)
+        if token.top_log_probs is not None:
+            self.top_log_probs.append(token.top_log_probs)
         if self.matcher is not None:
-            self.matcher.accept(drawn.id)
+            try:
+                self.matcher.accept(token.id)
+            except Exception as error:  # whatever it is, it is this request's alone
+                self.fail(TrineError(f"the constraint of the request failed: {error}"))
+                return
         ending = self._ending(tokenizer)
         if ending is not None and self.stop_reason is None:  # else another thread has cancelled it
             self.stop_reason = ending
+
+    def raise_unless_finished(self) -> None:
+        """Raise the request's error where it failed, and another where it was cancelled."""
+        if self.error is not None:
+            raise self.error
+        if self.stop_reason == "cancelled":
+            raise TrineError("the request was cancelled before its answer was finished")
 
     def _ending(self, tokenizer: Tokenizer | None) -> StopReason | None:
         if self.ids[-1] in self.sampling.eos_ids:
@@ -101,10 +117,9 @@ class Request:
                 break
         return any(stop in tail[-longest:] for stop in stops)
 
-    def rollout(self, policy_version: int) -> Rollout:
-        """The finished answer as a record; raises the request's error where it failed."""
-        if self.error is not None:
-            raise self.error
+    def rollout(self) -> Rollout:
+        """The finished answer as a record; raises `TrineError` where it failed or was cancelled."""
+        self.raise_unless_finished()
         assert self.stop_reason in get_args(StopReason)
         return Rollout(
             prompt_ids=self.prompt_ids,
@@ -113,7 +128,9 @@ class Request:
             stop_reason=cast(StopReason, self.stop_reason),
             temperature=self.sampling.temperature,
             seed=self.sampling.seed,
-            policy_version=policy_version,
+            weights=self.weights,
+            prompt_index=self.prompt_index,
+            sample=self.sample,
             unfiltered_log_probs=tuple(self.unfiltered_log_probs) if self.sampling.filtered else None,
         )
 

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: read new tokens, draw, and take several steps at once. Two runners answer.
+"""What the engine asks of a model: read new tokens, sample, and take several steps at once. Two runners answer.
 
 `TorchRunner` is the plain one and runs anywhere; `native.runner.NativeRunner` is the fast one on CPUs. Both keep keys
 and values in pages (pages.py) and know nothing of requests. Shapes: V vocabulary.
@@ -16,7 +16,7 @@ MAX_TOKENS = 1024  # new tokens a runner is given at once: what a prompt's activ
 
 
 @dataclass(frozen=True)
-class Run:
+class Chunk:
     """Consecutive new tokens `ids` of one row, the first at position `start`; `pages` [n] int32 hold the row.
 
     `wanted`: after how many of its last tokens logits are asked for.
@@ -29,7 +29,7 @@ class Run:
 
 
 @dataclass
-class DrawState:
+class SamplingState:
     """What a row's next token depends on besides its logits: temperature (0 is greedy), and (seed, counter)."""
 
     temperature: float
@@ -39,12 +39,12 @@ class DrawState:
 
 @dataclass
 class DecodeRow:
-    """A row that decodes: `next_id` is drawn but not yet read, and will stand at `position`; `ends` stop the row."""
+    """A row that decodes: `next_id` is sampled but not yet read; its position is `position`; `ends` stop the row."""
 
     pages: NDArray[np.int32]
     position: int
     next_id: int
-    draw: DrawState
+    sampling: SamplingState
     ends: NDArray[np.int64]
 
 
@@ -59,21 +59,21 @@ class Runner(Protocol):
         """Make the pages hold numbers again, whatever was computed into them."""
         ...
 
-    def forward(self, runs: Sequence[Run]) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """Logits [wanted tokens, V] (fp32 or wider) after the wanted tokens, in order; the next call overwrites it."""
         ...
 
-    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
+    def log_probs(self, chunks: Sequence[Chunk], targets: Sequence[int], temperature: float) -> list[float]:
         """Log-probabilities of `targets`, the token after each wanted token, at `temperature`."""
         ...
 
-    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
-        """Tokens, with their log-probabilities, from rows `places` of the logits of the last `forward`."""
+    def sample(self, rows: Sequence[int], states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
+        """Tokens, with their log-probabilities, from rows `rows` of the logits [B, V] of the last `forward`."""
         ...
 
     def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
         """Up to `steps` tokens a row as [steps][rows], stopping after the first step in which a row ends.
 
-        `next_id`, `position` and the draw's counter of every row move on.
+        `next_id`, `position` and the sampling counter of every row advance.
         """
         ...

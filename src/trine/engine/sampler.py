@@ -1,7 +1,7 @@
-"""From logits to tokens for a mixed batch: plain rows draw in the runner, the others pass their filters first.
+"""From logits to tokens for a mixed batch: plain rows are sampled in the runner, the others pass their filters first.
 
-A plain row is drawn by the same code whether or not its neighbours have filters, so they cannot change its tokens.
-Shapes: V vocabulary.
+A plain row is sampled by the same code whether or not its neighbours have filters, so they cannot change its tokens.
+Shapes: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -12,29 +12,30 @@ from torch import Tensor
 
 from trine.engine.filters import filtered_logits
 from trine.engine.request import Request, SampledToken
-from trine.engine.runner import DrawState, Runner
-from trine.engine.sampling import Sampling, draw
+from trine.engine.runner import Runner, SamplingState
+from trine.engine.sampling import Sampling, sample
 from trine.runtime.errors import TrineError
 
 NO_TOKEN = "the request's logit_bias, penalties and constraint leave no token that could come next; loosen one of them"
+Sampled = SampledToken | TrineError
 
 
-def choose(
-    runner: Runner, logits: Tensor, requests: Sequence[Request], states: Sequence[DrawState]
-) -> list[SampledToken | TrineError]:
-    """One token for every row of `logits` [rows, V], which are those of the runner's last `forward`.
+def sample_next(
+    runner: Runner, logits: Tensor, requests: Sequence[Request], states: Sequence[SamplingState]
+) -> list[Sampled]:
+    """One token for every row of `logits` [B, V], which are those of the runner's last `forward`.
 
-    A row whose own filters leave it no token gets an error instead.
+    A row whose own filters or constraint fail, or leave it no token, gets an error instead.
     """
-    drawn: dict[int, SampledToken | TrineError] = {}
+    sampled: dict[int, Sampled] = {}
     plain = [row for row, request in enumerate(requests) if not request.sampling.filtered]
-    ids, log_probs = runner.draw(plain, [states[row] for row in plain]) if plain else ([], [])
+    ids, log_probs = runner.sample(plain, [states[row] for row in plain]) if plain else ([], [])
     for row, token_id, log_prob in zip(plain, ids, log_probs, strict=True):
         top = _top(logits[row], requests[row].sampling)
-        drawn[row] = SampledToken(token_id, log_prob, top_log_probs=top)
-    for rows in _alike([row for row in range(len(requests)) if row not in drawn], requests):
-        drawn |= _choose_filtered(logits, rows, requests, states)
-    return [drawn[row] for row in range(len(requests))]
+        sampled[row] = SampledToken(token_id, log_prob, top_log_probs=top)
+    for rows in _alike([row for row in range(len(requests)) if row not in sampled], requests):
+        sampled |= _sample_filtered(logits, rows, requests, states)
+    return [sampled[row] for row in range(len(requests))]
 
 
 def _alike(rows: Sequence[int], requests: Sequence[Request]) -> list[list[int]]:
@@ -45,32 +46,53 @@ def _alike(rows: Sequence[int], requests: Sequence[Request]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _choose_filtered(
-    logits: Tensor, rows: list[int], requests: Sequence[Request], states: Sequence[DrawState]
-) -> dict[int, SampledToken | TrineError]:
+def _sample_filtered(
+    logits: Tensor, rows: list[int], requests: Sequence[Request], states: Sequence[SamplingState]
+) -> dict[int, Sampled]:
+    """Tokens of the rows, which share their settings."""
+    allowed, failed = _allowed(rows, requests)
+    rows = [row for row in rows if row not in failed]
+    if not rows:
+        return failed
     group = [requests[row] for row in rows]
-    sampling, chosen = group[0].sampling, logits[rows]
-    allowed = None
-    if sampling.constraint is not None:
-        allowed = torch.stack([request.matcher.allowed() for request in group if request.matcher]).to(logits.device)
+    sampling, chosen = group[0].sampling, logits[rows]  # [B, V]
+    mask = torch.stack([allowed[row] for row in rows]).to(logits.device) if allowed else None
     filtered = filtered_logits(
-        chosen, sampling, [request.prompt_ids for request in group], [request.ids for request in group], allowed
+        chosen, sampling, [request.prompt_ids for request in group], [request.ids for request in group], mask
     )
-    possible = filtered.amax(-1).isfinite() | ~chosen.isfinite().all(-1)  # numbers that are none are the model's fault
+    # Non-finite logits come from the model, not from the filters.
+    possible = filtered.amax(-1).isfinite() | ~chosen.isfinite().all(-1)
     filtered = torch.where(possible.unsqueeze(1), filtered, 0.0)
     seeds = torch.tensor([states[row].seed for row in rows], device=logits.device)
     counters = torch.tensor([states[row].counter for row in rows], device=logits.device)
-    ids, log_probs = draw(filtered, 1.0 if sampling.temperature else 0.0, seeds, counters)
+    ids, log_probs = sample(filtered, 1.0 if sampling.temperature else 0.0, seeds, counters)
     own = torch.log_softmax(chosen.float() / (sampling.temperature or 1.0), -1).gather(1, ids.unsqueeze(1)).squeeze(1)
     columns = (ids.tolist(), log_probs.tolist(), own.tolist())
-    drawn: dict[int, SampledToken | TrineError] = {
+    tokens: dict[int, Sampled] = {
         row: SampledToken(token_id, log_prob, unfiltered, _top(logits[row], sampling))
         for row, token_id, log_prob, unfiltered in zip(rows, *columns, strict=True)
     }
-    return drawn | {row: TrineError(NO_TOKEN) for row, fine in zip(rows, possible.tolist(), strict=True) if not fine}
+    stuck = {row: TrineError(NO_TOKEN) for row, fine in zip(rows, possible.tolist(), strict=True) if not fine}
+    return tokens | stuck | failed
+
+
+def _allowed(rows: Sequence[int], requests: Sequence[Request]) -> tuple[dict[int, Tensor], dict[int, Sampled]]:
+    """Each constrained row's mask [V] of allowed tokens, and the errors of those whose constraint raises."""
+    masks: dict[int, Tensor] = {}
+    failed: dict[int, Sampled] = {}
+    for row in rows:
+        matcher = requests[row].matcher
+        if matcher is None:
+            continue
+        try:
+            masks[row] = matcher.allowed()
+        except Exception as error:  # whatever it is, it is this request's alone
+            failed[row] = TrineError(f"the constraint of the request failed: {error!r}")
+    return masks, failed
 
 
 def _top(logits: Tensor, sampling: Sampling) -> tuple[tuple[int, float], ...] | None:
+    """Of logits [V]."""
     if not sampling.top_log_probs:
         return None
     values, ids = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), -1).topk(sampling.top_log_probs)

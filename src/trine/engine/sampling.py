@@ -1,6 +1,6 @@
-"""How the next token is drawn: the settings of a request, and sampling by inverse CDF.
+"""How the next token is sampled: the settings of a request, and sampling by inverse CDF.
 
-One uniform number per row, drawn from (row seed, position) alone, is looked up in the cumulative distribution:
+One uniform number per row, a function of (row seed, position) alone, is looked up in the cumulative distribution:
 25 times cheaper than Gumbel noise over the vocabulary, and independent of what else is in the batch.
 """
 
@@ -30,7 +30,7 @@ class Sampling:
     caller's; what ended it is kept at the end of the response. Filters, in the order they act: `logit_bias` (pairs of
     id and what is added), `repetition_penalty` over prompt and response (Keskar et al. 2019), `frequency_penalty` and
     `presence_penalty` over the response, the constraint, temperature, `top_k` (0 is all), `top_p` (Holtzman et al.
-    2020), `min_p` (Nguyen et al. 2024). `top_log_probs`: how many of the likeliest tokens to report at every place.
+    2020), `min_p` (Nguyen et al. 2024). `top_log_probs`: how many of the most likely tokens to report each time.
     """
 
     max_new_tokens: int
@@ -83,7 +83,7 @@ class Sampling:
 
     @property
     def penalized(self) -> bool:
-        """Whether what was said before changes what is said next."""
+        """Whether earlier tokens change the distribution of the next."""
         return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
 
 
@@ -98,11 +98,11 @@ def _is_text(text: str) -> bool:
         return False
 
 
-def draw(logits: Tensor, temperature: float | Tensor, seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, temperature: float | Tensor, seeds: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
     """Next ids [B] and their log-probabilities [B] (fp32, at `temperature`; greedy reports temperature 1).
 
     `logits` [B, V]; `temperature` one number or [B]; `seeds`, `counters` [B] int64. A token of probability 0 is never
-    drawn. Raises `TrineError` where the logits hold a NaN.
+    sampled. Raises `TrineError` where the logits hold a NaN.
     """
     temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=logits.device).expand(len(logits))
     greedy = temperatures == 0
@@ -113,6 +113,6 @@ def draw(logits: Tensor, temperature: float | Tensor, seeds: Tensor, counters: T
     points = uniform(seeds, counters).to(cumulative.dtype) * cumulative[:, -1]
     # searchsorted finds the first entry above the point; a point rounded up to the total would find none.
     below_total = torch.nextafter(cumulative[:, -1], torch.zeros_like(points))
-    drawn = torch.searchsorted(cumulative, torch.minimum(points, below_total).unsqueeze(1), right=True).squeeze(1)
-    ids = torch.where(greedy, logits.argmax(-1), drawn)
+    sampled = torch.searchsorted(cumulative, torch.minimum(points, below_total).unsqueeze(1), right=True).squeeze(1)
+    ids = torch.where(greedy, logits.argmax(-1), sampled)
     return ids, log_probs.gather(1, ids.unsqueeze(1)).squeeze(1)

@@ -1,7 +1,7 @@
 """The plain runner: PyTorch's own operations, on any device; the reference the native one is held to.
 
 New tokens are padded to a rectangle. Keys and values lie in pages of one tensor per layer; a row's are gathered
-through its list of pages. Padding reads and writes page 0, which belongs to nobody.
+through its list of pages. Padding reads and writes page 0, which belongs to no row.
 Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
 """
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.engine.memory import large_zeros
 from trine.engine.pages import PAGE
-from trine.engine.runner import DecodeRow, DrawState, Run
-from trine.engine.sampling import draw
+from trine.engine.runner import Chunk, DecodeRow, SamplingState
+from trine.engine.sampling import sample as sample_tokens
 from trine.model.config import ModelConfig
 from trine.model.transformer import Linear, Transformer
 
 
 class PagedCache:
-    """A `KeyValueCache` over pages: `aim` says where the next call's tokens go and which pages their rows have."""
+    """A `KeyValueCache` over pages: `set_targets` names the slots and page tables of the next call."""
 
     def __init__(self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (pages + 1, PAGE, config.kv_heads, config.head_dim)
         rooms = [_zeros(shape, dtype, device) for _ in range(2 * config.layers)]
         self.keys, self.values = rooms[::2], rooms[1::2]
 
-    def aim(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
-        """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are no padding."""
+    def set_targets(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
+        """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are not padding."""
         self.tables = tables
         self.page = torch.where(real, tables.gather(1, positions // PAGE), 0)
         self.slot = positions % PAGE
@@ -45,16 +45,16 @@ class PagedCache:
         return pages[self.tables].flatten(1, 2).transpose(1, 2)
 
 
-def _rectangles(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs, in order (a later one may read an earlier one's pages), cut so that padding no more than doubles it."""
-    cut: list[list[Run]] = []
+def _rectangles(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """The chunks, in order (a later one may read an earlier one's pages), cut so that padding at most doubles them."""
+    cut: list[list[Chunk]] = []
     longest = real = 0
-    for run in runs:
-        longest, real = max(longest, len(run.ids)), real + len(run.ids)
+    for chunk in chunks:
+        longest, real = max(longest, len(chunk.ids)), real + len(chunk.ids)
         if not cut or longest * (len(cut[-1]) + 1) > 2 * real:
             cut.append([])
-            longest = real = len(run.ids)
-        cut[-1].append(run)
+            longest = real = len(chunk.ids)
+        cut[-1].append(chunk)
     return cut
 
 
@@ -93,66 +93,70 @@ class TorchRunner:
         self.cache = PagedCache(self.model.config, self.pages, self.model.compute_dtype, self.device)
 
     @torch.no_grad()
-    def forward(self, runs: Sequence[Run]) -> Tensor:
-        logits = F.linear(self._wanted(runs), self.output_weight)
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        logits = F.linear(self._wanted(chunks), self.output_weight)
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.logits
 
-    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
+    def log_probs(self, chunks: Sequence[Chunk], targets: Sequence[int], temperature: float) -> list[float]:
         following = torch.tensor(targets, device=self.device)
-        return target_log_probs(self._wanted(runs), self.output_weight, following, temperature).tolist()
+        return target_log_probs(self._wanted(chunks), self.output_weight, following, temperature).tolist()
 
     @torch.no_grad()
-    def _wanted(self, runs: Sequence[Run]) -> Tensor:
+    def _wanted(self, chunks: Sequence[Chunk]) -> Tensor:
         """Hidden states [wanted tokens, D]."""
-        return torch.cat([self._wanted_of(rectangle) for rectangle in _rectangles(runs)])
+        return torch.cat([self._wanted_of(rectangle) for rectangle in _rectangles(chunks)])
 
-    def _wanted_of(self, runs: Sequence[Run]) -> Tensor:
-        longest, max_pages = max(len(run.ids) for run in runs), max(len(run.pages) for run in runs)
-        ids = torch.zeros(len(runs), longest, dtype=torch.int64)
-        tables = torch.zeros(len(runs), max_pages, dtype=torch.int64)
-        for row, run in enumerate(runs):
-            ids[row, : len(run.ids)] = torch.tensor(run.ids)
-            tables[row, : len(run.pages)] = torch.from_numpy(run.pages)
-        counts = torch.tensor([len(run.ids) for run in runs])
-        starts = torch.tensor([run.start for run in runs])
+    def _wanted_of(self, chunks: Sequence[Chunk]) -> Tensor:
+        longest, max_pages = max(len(chunk.ids) for chunk in chunks), max(len(chunk.pages) for chunk in chunks)
+        ids = torch.zeros(len(chunks), longest, dtype=torch.int64)
+        tables = torch.zeros(len(chunks), max_pages, dtype=torch.int64)
+        for row, chunk in enumerate(chunks):
+            ids[row, : len(chunk.ids)] = torch.tensor(chunk.ids)
+            tables[row, : len(chunk.pages)] = torch.from_numpy(chunk.pages)
+        counts = torch.tensor([len(chunk.ids) for chunk in chunks])
+        starts = torch.tensor([chunk.start for chunk in chunks])
         wanted = [
-            (row, column) for row, run in enumerate(runs) for column in range(len(run.ids) - run.wanted, len(run.ids))
+            (row, column)
+            for row, chunk in enumerate(chunks)
+            for column in range(len(chunk.ids) - chunk.wanted, len(chunk.ids))
         ]
-        places = torch.tensor(wanted, dtype=torch.int64).view(-1, 2).to(self.device)
-        return self._hidden(ids, tables, counts, starts)[places[:, 0], places[:, 1]]
+        indices = torch.tensor(wanted, dtype=torch.int64).view(-1, 2).to(self.device)
+        return self._hidden(ids, tables, counts, starts)[indices[:, 0], indices[:, 1]]
 
     def _hidden(self, ids: Tensor, tables: Tensor, counts: Tensor, starts: Tensor) -> Tensor:
         offsets = torch.arange(ids.shape[1])
         real = offsets < counts.unsqueeze(1)
-        # Padding stands where its row's last token stands, so that every look-up stays in range.
+        # Padding takes the position of its row's last token, so that every look-up stays in range.
         positions = starts.unsqueeze(1) + torch.minimum(offsets, counts.unsqueeze(1) - 1)
         tables = tables[:, : int(positions.max()) // PAGE + 1]
         seen = torch.arange(tables.shape[1] * PAGE) <= positions.unsqueeze(2)  # B, T, S
         bias = torch.zeros(seen.shape, dtype=self.model.compute_dtype).masked_fill_(~seen, float("-inf"))
         positions, tables = positions.to(self.device), tables.to(self.device)
-        self.cache.aim(tables, positions, real.to(self.device))
+        self.cache.set_targets(tables, positions, real.to(self.device))
         return self.model(ids.to(self.device), positions=positions, bias=bias.to(self.device), cache=self.cache)
 
-    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
+    def sample(self, rows: Sequence[int], states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
         temperatures = torch.tensor([state.temperature for state in states], device=self.device)
         seeds = torch.tensor([state.seed for state in states], device=self.device)
         counters = torch.tensor([state.counter for state in states], device=self.device)
-        ids, log_probs = draw(self.logits[torch.tensor(places, device=self.device)], temperatures, seeds, counters)
+        ids, log_probs = sample_tokens(
+            self.logits[torch.tensor(rows, device=self.device)], temperatures, seeds, counters
+        )
         return ids.tolist(), log_probs.tolist()
 
     def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
         all_ids: list[list[int]] = []
         all_log_probs: list[list[float]] = []
         for _ in range(steps):
-            self.forward([Run(row.pages, [row.next_id], row.position) for row in rows])
-            ids, log_probs = self.draw(range(len(rows)), [row.draw for row in rows])
+            self.forward([Chunk(row.pages, [row.next_id], row.position) for row in rows])
+            ids, log_probs = self.sample(range(len(rows)), [row.sampling for row in rows])
             all_ids.append(ids)
             all_log_probs.append(log_probs)
             for row, new_id in zip(rows, ids, strict=True):
                 row.next_id = new_id
                 row.position += 1
-                row.draw.counter += 1
+                row.sampling.counter += 1
             if any(new_id in row.ends for row, new_id in zip(rows, ids, strict=True)):
                 break
         return all_ids, all_log_probs

@@ -62,8 +62,8 @@ stop_request = StopRequest()
 def saving_first() -> Iterator[None]:
     """Inside a program that is not Trine's own: a signal lets what runs here save and stop, then has its usual effect.
 
-    So Ctrl-C ends in a KeyboardInterrupt after the save. In another thread than the main one, which alone hears
-    signals, nothing changes.
+    So Ctrl-C ends in a KeyboardInterrupt after the save. In another thread than the main one, which alone
+    receives signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

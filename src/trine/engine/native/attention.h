@@ -16,17 +16,17 @@ template <class C> struct Cache {
     const int32_t* pages;    // of this row
     int64_t kv_heads, head_dim, head;
 
-    int64_t place(int64_t block) const { return (pages[block] * kv_heads + head) * head_dim * PAGE; }
+    int64_t offset(int64_t block) const { return (pages[block] * kv_heads + head) * head_dim * PAGE; }
     int64_t block_bytes() const { return head_dim * PAGE * sizeof(C); }
 };
 
-// Scores of R queries against positions [0, length), then their softmax, in place; masked places become 0.
+// Scores of R queries against positions [0, length), then their softmax, in place; masked positions become 0.
 template <int R, class C>
 inline void weigh(const Cache<C>& cache, const float* const* queries, const int64_t* lengths, int64_t length,
                   float* scores, int64_t stride) {
     for (int64_t block = 0; block * PAGE < length; block++) {
-        const C* keys = cache.keys + cache.place(block);
-        if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.place(block + 1), cache.block_bytes());
+        const C* keys = cache.keys + cache.offset(block);
+        if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.offset(block + 1), cache.block_bytes());
         floats sums[R][4] = {};
         for (int64_t i = 0; i < cache.head_dim; i += 4)
             for (int part = 0; part < 4; part++) {
@@ -58,8 +58,8 @@ template <int R, int V, class C, class Out>
 inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int64_t length, int64_t first, Out* const* out) {
     floats sums[R][V] = {};
     for (int64_t block = 0; block * PAGE < length; block++) {
-        const C* value = cache.values + cache.place(block) + first;
-        if ((block + 1) * PAGE < length) prefetch(cache.values + cache.place(block + 1), cache.block_bytes());
+        const C* value = cache.values + cache.offset(block) + first;
+        if ((block + 1) * PAGE < length) prefetch(cache.values + cache.offset(block + 1), cache.block_bytes());
         for (int64_t s = block * PAGE; s < std::min(length, (block + 1) * PAGE); s++, value += cache.head_dim)
             for (int v = 0; v < V; v++) {
                 floats part = load(value + v * LANES);

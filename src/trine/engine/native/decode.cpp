@@ -27,19 +27,19 @@ struct Model {
 };
 
 // Consecutive new tokens of one row.
-struct Run {
+struct Chunk {
     int64_t first, count, start;  // first of the batch's tokens, how many, position of the first
     const int32_t* pages;
 };
 
 struct Batch {
-    int64_t tokens, runs, selected;
+    int64_t tokens, chunks, selected;
     const int64_t* ids;
-    const Run* run;
+    const Chunk* chunk;
     const int64_t* select;   // tokens whose logits are wanted
-    const int64_t* targets;  // null, or of each selected token the one that follows, to be scored
-    float temperature;       // of the scores
-    float* log_probs;        // [selected], the scores
+    const int64_t* targets;  // null, or of each selected token the one that follows, whose log-probabilities are wanted
+    float temperature;       // of the log-probabilities
+    float* log_probs;        // [selected]
 };
 
 struct Rows {
@@ -51,7 +51,7 @@ struct Rows {
 };
 
 struct Unit {
-    const Run* run;
+    const Chunk* chunk;
     int64_t head, first, count;
 };
 
@@ -90,8 +90,8 @@ static void rotate(float* head, const float* cosine, const float* sine, int64_t 
 
 // One head of one new token: QK-norm, rotation, the query's scale; keys and values go to their page.
 template <class C>
-static void place_head(const Model& m, const Layer& layer, const Run& run, int64_t offset, int64_t head, float* vector) {
-    int64_t d = m.head_dim, position = run.start + offset;
+static void store_head(const Model& m, const Layer& layer, const Chunk& chunk, int64_t offset, int64_t head, float* vector) {
+    int64_t d = m.head_dim, position = chunk.start + offset;
     bool query = head < m.heads, key = !query && head < m.heads + m.kv_heads;
     const float* scale = query ? layer.q_norm : key ? layer.k_norm : nullptr;
     if (scale) normalize_head(vector, scale, d, (float)m.epsilon);
@@ -103,12 +103,12 @@ static void place_head(const Model& m, const Layer& layer, const Run& run, int64
         return;
     }
     int64_t kv_head = (head - m.heads) % m.kv_heads, slot = position % PAGE;
-    int64_t place = (run.pages[position / PAGE] * m.kv_heads + kv_head) * d * PAGE;
+    int64_t base = (chunk.pages[position / PAGE] * m.kv_heads + kv_head) * d * PAGE;
     for (int64_t i = 0; i < d; i += LANES) {
         C rounded[LANES];
-        store(key ? rounded : (C*)layer.values + place + slot * d + i, load(vector + i));
+        store(key ? rounded : (C*)layer.values + base + slot * d + i, load(vector + i));
         if (key)
-            for (int lane = 0; lane < LANES; lane++) ((C*)layer.keys)[place + (i + lane) * PAGE + slot] = rounded[lane];
+            for (int lane = 0; lane < LANES; lane++) ((C*)layer.keys)[base + (i + lane) * PAGE + slot] = rounded[lane];
     }
 }
 
@@ -117,7 +117,7 @@ template <class C, class Out>
 static void attend_unit(const Model& m, const Layer& layer, const Unit& unit, std::vector<float>& scores, Out* mixed) {
     int64_t group = m.heads / m.kv_heads, stride = padded(m.max_positions);
     int64_t in_row = padded((m.heads + 2 * m.kv_heads) * m.head_dim), out_row = padded(m.heads * m.head_dim);
-    Cache<C> cache{(const C*)layer.keys, (const C*)layer.values, unit.run->pages, m.kv_heads, m.head_dim, unit.head};
+    Cache<C> cache{(const C*)layer.keys, (const C*)layer.values, unit.chunk->pages, m.kv_heads, m.head_dim, unit.head};
     const float* queries[MAX_QUERIES];
     int64_t lengths[MAX_QUERIES];
     Out* out[MAX_QUERIES];
@@ -126,9 +126,9 @@ static void attend_unit(const Model& m, const Layer& layer, const Unit& unit, st
         int64_t many = std::min<int64_t>(MAX_QUERIES, unit.count * group - index);
         for (int64_t r = 0; r < many; r++) {
             int64_t offset = unit.first + (index + r) / group, head = unit.head * group + (index + r) % group;
-            queries[r] = m.qkv + (unit.run->first + offset) * in_row + head * m.head_dim;
-            out[r] = mixed + (unit.run->first + offset) * out_row + head * m.head_dim;
-            lengths[r] = unit.run->start + offset + 1;
+            queries[r] = m.qkv + (unit.chunk->first + offset) * in_row + head * m.head_dim;
+            out[r] = mixed + (unit.chunk->first + offset) * out_row + head * m.head_dim;
+            lengths[r] = unit.chunk->start + offset + 1;
         }
         switch (many) {
             case 4: attend<4>(cache, queries, lengths, scores.data(), stride, out); break;
@@ -141,22 +141,22 @@ static void attend_unit(const Model& m, const Layer& layer, const Unit& unit, st
 
 static std::vector<Unit> units_of(const Model& m, const Batch& batch) {
     std::vector<Unit> units;
-    for (int64_t r = 0; r < batch.runs; r++)
-        for (int64_t first = 0; first < batch.run[r].count; first += PAGE)
+    for (int64_t r = 0; r < batch.chunks; r++)
+        for (int64_t first = 0; first < batch.chunk[r].count; first += PAGE)
             for (int64_t head = 0; head < m.kv_heads; head++)
-                units.push_back({batch.run + r, head, first, std::min<int64_t>(PAGE, batch.run[r].count - first)});
+                units.push_back({batch.chunk + r, head, first, std::min<int64_t>(PAGE, batch.chunk[r].count - first)});
     return units;
 }
 
 static void embed(const Model& m, const Batch& batch) {
 #pragma omp for
-    for (int64_t r = 0; r < batch.runs; r++)
-        for (int64_t t = 0; t < batch.run[r].count; t++) {
-            int64_t token = batch.run[r].first + t;
+    for (int64_t r = 0; r < batch.chunks; r++)
+        for (int64_t t = 0; t < batch.chunk[r].count; t++) {
+            int64_t token = batch.chunk[r].first + t;
             float* x = m.residual + token * padded(m.width);
             const float* word = m.embedding + batch.ids[token] * m.width;
-            const float* place = m.positions ? m.positions + (batch.run[r].start + t) * m.width : nullptr;
-            for (int64_t i = 0; i < m.width; i++) x[i] = word[i] + (place ? place[i] : 0.0f);
+            const float* position = m.positions ? m.positions + (batch.chunk[r].start + t) * m.width : nullptr;
+            for (int64_t i = 0; i < m.width; i++) x[i] = word[i] + (position ? position[i] : 0.0f);
         }
 }
 
@@ -177,12 +177,12 @@ static void attention_half(const Model& m, const Layer& layer, const Batch& batc
         for (int v = 0; v < VECTORS; v++) store(m.qkv + t * row + panel * PANEL + v * LANES, sums[v]);
     });
 #pragma omp barrier
-    for (int64_t r = 0; r < batch.runs; r++) {
-        const Run& run = batch.run[r];
+    for (int64_t r = 0; r < batch.chunks; r++) {
+        const Chunk& chunk = batch.chunk[r];
 #pragma omp for nowait
-        for (int64_t i = 0; i < run.count * heads; i++)
-            place_head<C>(m, layer, run, i / heads, i % heads,
-                          m.qkv + (run.first + i / heads) * row + i % heads * m.head_dim);
+        for (int64_t i = 0; i < chunk.count * heads; i++)
+            store_head<C>(m, layer, chunk, i / heads, i % heads,
+                          m.qkv + (chunk.first + i / heads) * row + i % heads * m.head_dim);
     }
 #pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
@@ -225,7 +225,7 @@ template <class W> static void read_logits(const Model& m, const int64_t* select
 #pragma omp barrier
 }
 
-static void score(const Model& m, const Batch& batch, int64_t first, int64_t count) {
+static void write_log_probs(const Model& m, const Batch& batch, int64_t first, int64_t count) {
 #pragma omp for
     for (int64_t i = 0; i < count; i++)
         batch.log_probs[first + i] = log_probability(m.logits + i * padded(m.vocabulary), m.vocabulary,
@@ -245,7 +245,7 @@ template <class W, class C> static void forward(const Model& m, const Batch& bat
         for (int64_t first = 0; first < batch.selected; first += m.logit_rows) {
             int64_t count = std::min(m.logit_rows, batch.selected - first);
             read_logits<W>(m, batch.select + first, count);
-            if (batch.targets) score(m, batch, first, count);
+            if (batch.targets) write_log_probs(m, batch, first, count);
         }
     }
 }
@@ -255,8 +255,8 @@ extern "C" {
 // Whether bf16 weights meet bf16 inputs, or floats.
 int64_t trine_has_bf16_product() { return std::is_same<Input<bf16>, bf16>::value; }
 
-// Logits of the selected tokens into m->logits, [selected][padded vocabulary]; with targets their scores, and of the logits
-// the last. int8 weights keep a bf16 cache.
+// Logits of the selected tokens into m->logits, [selected][padded vocabulary]; with targets the targets' log-probabilities,
+// and logits of the last m->logit_rows rows at most. int8 weights keep a bf16 cache.
 void trine_forward(const Model* m, const Batch* batch) {
     switch (m->weight_bytes) {
         case 4: forward<float, float>(*m, *batch); break;
@@ -265,30 +265,30 @@ void trine_forward(const Model* m, const Batch* batch) {
     }
 }
 
-// Row i of m->logits at places[i] draws with (seeds, counters, temperatures)[i].
-void trine_sample(const Model* m, int64_t count, const int64_t* places, const int64_t* seeds, const int64_t* counters,
+// Samples from row indices[i] of m->logits with (seeds, counters, temperatures)[i].
+void trine_sample(const Model* m, int64_t count, const int64_t* indices, const int64_t* seeds, const int64_t* counters,
                   const float* temperatures, int64_t* ids, float* log_probs) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)m->threads)
     for (int64_t i = 0; i < count; i++) {
-        const float* logits = m->logits + places[i] * padded(m->vocabulary);
-        SampledToken drawn = draw(logits, m->vocabulary, temperatures[i], uniform(seeds[i], counters[i]));
-        ids[i] = drawn.id;
-        log_probs[i] = drawn.log_prob;
+        const float* logits = m->logits + indices[i] * padded(m->vocabulary);
+        SampledToken token = sample_token(logits, m->vocabulary, temperatures[i], uniform(seeds[i], counters[i]));
+        ids[i] = token.id;
+        log_probs[i] = token.log_prob;
     }
 }
 
-// Up to `steps` tokens for every row, into ids and log_probs [steps][rows]; stops after the step in which a row drew one of
-// its end ids, or none could be drawn. Returns the steps made; rows' ids, positions and counters have moved on by them.
+// Up to `steps` tokens for every row, into ids and log_probs [steps][rows]; stops after the step in which a row sampled one
+// of its end ids, or none could be sampled. Returns the steps made, by which ids, positions and counters have advanced.
 int64_t trine_decode(const Model* m, Rows* rows, int64_t steps, int64_t* ids, float* log_probs) {
     int64_t n = rows->count;
-    std::vector<Run> runs(n);
-    std::vector<int64_t> places(n);
-    for (int64_t i = 0; i < n; i++) places[i] = i;
+    std::vector<Chunk> chunks(n);
+    std::vector<int64_t> indices(n);
+    for (int64_t i = 0; i < n; i++) indices[i] = i;
     for (int64_t step = 0; step < steps; step++) {
-        for (int64_t i = 0; i < n; i++) runs[i] = {i, 1, rows->positions[i], rows->pages[i]};
-        Batch batch{n, n, n, rows->ids, runs.data(), places.data(), nullptr, 1.0f, nullptr};
+        for (int64_t i = 0; i < n; i++) chunks[i] = {i, 1, rows->positions[i], rows->pages[i]};
+        Batch batch{n, n, n, rows->ids, chunks.data(), indices.data(), nullptr, 1.0f, nullptr};
         trine_forward(m, &batch);
-        trine_sample(m, n, places.data(), rows->seeds, rows->counters, rows->temperatures, ids + step * n,
+        trine_sample(m, n, indices.data(), rows->seeds, rows->counters, rows->temperatures, ids + step * n,
                      log_probs + step * n);
         bool ended = false;
         for (int64_t i = 0; i < n; i++) {

@@ -62,8 +62,8 @@ class ModelRecord(ctypes.Structure):
     )  # fmt: skip
 
 
-class RunRecord(ctypes.Structure):
-    """`Run` of decode.cpp."""
+class ChunkRecord(ctypes.Structure):
+    """`Chunk` of decode.cpp."""
 
     _fields_ = (
         ("first", ctypes.c_int64),
@@ -78,10 +78,10 @@ class BatchRecord(ctypes.Structure):
 
     _fields_ = (
         ("tokens", ctypes.c_int64),
-        ("runs", ctypes.c_int64),
+        ("chunks", ctypes.c_int64),
         ("selected", ctypes.c_int64),
         ("ids", ctypes.c_void_p),
-        ("run", ctypes.POINTER(RunRecord)),
+        ("chunk", ctypes.POINTER(ChunkRecord)),
         ("select", ctypes.c_void_p),
         ("targets", ctypes.c_void_p),
         ("temperature", ctypes.c_float),

@@ -1,7 +1,7 @@
 """The fast runner on CPUs: weights packed once into panels, a decoding step in one call without Python between layers.
 
 Its numbers are the plain runner's to rounding (tests/engine/test_native.py). In one respect they are better: no sum
-depends on what shares the batch, so a row's tokens are the same in any company, in bf16 too.
+depends on what shares the batch, so a row's tokens are the same in any batch, in bf16 too.
 """
 
 import ctypes
@@ -16,24 +16,24 @@ from torch import Tensor
 from trine.engine.memory import ALIGNMENT, Arena, large_zeros
 from trine.engine.native.library import (
     BatchRecord,
+    ChunkRecord,
     LayerRecord,
     MatrixRecord,
     ModelRecord,
     RowsRecord,
-    RunRecord,
     native_library,
 )
+from trine.engine.ngrams import MAX_DRAFT_TOKENS
 from trine.engine.pages import PAGE
 from trine.engine.quantization import quantize
-from trine.engine.runner import MAX_TOKENS, DecodeRow, DrawState, Run
-from trine.engine.speculation import MAX_DRAFT_TOKENS
+from trine.engine.runner import MAX_TOKENS, Chunk, DecodeRow, SamplingState
 from trine.model.config import ModelConfig
 from trine.model.kernels import rotary_table
 from trine.model.rope import rotary_frequencies
 from trine.runtime.errors import TrineError
 
 PANEL, LANES = 64, 16
-SCORED_ROWS = 192  # rows of logits at a time while scoring: each time the output table is read once
+LOG_PROB_ROWS = 192  # rows of logits at a time for log_probs: each time the output table is read once
 Precision = Literal["fp32", "bf16", "int8"]
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _CACHE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
@@ -60,7 +60,7 @@ class NativeRunner:
             head_dim=config.head_dim, mlp_width=config.mlp_width, vocabulary=config.vocab_size,
             layer_norm=config.norm == "layer", gated=config.mlp == "swiglu", weight_bytes=_BYTES[precision],
             threads=threads, max_positions=min(config.context, pages * PAGE),
-            logit_rows=max(rows, 1 + MAX_DRAFT_TOKENS, SCORED_ROWS), epsilon=config.norm_epsilon,
+            logit_rows=max(rows, 1 + MAX_DRAFT_TOKENS, LOG_PROB_ROWS), epsilon=config.norm_epsilon,
             layer=ctypes.cast(self.layers, ctypes.POINTER(LayerRecord)),
         )  # fmt: skip
         self._make_workspace(rows)
@@ -148,7 +148,7 @@ class NativeRunner:
             scale = arrange(scale)
         assert self._arena is not None
         arranged = arrange(weight)
-        packed = self._arena.place(_packed(arranged, self.precision))
+        packed = self._arena.put(_packed(arranged, self.precision))
         record = MatrixRecord(weight=packed.data_ptr(), outputs=len(arranged), inputs=weight.shape[1])
         if scale is not None:
             record.scale = self._keep(f"{name}.scale", scale)
@@ -159,56 +159,56 @@ class NativeRunner:
     # Running
 
     def clear(self) -> None:
-        """Nothing to do: the compiled step never reads a place that its row has not written."""
+        """Nothing to do: the compiled step never reads a slot that its row has not written."""
 
-    def forward(self, runs: Sequence[Run]) -> Tensor:
-        return self._kept["logits"][: self._run(runs), : self.config.vocab_size]
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        return self._kept["logits"][: self._run(chunks), : self.config.vocab_size]
 
-    def score(self, runs: Sequence[Run], targets: Sequence[int], temperature: float) -> list[float]:
-        wanted, scores = np.array(targets, dtype=np.int64), np.empty(len(targets), dtype=np.float32)
-        self._run(runs, targets=wanted.ctypes.data, temperature=temperature, log_probs=scores.ctypes.data)
-        return scores.tolist()
+    def log_probs(self, chunks: Sequence[Chunk], targets: Sequence[int], temperature: float) -> list[float]:
+        wanted, log_probs = np.array(targets, dtype=np.int64), np.empty(len(targets), dtype=np.float32)
+        self._run(chunks, targets=wanted.ctypes.data, temperature=temperature, log_probs=log_probs.ctypes.data)
+        return log_probs.tolist()
 
-    def _run(self, runs: Sequence[Run], **scoring: float) -> int:
+    def _run(self, chunks: Sequence[Chunk], **targets: float) -> int:
         """One pass over new tokens; how many of them were wanted."""
-        ids = np.concatenate([np.asarray(run.ids, dtype=np.int64) for run in runs])
+        ids = np.concatenate([np.asarray(chunk.ids, dtype=np.int64) for chunk in chunks])
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise TrineError(
                 f"token ids from {ids.min()} to {ids.max()} are not all in 0..{self.config.vocab_size - 1}"
             )
-        records = (RunRecord * len(runs))()
+        records = (ChunkRecord * len(chunks))()
         select, first = list[int](), 0
-        for record, run in zip(records, runs, strict=True):
-            record.first, record.count, record.start = first, len(run.ids), run.start
-            record.pages = run.pages.ctypes.data
-            first += len(run.ids)
-            select += range(first - run.wanted, first)
+        for record, chunk in zip(records, chunks, strict=True):
+            record.first, record.count, record.start = first, len(chunk.ids), chunk.start
+            record.pages = chunk.pages.ctypes.data
+            first += len(chunk.ids)
+            select += range(first - chunk.wanted, first)
         chosen = np.array(select, dtype=np.int64)
         batch = BatchRecord(
             tokens=first,
-            runs=len(runs),
+            chunks=len(chunks),
             selected=len(chosen),
             ids=ids.ctypes.data,
-            run=records,
+            chunk=records,
             select=chosen.ctypes.data,
-            **scoring,
+            **targets,
         )
         self.library.trine_forward(ctypes.byref(self.model), ctypes.byref(batch))
         return len(chosen)
 
-    def draw(self, places: Sequence[int], states: Sequence[DrawState]) -> tuple[list[int], list[float]]:
-        where = np.array(places, dtype=np.int64)
-        arrays = _DrawArrays(states)
-        ids, log_probs = np.empty(len(where), dtype=np.int64), np.empty(len(where), dtype=np.float32)
+    def sample(self, rows: Sequence[int], states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
+        row_indices = np.array(rows, dtype=np.int64)
+        arrays = _SamplingArrays(states)
+        ids, log_probs = np.empty(len(row_indices), dtype=np.int64), np.empty(len(row_indices), dtype=np.float32)
         self.library.trine_sample(
-            ctypes.byref(self.model), len(where), where.ctypes.data, arrays.seeds.ctypes.data,
+            ctypes.byref(self.model), len(row_indices), row_indices.ctypes.data, arrays.seeds.ctypes.data,
             arrays.counters.ctypes.data, arrays.temperatures.ctypes.data, ids.ctypes.data, log_probs.ctypes.data,
         )  # fmt: skip
         _check(ids)
         return ids.tolist(), log_probs.tolist()
 
     def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
-        arrays = _DrawArrays([row.draw for row in rows])
+        arrays = _SamplingArrays([row.sampling for row in rows])
         next_ids = np.array([row.next_id for row in rows], dtype=np.int64)
         positions = np.array([row.position for row in rows], dtype=np.int64)
         pages = (ctypes.c_void_p * len(rows))(*[row.pages.ctypes.data for row in rows])
@@ -228,12 +228,12 @@ class NativeRunner:
         for row, next_id in zip(rows, next_ids.tolist(), strict=True):
             row.next_id = next_id
             row.position += made
-            row.draw.counter += made
+            row.sampling.counter += made
         return ids[:made].tolist(), log_probs[:made].tolist()
 
 
-class _DrawArrays:
-    def __init__(self, states: Sequence[DrawState]) -> None:
+class _SamplingArrays:
+    def __init__(self, states: Sequence[SamplingState]) -> None:
         self.seeds = np.array([state.seed for state in states], dtype=np.int64)
         self.counters = np.array([state.counter for state in states], dtype=np.int64)
         self.temperatures = np.array([state.temperature for state in states], dtype=np.float32)

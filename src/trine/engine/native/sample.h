@@ -1,4 +1,4 @@
-// Drawing a token by inverse CDF: one uniform number of (seed, counter) looked up in the cumulative distribution.
+// Sampling a token by inverse CDF: one uniform number of (seed, counter) looked up in the cumulative distribution.
 // The mixing function is that of trine/runtime/seeds.py (SplitMix64's finaliser, Steele et al. 2014).
 #pragma once
 #include <algorithm>
@@ -41,7 +41,7 @@ inline float log_probability(const float* logits, int64_t vocabulary, float temp
     return (logits[target] - top) * inverse - std::log(sum(total));
 }
 
-inline SampledToken draw(const float* logits, int64_t vocabulary, float temperature, double point) {
+inline SampledToken sample_token(const float* logits, int64_t vocabulary, float temperature, double point) {
     float top = largest_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
     auto weight = [&](int64_t i) { return exponential((logits_at(logits, i, vocabulary) - top) * inverse); };
     auto segment_sum = [&](int64_t start) {
@@ -67,7 +67,7 @@ inline SampledToken draw(const float* logits, int64_t vocabulary, float temperat
         for (int64_t i = start; i < std::min(start + SEGMENT, vocabulary); i += LANES) {
             floats weights = weight(i);
             for (int lane = 0; lane < LANES; lane++) {
-                if (weights[lane] <= 0) continue;  // a token of probability 0 is never drawn
+                if (weights[lane] <= 0) continue;  // a token of probability 0 is never sampled
                 id = i + lane;
                 below += weights[lane];
                 if (below > target) goto found;

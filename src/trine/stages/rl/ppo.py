@@ -163,9 +163,7 @@ class PpoObjective:
         """Sample, score, and compute everything that stays fixed during the iteration's updates."""
         config = self.config
         self.engine.refresh()
-        rollouts = self.engine.generate(
-            self._choose_prompts(iteration), self._sampling(iteration), policy_version=iteration
-        )
+        rollouts = self.engine.generate(self._choose_prompts(iteration), self._sampling(iteration))
         scores = self.reward.score(rollouts, self.render)
         mask = response_mask(rollouts)
         old_log_probs, old_values, reference = (torch.zeros(mask.shape) for _ in range(3))

@@ -30,7 +30,7 @@ def expected_scores(model: Transformer, temperature: float) -> list[torch.Tensor
 def test_scores_are_the_trainers_log_probs(family: str, temperature: float, native: bool) -> None:
     model = tiny_model(family)
     engine = Engine(model, rows=2, native=native)
-    scores = engine.score(PROMPTS, RESPONSES, temperature)
+    scores = engine.log_probs(PROMPTS, RESPONSES, temperature)
     for found, expected in zip(scores, expected_scores(model, temperature), strict=True):
         assert_close(torch.tensor(found), expected, atol=3e-5, rtol=0)
     assert all_is_given_back(engine)
@@ -38,24 +38,26 @@ def test_scores_are_the_trainers_log_probs(family: str, temperature: float, nati
 
 @pytest.mark.parametrize("most", [1, 7, 40])
 def test_however_the_rows_are_cut_into_calls(most: int, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Engine(tiny_model(), native=native).score(PROMPTS, RESPONSES)
-    monkeypatch.setattr("trine.engine.scoring.MAX_TOKENS", most)
+    whole = Engine(tiny_model(), native=native).log_probs(PROMPTS, RESPONSES)
+    monkeypatch.setattr("trine.engine.log_probs.MAX_TOKENS", most)
     small = Engine(tiny_model(), native=native, cache_bytes=cache_of(tiny_config(), 4))
-    for found, expected in zip(small.score(PROMPTS, RESPONSES), whole, strict=True):
+    for found, expected in zip(small.log_probs(PROMPTS, RESPONSES), whole, strict=True):
         assert_close(torch.tensor(found), torch.tensor(expected), atol=3e-5, rtol=0)
 
 
 def test_what_was_sampled_scores_as_it_was_reported(native: bool) -> None:
     engine = Engine(tiny_model(), native=native)
     rollouts = engine.generate(PROMPTS, Sampling(12, seed=3))
-    scores = engine.score(PROMPTS, [rollout.response_ids for rollout in rollouts])
+    scores = engine.log_probs(PROMPTS, [rollout.response_ids for rollout in rollouts])
     for found, rollout in zip(scores, rollouts, strict=True):
         assert_close(torch.tensor(found), torch.tensor(rollout.log_probs), atol=1e-5, rtol=0)
 
 
 def test_more_rows_of_logits_than_fit_at_once_are_scored_in_parts(needs_native: None) -> None:
     prompts, responses = ragged_prompts((4,) * 40), ragged_prompts((20,) * 40, seed=90)
-    native, plain = (Engine(tiny_model(), rows=1, native=value).score(prompts, responses) for value in (True, False))
+    native, plain = (
+        Engine(tiny_model(), rows=1, native=value).log_probs(prompts, responses) for value in (True, False)
+    )
     assert_close(torch.tensor(native), torch.tensor(plain), atol=1e-5, rtol=0)
 
 
@@ -68,11 +70,11 @@ def test_prompts_and_responses_the_model_cannot_read_are_refused(native: bool) -
         ([1] * 60, [1] * 6, "context of 64"),
     ):
         with pytest.raises(TrineError, match=message):
-            engine.score([prompt], [response])
+            engine.log_probs([prompt], [response])
     with pytest.raises(TrineError, match="2 prompts come with 1 responses"):
-        engine.score([[1], [2]], [[1]])
+        engine.log_probs([[1], [2]], [[1]])
     with pytest.raises(TrineError, match="cache"):
-        Engine(tiny_model(), native=native, cache_bytes=cache_of(tiny_config(), 1)).score([[1] * 20], [[1]])
+        Engine(tiny_model(), native=native, cache_bytes=cache_of(tiny_config(), 1)).log_probs([[1] * 20], [[1]])
 
 
 def test_scoring_between_steps_leaves_running_requests_alone(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +84,6 @@ def test_scoring_between_steps_leaves_running_requests_alone(native: bool, monke
     request = engine.submit(PROMPTS[0], Sampling(30, seed=2))
     while not request.done:
         engine.step()
-        engine.score(PROMPTS, RESPONSES)
+        engine.log_probs(PROMPTS, RESPONSES)
     assert tuple(request.ids) == alone
     assert read

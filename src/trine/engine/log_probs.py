@@ -1,4 +1,4 @@
-"""How likely given responses are: every prompt and response read once, many rows at a time, no logits kept.
+"""Log-probabilities of given responses: every prompt and response read once, many rows at a time, no logits kept.
 
 Prompts that begin alike share their pages as in generation, so several responses to one prompt read it once.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from trine.engine.pages import PAGE, PagePool, page_digests
-from trine.engine.runner import MAX_TOKENS, Run, Runner
+from trine.engine.runner import MAX_TOKENS, Chunk, Runner
 from trine.runtime.errors import TrineError
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A prompt with a response whose tokens are scored. The last token of the response is never read."""
+class Continuation:
+    """A prompt with the response whose log-probabilities are wanted. The response's last token is never read."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
@@ -24,35 +24,42 @@ class Scored:
     def ids(self) -> tuple[int, ...]:
         return (*self.prompt, *self.response[:-1])
 
+    @property
+    def pages(self) -> int:
+        """How many pages it needs."""
+        return -(-len(self.ids) // PAGE)
 
-def score(runner: Runner, pool: PagePool, rows: Sequence[Scored], temperature: float) -> list[list[float]]:
+
+def response_log_probs(
+    runner: Runner, pool: PagePool, rows: Sequence[Continuation], temperature: float
+) -> list[list[float]]:
     """Log-probabilities of every response's tokens at `temperature`, of the model's own distribution."""
-    scores: list[list[float]] = []
+    found: list[list[float]] = []
     left = list(rows)
     while left:
         group, pages, starts = _take(pool, left)
         left = left[len(group) :]
         try:
-            scores += _score_group(runner, group, pages, starts, temperature)
+            found += _group_log_probs(runner, group, pages, starts, temperature)
         except BaseException:
             pool.forget()
             raise
         finally:
             for numbers in pages:
                 pool.release(numbers)
-    return scores
+    return found
 
 
-def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[list[int]], list[int]]:
-    """As many rows as a call's tokens and the free pages allow, at least one; their pages; where reading begins."""
-    taken: list[Scored] = []
+def _take(pool: PagePool, rows: Sequence[Continuation]) -> tuple[list[Continuation], list[list[int]], list[int]]:
+    """As many rows as a call's tokens and the free pages allow, at least one; their pages; first positions to read."""
+    taken: list[Continuation] = []
     pages: list[list[int]] = []
     starts: list[int] = []
     tokens = 0
     for row in rows:
         digests = page_digests(row.prompt[:-1])
         shared = pool.known_prefix(digests)
-        numbers = pool.acquire(shared, -(-len(row.ids) // PAGE) - len(shared))
+        numbers = pool.acquire(shared, row.pages - len(shared))
         if numbers is None:
             break
         pool.remember(numbers, digests)
@@ -67,21 +74,25 @@ def _take(pool: PagePool, rows: Sequence[Scored]) -> tuple[list[Scored], list[li
     return taken, pages, starts
 
 
-def _score_group(
-    runner: Runner, rows: Sequence[Scored], pages: Sequence[Sequence[int]], starts: Sequence[int], temperature: float
+def _group_log_probs(
+    runner: Runner,
+    rows: Sequence[Continuation],
+    pages: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    temperature: float,
 ) -> list[list[float]]:
     found: list[float] = []
-    for runs, targets in _calls(rows, pages, starts):
-        found += runner.score(runs, targets, temperature)
+    for chunks, targets in _calls(rows, pages, starts):
+        found += runner.log_probs(chunks, targets, temperature)
     ends = np.cumsum([len(row.response) for row in rows]).tolist()
     return [found[end - len(row.response) : end] for row, end in zip(rows, ends, strict=True)]
 
 
 def _calls(
-    rows: Sequence[Scored], pages: Sequence[Sequence[int]], starts: Sequence[int]
-) -> Iterator[tuple[list[Run], list[int]]]:
+    rows: Sequence[Continuation], pages: Sequence[Sequence[int]], starts: Sequence[int]
+) -> Iterator[tuple[list[Chunk], list[int]]]:
     """The rows cut into calls of at most `MAX_TOKENS` tokens, with the tokens that follow the wanted ones."""
-    runs: list[Run] = []
+    chunks: list[Chunk] = []
     targets: list[int] = []
     room = MAX_TOKENS
     for row, numbers, known in zip(rows, pages, starts, strict=True):
@@ -89,12 +100,12 @@ def _calls(
         while start < len(ids):
             end = min(len(ids), start + room)
             wanted = range(max(start, first_wanted), end)
-            runs.append(Run(np.array(numbers, dtype=np.int32), ids[start:end], start, wanted=len(wanted)))
-            targets += [row.response[place - first_wanted] for place in wanted]
+            chunks.append(Chunk(np.array(numbers, dtype=np.int32), ids[start:end], start, wanted=len(wanted)))
+            targets += [row.response[position - first_wanted] for position in wanted]
             room -= end - start
             start = end
             if room == 0:
-                yield runs, targets
-                runs, targets, room = [], [], MAX_TOKENS
-    if runs:
-        yield runs, targets
+                yield chunks, targets
+                chunks, targets, room = [], [], MAX_TOKENS
+    if chunks:
+        yield chunks, targets
