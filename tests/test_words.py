@@ -19,7 +19,7 @@ INSTEAD = {
     r"(?i)(?<!not )\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
     r"(?i)\bjudge[sd]?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
     r"(?i)\bcomparisons?\b|\bstages?[.:] ?compare\b|`compare`": "preferences, preference pairs",
-    r"\bcutting\b": "packing",
+    r"\bcutting\b(?! of)": "packing",
     r"\blam\b": "gae_lambda",
     r"\b(value_clip|dual_clip)\b|`clip`|\bclip=": "clip_range",
     r"\blength_(penalty|score)\b": "missing_eos_penalty, missing_eos_score",

@@ -26,7 +26,7 @@ inline floats logits_at(const float* logits, int64_t index, int64_t vocabulary) 
     return value;
 }
 
-inline float largest_of(const float* logits, int64_t vocabulary) {
+inline float max_of(const float* logits, int64_t vocabulary) {
     floats largest = spread(-INFINITY);
     for (int64_t i = 0; i < vocabulary; i += LANES) largest = maximum(largest, logits_at(logits, i, vocabulary));
     return maximum(largest);
@@ -34,7 +34,7 @@ inline float largest_of(const float* logits, int64_t vocabulary) {
 
 // log softmax(logits / temperature)[target]
 inline float log_probability(const float* logits, int64_t vocabulary, float temperature, int64_t target) {
-    float top = largest_of(logits, vocabulary), inverse = 1.0f / temperature;
+    float top = max_of(logits, vocabulary), inverse = 1.0f / temperature;
     floats total = {};
     for (int64_t i = 0; i < vocabulary; i += LANES)
         total += exponential((logits_at(logits, i, vocabulary) - top) * inverse);
@@ -42,7 +42,7 @@ inline float log_probability(const float* logits, int64_t vocabulary, float temp
 }
 
 inline SampledToken sample_token(const float* logits, int64_t vocabulary, float temperature, double point) {
-    float top = largest_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
+    float top = max_of(logits, vocabulary), inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
     auto weight = [&](int64_t i) { return exponential((logits_at(logits, i, vocabulary) - top) * inverse); };
     auto segment_sum = [&](int64_t start) {
         floats total = {};
