@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 
-from trine.cli.writing import Writer
+from trine.catalog.writer import Writer
 from trine.config.use import ChatConfig
 from trine.records import Message
 from trine.runtime.errors import TrineError
@@ -16,7 +16,7 @@ def talk(config: ChatConfig) -> None:
     """Read a line, answer it while it is written, until the input ends. Ctrl-C stops an answer."""
     writer = Writer(config, rows=1)
     chat = chat_format(writer.tokenizer)
-    budget = min(config.max_new_tokens, writer.context // 2)
+    budget = writer.chat_budget(config)
     opening = [] if config.system is None else [Message("system", config.system)]
     say("Write a line and press Enter; Ctrl-D leaves. \\n in a line stands for a line break.")
     turns: list[Message] = []
@@ -28,7 +28,7 @@ def talk(config: ChatConfig) -> None:
             say(f"error: {error}")
             turns.pop()
             continue
-        sampling = writer.sampling(chat.end_ids, derive_seed(config.seed, "chat", number), budget)
+        sampling = writer.sampling(config, chat.end_ids, seed=derive_seed(config.seed, "chat", number), budget=budget)
         turns.append(Message("assistant", _print_answer(writer.pieces(ids, sampling, chat.stream()))))
 
 

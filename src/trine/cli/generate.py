@@ -2,7 +2,7 @@
 
 import sys
 
-from trine.cli.writing import Writer
+from trine.catalog.writer import Writer
 from trine.config.use import GenerateConfig
 from trine.records import Message
 from trine.tokenizer.chat_format import chat_format
@@ -21,7 +21,7 @@ def write(config: GenerateConfig) -> None:
     else:
         ids, ends, opening = tokenizer.prompt_ids(text), tokenizer.stop_ids, text
         streams = [TextStream(tokenizer, skip="") for _ in range(config.samples)]
-    sampling = writer.sampling(ends, config.seed, config.max_new_tokens)
+    sampling = writer.sampling(config, ends)
     if config.samples == 1:
         for piece in writer.pieces(ids, sampling, streams[0]):
             sys.stdout.write(opening + piece)
@@ -30,4 +30,4 @@ def write(config: GenerateConfig) -> None:
         sys.stdout.write("\n")
         return
     for rollout, stream in zip(writer.engine.generate([ids], sampling, samples=config.samples), streams, strict=True):
-        sys.stdout.write(opening + writer.text(rollout.response_ids, stream) + "\n")
+        sys.stdout.write(opening + writer.text(rollout.response_ids, sampling, stream) + "\n")

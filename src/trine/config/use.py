@@ -8,11 +8,19 @@ from pydantic import Field
 from trine.config.base import Config, HardwareConfig, NonNegativeInt, PositiveFloat, PositiveInt, Share
 
 
-class WritingConfig(Config):
-    """A model and how to sample from it."""
+class OpenConfig(Config):
+    """A language model to open."""
 
     model: str
     """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    weights: Literal["compute", "int8"] = "compute"
+    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
+    hardware: HardwareConfig = HardwareConfig()
+
+
+class SamplingConfig(Config):
+    """How an answer is sampled, and when it ends."""
+
     max_new_tokens: PositiveInt = 64
     """maximum number of tokens to generate"""
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -27,11 +35,16 @@ class WritingConfig(Config):
     """above 1 makes tokens that already occurred less likely; unset: as for top_k"""
     stop_strings: tuple[str, ...] = ()
     """strings that end the answer and are not part of it"""
-    weights: Literal["compute", "int8"] = "compute"
-    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
+    json_schema: str | None = None
+    """JSON schema, as text, that the answer has to satisfy"""
+    regex: str | None = None
+    """regular expression that the whole answer has to match"""
     seed: NonNegativeInt = 0
     """the same seed gives the same answers"""
-    hardware: HardwareConfig = HardwareConfig()
+
+
+class WritingConfig(SamplingConfig, OpenConfig):
+    """A model and how to sample from it."""
 
 
 class GenerateConfig(WritingConfig):
@@ -43,10 +56,6 @@ class GenerateConfig(WritingConfig):
     """format the prompt by the model's chat template and answer it"""
     samples: PositiveInt = 1
     """number of answers"""
-    json_schema: str | None = None
-    """JSON schema, as text, that the answer has to satisfy"""
-    regex: str | None = None
-    """regular expression that the whole answer has to match"""
 
 
 class ChatConfig(WritingConfig):

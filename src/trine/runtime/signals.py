@@ -1,8 +1,12 @@
 """Graceful shutdown: Ctrl-C and SIGTERM ask the running loop to save and stop; a second one stops at once."""
 
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # torchrun and batch systems signal a whole process group and also forward the signal: a repetition within this time is
 # the same signal.
@@ -21,6 +25,10 @@ class StopRequest:
     """Remembers the first signal; the training loop checks it between steps."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """No signal has come."""
         self.received: int | None = None
         self._remote = False
         self._since = 0.0
@@ -48,3 +56,33 @@ class StopRequest:
 
 
 stop_request = StopRequest()
+
+
+@contextmanager
+def saving_first() -> Iterator[None]:
+    """Inside a program that is not Trine's own: a signal lets what runs here save and stop, then has its usual effect.
+
+    So Ctrl-C ends in a KeyboardInterrupt after the save. In another thread than the main one, which alone
+    receives signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop_request.forget()
+    stop_request.install()
+    try:
+        yield
+        stop_request.check()
+    except Interrupted as interruption:
+        _restore(before)
+        signal.raise_signal(interruption.signal_number)
+        raise
+    finally:
+        _restore(before)
+        stop_request.forget()
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

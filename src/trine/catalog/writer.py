@@ -1,16 +1,17 @@
-"""What `generate` and `chat` share: opening a model for writing, and its sampling settings.
+"""A model opened for writing, as `trine generate`, `trine chat` and `trine.load` share it, and its sampling settings.
 
 A setting that is not given is what the model's makers suggest (generation_config.json), else Trine's own default.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
-from trine.config.use import GenerateConfig, WritingConfig
+from trine.config.use import OpenConfig, SamplingConfig
 from trine.engine.answer_text import AnswerText
 from trine.engine.engine import Engine
 from trine.engine.sampling import Constraint, Sampling
+from trine.engine.worker import EngineWorker
 from trine.model.generation_config import GenerationDefaults
 from trine.runtime.errors import TrineError
 from trine.tokenizer.text_stream import TextStream
@@ -20,41 +21,56 @@ Number = TypeVar("Number", int, float)
 
 
 class Writer:
-    """A model with its engine."""
+    """A model with its engine::
 
-    def __init__(self, config: WritingConfig, *, rows: int) -> None:
-        self.config = config
+        writer = Writer(OpenConfig(model="runs/base"), rows=1)
+        ids = writer.tokenizer.prompt_ids("import")
+        sampling = writer.sampling(SamplingConfig(max_new_tokens=4), writer.tokenizer.stop_ids)
+        for piece in writer.pieces(ids, sampling, TextStream(writer.tokenizer, skip="")):
+            print(piece, end="")
+
+    `rows` is how many answers are written at a time; `shared` lets threads share the engine.
+    """
+
+    def __init__(self, config: OpenConfig, *, rows: int, shared: bool = False) -> None:
         self.opened: OpenedModel = open_language_model(config.model, open_hardware(config.hardware))
         self.tokenizer = self.opened.tokenizer
         self.context = self.opened.model.config.context
-        self.engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
+        engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
+        self.engine = EngineWorker(engine) if shared else engine
 
-    def sampling(self, eos_ids: Sequence[int], seed: int, budget: int) -> Sampling:
-        """The settings of one request."""
-        config, suggested = self.config, self.opened.generation
+    def sampling(
+        self, config: SamplingConfig, eos_ids: Sequence[int], *, seed: int | None = None, budget: int | None = None
+    ) -> Sampling:
+        """The settings of one request: the config's, but for a seed or a budget of the caller's."""
+        suggested = self.opened.generation
         return Sampling(
-            max_new_tokens=budget,
+            max_new_tokens=config.max_new_tokens if budget is None else budget,
             temperature=_temperature(config.temperature, suggested),
-            seed=seed,
+            seed=config.seed if seed is None else seed,
             eos_ids=tuple(dict.fromkeys((*eos_ids, *suggested.eos_token_ids))),
             stop_strings=config.stop_strings,
             top_k=_first(config.top_k, suggested.top_k, 0),
             top_p=_first(config.top_p, suggested.top_p, 1.0),
             min_p=_first(config.min_p, suggested.min_p, 0.0),
             repetition_penalty=_first(config.repetition_penalty, suggested.repetition_penalty, 1.0),
-            constraint=_constraint(config) if isinstance(config, GenerateConfig) else None,
+            constraint=_constraint(config),
         )
 
-    def pieces(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> Iterator[str]:
+    def chat_budget(self, config: SamplingConfig) -> int:
+        """The token budget of an answer in a conversation: at most half of the model's context."""
+        return min(config.max_new_tokens, self.context // 2)
+
+    def pieces(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> Generator[str, None, None]:
         """One answer's text as it is written."""
-        answer = AnswerText(stream, self.config.stop_strings)
+        answer = AnswerText(stream, sampling.stop_strings)
         for new_ids in self.engine.stream(ids, sampling):
             yield answer.push(new_ids)
         yield answer.finish()
 
-    def text(self, ids: Sequence[int], stream: TextStream) -> str:
+    def text(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> str:
         """A whole answer's text, up to its stop string."""
-        answer = AnswerText(stream, self.config.stop_strings)
+        answer = AnswerText(stream, sampling.stop_strings)
         return answer.push(ids) + answer.finish()
 
 
@@ -68,7 +84,7 @@ def _first(given: Number | None, suggested: Number | None, otherwise: Number) ->
     return next(value for value in (given, suggested, otherwise) if value is not None)
 
 
-def _constraint(config: GenerateConfig) -> Constraint | None:
+def _constraint(config: SamplingConfig) -> Constraint | None:
     if config.json_schema is not None and config.regex is not None:
         raise TrineError("json_schema and regex are both given; an answer can have one form only")
     if config.json_schema is not None:

@@ -1,0 +1,272 @@
+# Written by `python -m trine.api.stub`; a test compares.
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from trine.api.completion import Completion as Completion
+from trine.api.model import Model as Model
+from trine.api.model import load as load
+from trine.api.recipes import RecipeResult as RecipeResult
+from trine.api.recipes import Report as Report
+from trine.api.reward import Reward as Reward
+from trine.api.reward import load_reward as load_reward
+from trine.api.stages import Result as Result
+from trine.config.base import HardwareConfig as HardwareConfig
+from trine.config.base import LoopConfig as LoopConfig
+from trine.config.base import OptimizerConfig as OptimizerConfig
+from trine.config.corpus import CorpusConfig as CorpusConfig
+from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.rl import KlConfig as KlConfig
+from trine.config.text import ModelShape as ModelShape
+from trine.records import Message as Message
+from trine.runtime.errors import TrineError as TrineError
+
+_Path = str | os.PathLike[str]
+
+__version__: str
+
+def train_tokenizer(
+    out: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    corpus: CorpusConfig | Mapping[str, Any] = ...,
+    vocab_size: int = ...,
+    max_bytes: int = ...,
+) -> Result:
+    """Train a byte-level BPE tokenizer on a corpus."""
+
+def shards(
+    out: _Path,
+    tokenizer: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    corpus: CorpusConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Encode a corpus once into memory-mapped token shards, for any number of pretraining runs."""
+
+def pretrain(
+    out: _Path,
+    tokenizer: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    corpus: CorpusConfig | Mapping[str, Any] = ...,
+    depth: int | None = ...,
+    tokens_per_parameter: float = ...,
+    shards: _Path | None = ...,
+    packing: Literal["packed", "windows", "stream"] = ...,
+    model: ModelShape | Mapping[str, Any] = ...,
+    tokens: int = ...,
+    epochs: float | None = ...,
+    row_tokens: int = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    evaluation_tokens: int = ...,
+    recompute_blocks: bool = ...,
+    compile: Literal["auto", "on", "off"] = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    sample_prompts: Sequence[str] = ...,
+    sample_tokens: int = ...,
+    push_to_hub: str | None = ...,
+    push_private: bool = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Train a GPT from scratch on plain text."""
+
+def functions(
+    out: _Path,
+    tokenizer: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    corpus: CorpusConfig | Mapping[str, Any] = ...,
+    max_prompt_tokens: int = ...,
+    max_response_tokens: int = ...,
+    min_response_tokens: int = ...,
+    held_out_reward_share: float = ...,
+) -> Result:
+    """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
+
+def finetune(
+    out: _Path,
+    model: _Path,
+    examples: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    held_out: _Path | None = ...,
+    epochs: float = ...,
+    row_tokens: int = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    prompt_weight: float = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Fine-tune a model on prompts and answers, packed several to a row."""
+
+def preferences(
+    out: _Path,
+    model: _Path,
+    examples: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    held_out: _Path | None = ...,
+    samples: int = ...,
+    held_out_samples: int = ...,
+    max_prompts: int = ...,
+    mismatched_share: float = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    rows: int = ...,
+) -> Result:
+    """Make preference pairs without a labeller: chosen is the answer a person wrote, rejected one the model samples."""
+
+def reward(
+    out: _Path,
+    model: _Path,
+    preferences: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    held_out: _Path | None = ...,
+    epochs: float = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    margin: float = ...,
+    normalize: bool = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Train a reward model on preference pairs (pairwise ranking loss)."""
+
+def ppo(
+    out: _Path,
+    model: _Path,
+    prompts: _Path,
+    reward: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    critic: Literal["shared", "policy", "reward"] = ...,
+    critic_warmup: int = ...,
+    iterations: int = ...,
+    batch_size: int = ...,
+    minibatch_size: int = ...,
+    micro_batch_size: int = ...,
+    epochs: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    gamma: float = ...,
+    gae_lambda: float = ...,
+    clip_range: float | None = ...,
+    dual_clip_range: float | None = ...,
+    value_clip_range: float | None = ...,
+    value_weight: float = ...,
+    entropy_weight: float = ...,
+    missing_eos_penalty: float = ...,
+    missing_eos_score: float | None = ...,
+    kl: KlConfig | Mapping[str, Any] = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Improve a policy against a reward by PPO, held near a reference by KL."""
+
+def control(
+    environment: str,
+    *,
+    out: _Path = ...,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    algorithm: Literal["reinforce", "actor_critic", "ppo"] = ...,
+    environment_options: Mapping[str, Any] = ...,
+    environments: int = ...,
+    fresh_environments: bool = ...,
+    total_steps: int = ...,
+    rollout_steps: int | None = ...,
+    gamma: float = ...,
+    gae_lambda: float = ...,
+    truncation: Literal["bootstrap", "terminal"] = ...,
+    epochs: int = ...,
+    minibatches: int = ...,
+    clip_range: float | None = ...,
+    dual_clip_range: float | None = ...,
+    value_clip_range: float | None = ...,
+    value_weight: float = ...,
+    entropy_weight: float = ...,
+    normalize_advantages: Literal["rollout", "minibatch", "none"] = ...,
+    normalize_observations: bool = ...,
+    normalize_rewards: bool = ...,
+    hidden: Sequence[int] = ...,
+    evaluation_episodes: int = ...,
+    film: bool = ...,
+    resume: Literal["exact", "new_episodes"] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
+
+def evaluate(
+    out: _Path,
+    before: _Path,
+    after: _Path,
+    base: _Path,
+    reward: _Path,
+    held_out_reward: _Path,
+    prompts: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    samples: int = ...,
+    shown: int = ...,
+) -> Result:
+    """Compare a policy before and after PPO on held-out prompts."""
+
+def run(
+    recipe: str,
+    out: _Path,
+    *,
+    minutes: float | None = ...,
+    depth: int | None = ...,
+    push_to_hub: str | None = ...,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+) -> RecipeResult:
+    """Run a recipe: its stages in order, finished ones skipped, then the report."""
+
+def quickstart(
+    *,
+    out: _Path = ...,
+    minutes: float = ...,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+) -> RecipeResult:
+    """The three steps that made ChatGPT on Python code: tokenizer, GPT, reward model, PPO, report."""
+
+def write_report(
+    out: _Path,
+    *,
+    plots: bool = ...,
+) -> Report:
+    """Draw the report of a recipe's run folders: report.html, and the same as text."""
