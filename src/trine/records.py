@@ -3,8 +3,8 @@
 Token ids are plain Python integers here; tensors begin inside the rooms.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -39,12 +39,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answer to learn from; `name` says where it came from, `group` splits train from held-out."""
+    """A prompt and the answer to learn from.
+
+    `name` says where it came from, `group` splits train from held-out, `columns` are the record's other fields.
+    """
 
     prompt: tuple[Message, ...]
     response: str
     name: str = ""
     group: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,57 @@ class Term:
             raise ValueError("a maximum is logged, not trained on: give it weight 0")
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one prompt, as a reward sees it.
+
+    `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`: the policy's token ids, of
+    use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of the prompt's record.
+    """
+
+    prompt: tuple[Message, ...]
+    response: str
+    ended: bool = True
+    prompt_ids: tuple[int, ...] = ()
+    response_ids: tuple[int, ...] = ()
+    tokenizer: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What somebody said of the answers to one prompt: exactly one of `label`, `score` and `ranking`.
+
+    `label`: whether the only answer is good. `score`: how good it is. `ranking`: groups of places in `answers`, best
+    first; answers of one group are tied, and a pair is a ranking of two: ((0,), (1,)). Answers that no group names were
+    not ranked. `judge` says who judged, `weight` how much it counts.
+    """
+
+    prompt: tuple[Message, ...]
+    answers: tuple[Answer, ...]
+    label: bool | None = None
+    score: float | None = None
+    ranking: tuple[tuple[int, ...], ...] | None = None
+    judge: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("label", "score", "ranking") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a judgement is one of label, score and ranking, not {given or 'none of them'}")
+        if self.ranking is None and len(self.answers) != 1:
+            raise ValueError(f"a {given[0]} is of one answer, not of {len(self.answers)}")
+        places = sorted(place for group in self.ranking or () for place in group)
+        if places != sorted(set(places) & set(range(len(self.answers)))):
+            raise ValueError(f"ranking={self.ranking} does not name each of {len(self.answers)} answers once at most")
+
+    @classmethod
+    def pair(cls, prompt: tuple[Message, ...], chosen: Answer, rejected: Answer) -> "Judgement":
+        """A preference pair."""
+        return cls(prompt, (chosen, rejected), ranking=((0,), (1,)))
+
+
 class EncodeArray(Protocol):
     """Text to token ids, as `data` sees a tokenizer: special tokens in the text stay ordinary text."""
 
     def __call__(self, text: str) -> "NDArray[np.uint32]": ...
-
-
-Render = Callable[[Rollout], tuple[str, str]]
-"""From a rollout to (prompt text, response text), for rewards that read text."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import trine
 
 ROOT = Path(trine.__file__).parent
-CONTROL = [*(ROOT / "agents").rglob("*.py"), *(ROOT / "stages" / "control").rglob("*.py")]
-TEXT = [path for path in (ROOT / "stages").rglob("*.py") if path not in CONTROL]
+BOTH = ROOT / "stages" / "policy_gradient.py"
+CONTROL = [*(ROOT / "agents").rglob("*.py"), *(ROOT / "stages" / "control").rglob("*.py"), BOTH]
+TEXT = [path for path in (ROOT / "stages").rglob("*.py") if path not in CONTROL or path == BOTH]
 Function = tuple[str, str]
 """Module of `algorithms` and name."""
 

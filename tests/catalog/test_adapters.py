@@ -170,12 +170,13 @@ def test_with_adapters_off_the_policy_is_its_own_reference(family: str) -> None:
     model = PolicyWithValue(with_adapters(policy_of(family, torch.float32)))
     objective = collected(PpoObjective(model, model.policy, plain.reward, plain.prompts, plain.chat, plain.config))
     plain.reference = policy_of(family, torch.float32)
-    layout = objective.layout(objective.experience.rollouts)
+    padded = objective.pad(objective.experience.rollouts)
     with torch.no_grad():
-        found, expected = objective._reference_log_probs(layout), plain._reference_log_probs(layout)
+        found, expected = objective.reference_log_probs(padded), plain.reference_log_probs(padded)
     assert torch.equal(found, expected)
-    assert abs(objective.observations()["kl"]) > 0.01
-    assert objective.observations()["engine_difference"] < 1e-4
+    observed = objective.observations()
+    assert abs(observed["kl"]) > 0.01
+    assert observed["engine_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("critic", ["shared", "policy", "reward"])

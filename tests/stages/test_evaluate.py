@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from trine.rewards.reward import ModelReward
 
 from tests.conftest import PLAIN_CPU, evaluate_config
 from trine.catalog.loading import open_hardware, open_model, open_score_model
 from trine.data.files import read_examples, write_examples
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
-from trine.rewards.reward import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.runtime.seeds import derive_seed

@@ -15,9 +15,10 @@ from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import KlConfig, PpoConfig
 from trine.model.heads import PolicyWithValue
 from trine.model.transformer import Transformer
-from trine.records import Message, Render, Rollout
-from trine.stages.rl.experience import Layout, final_scores, response_mask
+from trine.records import Answer, Message, Rollout
+from trine.stages.rl.experience import PaddedRollouts, final_scores, response_mask
 from trine.stages.rl.ppo import PpoObjective
+from trine.stages.rl.prompts import Prompt, choose_prompts
 
 END, BUDGET, VOCABULARY = 3, 8, 320
 QUESTIONS = (
@@ -35,8 +36,8 @@ QUESTIONS = (
 class LengthReward:
     """A score of one's own for every response, that reads token ids."""
 
-    def score(self, rollouts: Sequence[Rollout], render: Render) -> Tensor:
-        return torch.tensor([0.1 * len(one.response_ids) + 0.01 * (one.response_ids[0] % 7) for one in rollouts])
+    def score(self, answers: Sequence[Answer]) -> Tensor:
+        return torch.tensor([0.1 * len(one.response_ids) + 0.01 * (one.response_ids[0] % 7) for one in answers])
 
 
 def policy_of(family: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
@@ -60,7 +61,8 @@ def objective_of(
     model = PolicyWithValue(policy, None if critic == "shared" else policy_of(family, dtype, seed=2))
     scramble(model.value_head, seed=5)
     chat = tiny_chat()
-    prompts = [chat.prompt_ids([Message("user", question)]) for question in QUESTIONS]
+    questions = [(Message("user", question),) for question in QUESTIONS]
+    prompts = [Prompt(tuple(chat.prompt_ids(messages)), messages) for messages in questions]
     reference = policy_of(family, dtype, seed=1).requires_grad_(False)
     return PpoObjective(model, reference, LengthReward(), prompts, chat, config)
 
@@ -195,13 +197,13 @@ def test_gradients_weigh_tokens_alike_in_short_and_long_responses() -> None:
 def test_extra_padding_changes_neither_gradients_nor_experience(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = collected(objective_of())
     padded = objective_of()
-    layout = padded.layout
+    pad = padded.pad
 
-    def wider(rollouts: Sequence[Rollout]) -> Layout:
-        narrow = layout(rollouts)
+    def wider(rollouts: Sequence[Rollout]) -> PaddedRollouts:
+        narrow = pad(rollouts)
         return replace(narrow, ids=torch.nn.functional.pad(narrow.ids, (0, 9), value=77))
 
-    monkeypatch.setattr(padded, "layout", wider)
+    monkeypatch.setattr(padded, "pad", wider)
     collected(padded)
     for name in ("old_log_probs", "old_values", "reference_log_probs", "advantages", "returns"):
         assert_close(getattr(padded.experience, name), getattr(plain.experience, name), atol=1e-5, rtol=1e-5)
@@ -311,8 +313,8 @@ def test_every_epoch_takes_every_response_once_in_an_order_of_its_own() -> None:
 
 
 def test_every_prompt_is_used_once_before_any_is_used_again() -> None:
-    objective = objective_of(batch_size=4, minibatch_size=4)
-    chosen = [tuple(prompt) for iteration in range(4) for prompt in objective._choose_prompts(iteration)]
+    prompts = [Prompt((number,)) for number in range(8)]
+    chosen = [prompt for iteration in range(4) for prompt in choose_prompts(prompts, 4, iteration, seed=0)]
     assert len(set(chosen[:8])) == len(set(chosen[8:])) == 8
     assert chosen[:8] != chosen[8:]
 
@@ -324,6 +326,7 @@ def test_an_iteration_samples_from_the_weights_of_the_moment_and_only_its_first_
     assert objective.experience is first
     disturb(objective)
     objective.batches(4)
+    assert objective.iteration == 1
     names = {each.weights for experience in (first, objective.experience) for each in experience.rollouts}
     assert len(names) == 2
     assert objective.observations()["engine_difference"] < 1e-5
@@ -343,10 +346,10 @@ def test_a_step_against_the_gradient_raises_the_objective() -> None:
 
     def weighted_log_prob() -> float:
         experience = objective.experience
-        layout = objective.layout(experience.rollouts)
+        padded = objective.pad(experience.rollouts)
         with torch.no_grad():
-            hidden = objective.model.policy(layout.ids)[layout.rows, layout.columns]
-            log_probs, _ = token_log_probs(hidden, objective.model.policy.output_weight, layout.targets)
+            hidden = objective.model.policy(padded.ids)[padded.rows, padded.columns]
+            log_probs, _ = token_log_probs(hidden, objective.model.policy.output_weight, padded.targets)
         return float((log_probs * experience.flat(experience.advantages, rows)).sum())
 
     before, found = weighted_log_prob(), gradients(objective, [rows])
@@ -356,7 +359,7 @@ def test_a_step_against_the_gradient_raises_the_objective() -> None:
     assert weighted_log_prob() > before
 
 
-def test_a_steered_coefficient_never_falls_below_its_least() -> None:
+def test_an_adaptive_coefficient_never_falls_below_its_minimum() -> None:
     objective = objective_of(kl=KlConfig(coefficient=0.15, target=1e6, horizon=8.0, min_coefficient=0.14))
     objective.batches(0)
     assert objective.state()["kl_coefficient"] == 0.14

@@ -9,14 +9,12 @@ from trine.config.base import (
     Config,
     HardwareConfig,
     LoopConfig,
-    NonNegativeFloat,
     NonNegativeInt,
     OptimizerConfig,
-    PositiveFloat,
     PositiveInt,
     Share,
-    StageConfig,
 )
+from trine.config.policy_gradient import PolicyGradientConfig
 
 Algorithm = Literal["reinforce", "actor_critic", "ppo"]
 
@@ -35,7 +33,7 @@ ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class ControlConfig(StageConfig):
+class ControlConfig(PolicyGradientConfig):
     """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
     environment: str
@@ -58,25 +56,11 @@ class ControlConfig(StageConfig):
     """steps of each copy between updates; null: twice the environment's time limit, which is reinforce's default"""
     gamma: Share = 0.99
     """discount"""
-    gae_lambda: Share = 0.95
-    """GAE's lambda"""
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
     """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal
     counts it as ended, as older implementations do"""
-    epochs: PositiveInt = 4
-    """passes over each rollout"""
     minibatches: PositiveInt = 4
     """updates in each pass"""
-    clip_range: PositiveFloat | None = 0.2
-    """how far the probability ratio may move; null: not bounded, the plain policy gradient"""
-    dual_clip_range: PositiveFloat | None = None
-    """bound on the loss where the advantage is negative; null is plain PPO"""
-    value_clip_range: PositiveFloat | None = None
-    """how far a value may move from the old one; null is plain squared error"""
-    value_weight: NonNegativeFloat = 0.5
-    """weight of the value loss; reinforce has none"""
-    entropy_weight: NonNegativeFloat = 0.0
-    """weight of the entropy bonus"""
     normalize_advantages: Literal["rollout", "minibatch", "none"] = "rollout"
     """to mean 0 and variance 1: over the rollout (biased variance, as on text), each minibatch (unbiased), or not"""
     normalize_observations: bool = False

@@ -9,21 +9,28 @@ from trine.records import Example, Message, PreferencePair, Role
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_numbered_jsonl, write_jsonl
 
+EXAMPLE_FIELDS = ("prompt", "response", "name", "group")
 ROLES: tuple[str, ...] = get_args(Role)
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    write_jsonl(path, [asdict(example) for example in examples])
+    write_jsonl(path, [_example_row(example) for example in examples])
+
+
+def _example_row(example: Example) -> dict[str, Any]:
+    row = asdict(example)
+    return row | row.pop("columns")
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Rows with `prompt` (a string or a list of {role, content}) and `response`."""
+    """Rows with `prompt` (a string or a list of {role, content}) and `response`; other fields are kept as `columns`."""
     return [
         Example(
             _messages(row, path, number),
             _string(row, "response", path, number),
             name=str(row.get("name", f"{path}:{number}")),
             group=str(row.get("group", f"{path}:{number}")),
+            columns={key: value for key, value in row.items() if key not in EXAMPLE_FIELDS},
         )
         for number, row in read_numbered_jsonl(path)
     ]

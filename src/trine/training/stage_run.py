@@ -15,6 +15,7 @@ from torch import nn
 from trine.catalog.adapters import begin_lora
 from trine.catalog.loading import open_hardware, open_model
 from trine.catalog.locating import find_model
+from trine.catalog.rewards import is_function
 from trine.config.base import LoopConfig, OptimizerConfig, StageConfig
 from trine.config.lora import LoraConfig
 from trine.model.config import ModelConfig
@@ -125,5 +126,4 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
 def _fingerprint(value: Path | str) -> str:
     if isinstance(value, Path):
         return fingerprint(value)
-    is_function = ":" in value and not Path(value).exists()
-    return value if is_function else fingerprint(find_model(value))
+    return value if is_function(value) else fingerprint(find_model(value))

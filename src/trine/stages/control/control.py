@@ -8,7 +8,6 @@ episode it surely sees to the end; actor-critic takes one update from a rollout;
 `docs/policy-gradients.md` walks through it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +25,6 @@ from trine.agents.network import ActorInference, Agent, initialize
 from trine.agents.normalization import Moments, RewardScale
 from trine.agents.rollouts import Trajectories, collect, complete_episodes, compute_advantages
 from trine.algorithms.masked import explained_variance, masked_whiten
-from trine.algorithms.ppo import clipped_policy_loss, clipped_value_loss
 from trine.catalog.loading import open_hardware
 from trine.config.control import ControlConfig
 from trine.records import Term
@@ -35,6 +33,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for, seed_torch
 from trine.stages.control.results import evaluate_agent, film_agent
+from trine.stages.policy_gradient import policy_terms, value_term
+from trine.training.iterations import IterationObjective
 from trine.training.loop import Loop
 from trine.training.run_folder import RunFolder, open_run
 
@@ -60,7 +60,7 @@ class TrainingBatch:
         return len(self.actions)
 
 
-class ControlObjective:
+class ControlObjective(IterationObjective[TrainingBatch]):
     """The loss of a minibatch of steps; the first step of an iteration plays the rollout."""
 
     name = "control"
@@ -69,6 +69,7 @@ class ControlObjective:
         self, agent: Agent, environments: Environments, description: AgentDescription, config: ControlConfig,
         device: torch.device,
     ) -> None:  # fmt: skip
+        super().__init__(config.epochs, config.minibatches)
         self.agent, self.environments, self.config, self.device = agent, environments, config, device
         self.description = description
         self.rollout_steps = _rollout_steps(config, environments.time_limit)
@@ -76,24 +77,23 @@ class ControlObjective:
         self.playing = ActorInference(agent)
         self.moments = Moments(environments.observation_size) if config.normalize_observations else None
         self.reward_scale = RewardScale(config.environments, config.gamma) if config.normalize_rewards else None
-        self.steps_per_iteration = config.epochs * config.minibatches
         self.unseen: Trajectories | None = None
-        self.lesson: TrainingBatch | None = None
-        self.shuffled: TrainingBatch | None = None
-        self.observed: dict[str, float] = {}
+        self._collected: TrainingBatch | None = None
+        self._shuffled: TrainingBatch | None = None
 
     # The loop's side
 
-    def batches(self, step: int) -> Sequence[TrainingBatch]:
-        iteration, inner = divmod(step, self.steps_per_iteration)
-        epoch, minibatch = divmod(inner, self.config.minibatches)
-        if inner == 0:
-            self.lesson = self._collect(iteration)
-        assert self.lesson is not None
+    def start_iteration(self, iteration: int) -> None:
+        """Play a rollout, and compute everything that stays fixed during the iteration's updates."""
+        self._collected = self._collect(iteration)
+
+    def micro_batches(self, iteration: int, epoch: int, minibatch: int) -> list[TrainingBatch]:
+        """One part of the iteration's steps, in an order of the epoch's own."""
+        assert self._collected is not None
         if minibatch == 0:
-            self.shuffled = self.lesson.ordered(self._order(iteration, epoch, len(self.lesson)))
-        assert self.shuffled is not None
-        return [self.shuffled.part(rows) for rows in [self._slices(len(self.shuffled))[minibatch]]]
+            self._shuffled = self._collected.ordered(self._order(iteration, epoch, len(self._collected)))
+        assert self._shuffled is not None
+        return [self._shuffled.part(self._slices(len(self._shuffled))[minibatch])]
 
     def _order(self, iteration: int, epoch: int, count: int) -> Tensor:
         """A fresh permutation for every pass."""
@@ -115,22 +115,9 @@ class ControlObjective:
         advantages = batch.advantages
         if config.normalize_advantages == "minibatch" and len(batch) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        policy = clipped_policy_loss(
-            log_probs,
-            batch.old_log_probs,
-            advantages,
-            clip_range=config.clip_range,
-            dual_clip_range=config.dual_clip_range,
-        )
-        terms = {
-            "policy": Term(policy.loss),
-            "entropy": Term(entropy.sum(), -config.entropy_weight),
-            "clip_fraction": Term(policy.clipped, weight=0.0),
-            "approximate_kl": Term(policy.approximate_kl, weight=0.0),
-        }
+        terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
         if self.agent.has_critic:
-            value = clipped_value_loss(values, batch.old_values, batch.returns, clip_range=config.value_clip_range)
-            terms["value"] = Term(value, config.value_weight)
+            terms["value"] = value_term(values, batch.old_values, batch.returns, config)
         return terms
 
     def evaluate(self, final: bool) -> dict[str, Any]:
@@ -145,9 +132,6 @@ class ControlObjective:
             say(f"   not measured: {error}", style="yellow")
             return {}
         return {"deterministic_return": fmean(episode.total for episode in episodes)}
-
-    def may_save(self, step: int) -> bool:
-        return step % self.steps_per_iteration == 0
 
     def state(self) -> dict[str, Any]:
         """Of between two iterations: where the copies are, and the moments with all that was seen."""
@@ -169,14 +153,6 @@ class ControlObjective:
         if self.reward_scale is not None:
             self.reward_scale.restore(state["reward_scale"])
 
-    def observations(self) -> dict[str, float]:
-        """An iteration's figures once, with the first of its updates that is taken."""
-        observed, self.observed = self.observed, {}
-        return observed
-
-    def describe_batch(self, step: int) -> dict[str, Any]:
-        return {"iteration": step // self.steps_per_iteration}
-
     # An iteration's rollout
 
     def _collect(self, iteration: int) -> TrainingBatch:
@@ -190,10 +166,10 @@ class ControlObjective:
         rewards = rollout.rewards
         if self.reward_scale is not None:
             rewards = self.reward_scale.scaled(rewards, rollout.ends)
-        lesson = self._lesson(rollout, torch.from_numpy(rewards).float().reshape(-1))
+        batch = self._training_batch(rollout, torch.from_numpy(rewards).float().reshape(-1))
         self.unseen = rollout
-        self._observe(iteration, rollout, lesson)
-        return self._whitened(self._with_old_log_probs(lesson, iteration))
+        self._observe(iteration, rollout, batch)
+        return self._whitened(self._with_old_log_probs(batch, iteration))
 
     def _take_in(self) -> None:
         """The last rollout's observations, now that nothing is learned from it any more."""
@@ -213,7 +189,7 @@ class ControlObjective:
         return values.cpu()
 
     @torch.no_grad()
-    def _lesson(self, rollout: Trajectories, rewards: Tensor) -> TrainingBatch:
+    def _training_batch(self, rollout: Trajectories, rewards: Tensor) -> TrainingBatch:
         """Steps, values, advantages and returns, on the networks' device; log-probabilities are to come."""
         config = self.config
         inputs, values = self._inputs(rollout.observations), self._values(rollout.observations)
@@ -223,43 +199,43 @@ class ControlObjective:
             gamma=config.gamma, gae_lambda=config.gae_lambda, bootstrap=config.truncation == "bootstrap",
         )  # fmt: skip
         actions = torch.from_numpy(rollout.actions.reshape(len(rewards), *rollout.actions.shape[2:]))
-        lesson = TrainingBatch(inputs, actions, torch.empty_like(values), values, advantages, returns)
+        batch = TrainingBatch(inputs, actions, torch.empty_like(values), values, advantages, returns)
         if config.algorithm == "reinforce":
             assert self.environments.time_limit is not None
-            lesson = lesson.ordered(complete_episodes(rollout, self.environments.time_limit))
-        return TrainingBatch(*(getattr(lesson, name).to(self.device) for name in lesson.__dataclass_fields__))
+            batch = batch.ordered(complete_episodes(rollout, self.environments.time_limit))
+        return TrainingBatch(*(getattr(batch, name).to(self.device) for name in batch.__dataclass_fields__))
 
     @torch.no_grad()
-    def _with_old_log_probs(self, lesson: TrainingBatch, iteration: int) -> TrainingBatch:
+    def _with_old_log_probs(self, batch: TrainingBatch, iteration: int) -> TrainingBatch:
         """From the minibatches of the first pass: other rows beside a row would change its last bits."""
-        order = self._order(iteration, 0, len(lesson))
-        ordered = lesson.ordered(order)
-        for rows in self._slices(len(lesson)):
+        order = self._order(iteration, 0, len(batch))
+        ordered = batch.ordered(order)
+        for rows in self._slices(len(batch)):
             part = ordered.part(rows)
             outputs, _ = self.agent(part.observations)
-            lesson.old_log_probs[order[rows]] = self.distribution.log_probs_and_entropy(outputs, part.actions)[0]
-        return lesson
+            batch.old_log_probs[order[rows]] = self.distribution.log_probs_and_entropy(outputs, part.actions)[0]
+        return batch
 
-    def _whitened(self, lesson: TrainingBatch) -> TrainingBatch:
+    def _whitened(self, batch: TrainingBatch) -> TrainingBatch:
         if self.config.normalize_advantages == "rollout":
-            everything = torch.ones_like(lesson.advantages, dtype=torch.bool)
-            lesson.advantages.copy_(masked_whiten(lesson.advantages, everything))
-        return lesson
+            everything = torch.ones_like(batch.advantages, dtype=torch.bool)
+            batch.advantages.copy_(masked_whiten(batch.advantages, everything))
+        return batch
 
-    def _observe(self, iteration: int, rollout: Trajectories, lesson: TrainingBatch) -> None:
+    def _observe(self, iteration: int, rollout: Trajectories, batch: TrainingBatch) -> None:
         steps = rollout.rewards.size
         self.observed = {
             "iteration": float(iteration),
             "environment_steps": float((iteration + 1) * steps),
-            "used_share": len(lesson) / steps,
+            "used_share": len(batch) / steps,
             "episodes": float(len(rollout.episodes)),
         }
         if rollout.episodes:
             self.observed["episode_return"] = fmean(episode.total for episode in rollout.episodes)
             self.observed["episode_length"] = fmean(episode.length for episode in rollout.episodes)
         if self.agent.has_critic:
-            everything = torch.ones_like(lesson.returns, dtype=torch.bool)
-            self.observed["explained_variance"] = explained_variance(lesson.old_values, lesson.returns, everything)
+            everything = torch.ones_like(batch.returns, dtype=torch.bool)
+            self.observed["explained_variance"] = explained_variance(batch.old_values, batch.returns, everything)
 
 
 def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | None:

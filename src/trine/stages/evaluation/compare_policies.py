@@ -1,10 +1,10 @@
 """What PPO changed: the policy before and after, on held-out prompts.
 
-Both answer the same prompts with the same seeds. Reported: scores of the reward it learned from and of a judge it
-never saw, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
+Both answer the same prompts with the same seeds. Reported: scores of the reward it learned from and of a held-out
+reward model, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
-from trine.records import Example, Message, Rollout
-from trine.rewards.reward import ModelReward
+from trine.records import Answer, Example, Message, Rollout
+from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar
 from trine.runtime.seeds import derive_seed
-from trine.stages.rl.experience import lay_out
+from trine.stages.rl.experience import pad_rollouts
+from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import fingerprint, open_run
@@ -41,11 +42,15 @@ FUNCTION_PROMPT = 'def print_hello_world():\n    """Print \'Hello, World!\' to t
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One policy's rollouts and their texts, a row per prompt and sample."""
+class Side:
+    """One policy's rollouts and its answers, a row per prompt and sample."""
 
     rollouts: list[Rollout]
-    texts: list[str]
+    answers: list[Answer]
+
+    @property
+    def texts(self) -> list[str]:
+        return [answer.response for answer in self.answers]
 
 
 def run(config: EvaluateConfig) -> Path:
@@ -64,58 +69,67 @@ def run(config: EvaluateConfig) -> Path:
         before, tokenizer = open_model(config.before, hardware)
         after, _ = open_model(config.after, hardware)
         chat = chat_format(tokenizer)
-        answers = {
+        sides = {
             "before": _answer(before, examples, chat, config),
             "after": _answer(after, examples, chat, config),
             "person": _persons(examples, chat),
         }
         scores = {
-            reward: _score(getattr(config, reward), answers, tokenizer, hardware)
+            reward: _score(getattr(config, reward), sides, tokenizer, hardware)
             for reward in ("reward", "held_out_reward")
         }
-        results = _figures(answers, scores, examples)
-        results["kl"] = _kl(after, before, answers["after"].rollouts, config.temperature, tokenizer.pad)
+        results = _figures(sides, scores, examples)
+        results["kl"] = _kl(after, before, sides["after"].rollouts, config.temperature, tokenizer.pad)
         results["completions"] = _completions(config, chat, before, after, hardware)
-        write_jsonl(folder.path / "samples.jsonl", _samples(examples, answers, scores, config.shown))
+        write_jsonl(folder.path / "samples.jsonl", _samples(examples, sides, scores, config.shown))
         folder.finish(results)
     return folder.path
 
 
-def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Answers:
+def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Side:
     sampling = Sampling(
         config.max_new_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=chat.end_ids
     )
     with progress_bar("answering", len(examples)) as bar:
         prompts = [chat.prompt_ids(example.prompt) for example in examples]
         rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance_or_stop)
-    return Answers(rollouts, [chat.text(rollout.response_ids) for rollout in rollouts])
+    return _side(rollouts, examples, chat)
 
 
-def _persons(examples: list[Example], chat: Chat) -> Answers:
+def _side(rollouts: list[Rollout], examples: list[Example], chat: Chat) -> Side:
+    answers = [
+        Prompt(rollout.prompt_ids, example.prompt, example.columns).answer(rollout, chat)
+        for example, rollout in zip(examples, rollouts, strict=True)
+    ]
+    return Side(rollouts, answers)
+
+
+def _persons(examples: list[Example], chat: Chat) -> Side:
     """What people wrote, as if it had been sampled: the measure of every figure."""
     rollouts = [
         Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
         for example in examples
     ]
-    return Answers(rollouts, [example.response for example in examples])
+    side = _side(rollouts, examples, chat)
+    return replace(side, answers=[replace(a, response=e.response) for a, e in zip(side.answers, examples, strict=True)])
 
 
 def _score(
-    name: str, answers: dict[str, Answers], policy_tokenizer: Tokenizer, hardware: Hardware
+    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware
 ) -> dict[str, list[float]]:
     model, tokenizer = open_score_model(name, hardware)
     reward = ModelReward(model, tokenizer)
-    rollouts = [rollout for side in answers.values() for rollout in side.rollouts]
+    rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
     reward.check_reads(policy_tokenizer, longest, name)
-    return {side_name: reward.score(side.rollouts, lambda _: ("", "")).tolist() for side_name, side in answers.items()}
+    return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 
 def _figures(
-    answers: dict[str, Answers], scores: dict[str, dict[str, list[float]]], examples: list[Example]
+    sides: dict[str, Side], scores: dict[str, dict[str, list[float]]], examples: list[Example]
 ) -> dict[str, Any]:
     results: dict[str, Any] = {"prompts": len(examples), "scores": scores}
-    for name, side in answers.items():
+    for name, side in sides.items():
         results[name] = {
             **{reward: mean_median_deviation(scores[reward][name]) for reward in scores},
             "parsing": _parsing(side, examples),
@@ -133,7 +147,7 @@ def _figures(
     return results
 
 
-def _parsing(side: Answers, examples: list[Example]) -> dict[str, float]:
+def _parsing(side: Side, examples: list[Example]) -> dict[str, float]:
     check: ParseCheck = check_parsing(
         (example.prompt[-1].content, text, rollout.ended)
         for example, text, rollout in zip(examples, side.texts, side.rollouts, strict=True)
@@ -152,10 +166,10 @@ def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], te
     """Mean over responses of the sum over tokens of log policy - log reference, nats."""
     total = 0.0
     for start in range(0, len(rollouts), ROWS_AT_ONCE):
-        layout = lay_out(rollouts[start : start + ROWS_AT_ONCE], pad, policy.output_weight.device)
+        padded = pad_rollouts(rollouts[start : start + ROWS_AT_ONCE], pad, policy.output_weight.device)
         logs = [
             target_log_probs(
-                model(layout.ids)[layout.rows, layout.columns], model.output_weight, layout.targets, temperature
+                model(padded.ids)[padded.rows, padded.columns], model.output_weight, padded.targets, temperature
             )
             for model in (policy, reference)
         ]
@@ -184,7 +198,7 @@ def _completions(
 
 
 def _samples(
-    examples: list[Example], answers: dict[str, Answers], scores: dict[str, dict[str, list[float]]], shown: int
+    examples: list[Example], sides: dict[str, Side], scores: dict[str, dict[str, list[float]]], shown: int
 ) -> list[dict[str, Any]]:
     """Every n-th prompt: nothing is chosen by how it looks."""
     every = max(1, len(examples) // shown)
@@ -200,7 +214,7 @@ def _samples(
                     "reward": scores["reward"][name][index],
                     "held_out_reward": scores["held_out_reward"][name][index],
                 }
-                for name, side in answers.items()
+                for name, side in sides.items()
             },
         }
         for index in range(0, every * shown, every)

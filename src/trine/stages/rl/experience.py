@@ -1,4 +1,4 @@
-"""What one PPO iteration learns from: rollouts, laid out for the trainer, with their scores and advantages.
+"""What one iteration of online RL learns from: rollouts as tensors, with their scores and advantages.
 
 Rows are prompt + response, right-padded: causality keeps the padding out, so padding changes nothing.
 Shapes: B responses, T row length, R longest response, N response tokens of all rows (row by row).
@@ -10,15 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trine.algorithms.advantages import generalized_advantages
-from trine.algorithms.masked import explained_variance, masked_mean, masked_whiten
-from trine.algorithms.text_rewards import token_rewards
+from trine.algorithms.masked import explained_variance, masked_mean
 from trine.data.packing import pad
 from trine.records import Rollout
 
 
 @dataclass(frozen=True)
-class Layout:
+class PaddedRollouts:
     """Rollouts as tensors: `ids` [B, T]; response token n of all N is predicted at (`rows`[n], `columns`[n])."""
 
     ids: Tensor
@@ -27,7 +25,7 @@ class Layout:
     targets: Tensor
 
 
-def lay_out(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> Layout:
+def pad_rollouts(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> PaddedRollouts:
     """The tensors of a (micro-)batch of rollouts."""
     ids, _ = pad([[*rollout.prompt_ids, *rollout.response_ids] for rollout in rollouts], pad_id)
     rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.response_ids])
@@ -35,15 +33,32 @@ def lay_out(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> L
         [len(rollout.prompt_ids) - 1 + t for rollout in rollouts for t in range(len(rollout.response_ids))]
     )
     targets = ids[rows, columns + 1]
-    return Layout(ids.to(device), rows.to(device), columns.to(device), targets.to(device))
+    return PaddedRollouts(ids.to(device), rows.to(device), columns.to(device), targets.to(device))
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """Of the policy that sampled, and of the reference: one number per response token, [B, R] or flat [N].
+
+    They come from the trainer's own forward pass, at the temperature of sampling.
+    """
+
+    old_log_probs: Tensor
+    old_values: Tensor
+    reference_log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class UpdateBatch(TokenFigures):
+    """What an update learns from, flat: every tensor is [N], on the device of the policy."""
+
+    advantages: Tensor
+    returns: Tensor
 
 
 @dataclass(frozen=True)
 class Experience:
-    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
-
-    `old_log_probs`, `old_values`, `reference_log_probs` come from the trainer's own forward pass.
-    """
+    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU."""
 
     rollouts: list[Rollout]
     scores: Tensor
@@ -59,6 +74,11 @@ class Experience:
         chosen = list(rows)
         return values[chosen][self.mask[chosen]]
 
+    def update_batch(self, rows: Sequence[int], device: torch.device) -> UpdateBatch:
+        """The response tokens of `rows`."""
+        names = UpdateBatch.__dataclass_fields__
+        return UpdateBatch(**{name: self.flat(getattr(self, name), rows).to(device) for name in names})
+
 
 def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
     """[B, R]: which places hold response tokens."""
@@ -66,36 +86,25 @@ def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
     return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
 
 
+def fill_rows(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:
+    """Write flat [N] values of `rows` into their places of `padded` [B, R]."""
+    chosen = list(rows)
+    block = padded[chosen]
+    block[mask[chosen]] = flat.cpu()
+    padded[chosen] = block
+
+
 def final_scores(
     scores: Tensor, rollouts: Sequence[Rollout], missing_eos_penalty: float, missing_eos_score: float | None
 ) -> Tensor:
-    """Scores with the price of running out of budget: subtracted, or put in their place."""
+    """Scores [B]; one without an end token pays the penalty, or has `missing_eos_score` in place of the reward's."""
     cut = torch.tensor([not rollout.ended for rollout in rollouts])
     if missing_eos_score is not None:
         scores = torch.where(cut, missing_eos_score, scores)
     return torch.where(cut, scores - missing_eos_penalty, scores)
 
 
-def advantages_of(
-    scores: Tensor,
-    log_ratios: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    *,
-    kl_coefficient: float,
-    gamma: float,
-    gae_lambda: float,
-) -> tuple[Tensor, Tensor]:
-    """Whitened advantages and unwhitened returns [B, R]; every response is terminal, cut ones too."""
-    rewards = token_rewards(scores, log_ratios, mask, kl_coefficient)
-    nothing_follows = torch.zeros(len(values))
-    advantages, returns = generalized_advantages(
-        rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda, final_values=nothing_follows
-    )
-    return masked_whiten(advantages, mask), returns
-
-
-def statistics_of(experience: Experience) -> dict[str, float]:
+def rollout_statistics(experience: Experience) -> dict[str, float]:
     """What to watch of an iteration; every mean is over responses, or over response tokens."""
     scores, mask = experience.scores, experience.mask
     log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)

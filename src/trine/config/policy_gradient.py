@@ -1,0 +1,24 @@
+"""What every policy gradient can be told, on text and on control tasks: the base of their configs."""
+
+from trine.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Share, StageConfig
+
+
+class PolicyGradientConfig(StageConfig):
+    """Advantages and losses of PPO and of the algorithms beside it."""
+
+    gamma: Share = 1.0
+    """discount factor"""
+    gae_lambda: Share = 0.95
+    """lambda of generalized advantage estimation: 1 is the return less the value, 0 one step of it"""
+    epochs: PositiveInt = 4
+    """passes over each iteration's rollouts"""
+    clip_range: PositiveFloat | None = 0.2
+    """how far the probability ratio may move from 1; null: unclipped, the plain policy gradient"""
+    dual_clip_range: PositiveFloat | None = None
+    """where the advantage is negative, the loss is at most this many times it (Ye et al. 2020); null is plain PPO"""
+    value_clip_range: PositiveFloat | None = None
+    """how far a value may move from the old one; null is plain squared error"""
+    value_weight: NonNegativeFloat = 0.5
+    """weight of the value loss"""
+    entropy_weight: NonNegativeFloat = 0.0
+    """weight of the entropy bonus"""

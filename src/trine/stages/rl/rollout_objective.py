@@ -1,0 +1,216 @@
+"""Online RL on text as five steps, which PPO, GRPO, RLOO and REINFORCE++ share.
+
+An algorithm is a subclass that says two things: how advantages are made of scores (step 4) and what the loss of an
+update is (step 5). `start_iteration` reads top to bottom:
+
+    1 sample    2 score    3 log-probabilities and values    4 advantages    5 epochs x minibatches of updates
+
+Invariants: the old log-probabilities are the trainer's own, taken in the very micro-batches of the first epoch, so that
+the first ratio is exactly 1. Temperature is the same wherever a log-probability is taken. Dropout does not exist in
+Trine's models. Everything random is a function of (seed, iteration).
+"""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trine.algorithms.text_kl import adapted_kl_coefficient
+from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
+from trine.config.rl import PpoConfig
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+from trine.model.heads import PolicyWithValue
+from trine.model.lora import lora_off
+from trine.model.transformer import Transformer
+from trine.records import Rollout, Term
+from trine.rewards.base import Reward
+from trine.runtime.seeds import derive_seed, generator_for
+from trine.stages.rl.experience import (
+    Experience,
+    PaddedRollouts,
+    TokenFigures,
+    UpdateBatch,
+    fill_rows,
+    final_scores,
+    pad_rollouts,
+    response_mask,
+    rollout_statistics,
+)
+from trine.stages.rl.prompts import Prompt, choose_prompts
+from trine.tokenizer.chat_format import Chat
+from trine.training.iterations import IterationObjective
+
+
+class RolloutObjective(IterationObjective[list[int]]):
+    """Iterations of rollouts and updates; a micro-batch is a list of rows of the current iteration's experience.
+
+    `reference` may be the policy itself when that has LoRA adapters: its frozen base is what it started from.
+    """
+
+    def __init__(
+        self,
+        model: PolicyWithValue,
+        reference: Transformer,
+        reward: Reward,
+        prompts: Sequence[Prompt],
+        chat: Chat,
+        config: PpoConfig,
+    ) -> None:
+        super().__init__(config.epochs, config.batch_size // config.minibatch_size)
+        self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
+        self.chat, self.config = chat, config
+        self.engine = Engine(model.policy, rows=config.batch_size)
+        self.device = model.policy.output_weight.device
+        self.kl_coefficient = self.next_kl_coefficient = config.kl.coefficient
+        self.iteration = 0
+        self._experience: Experience | None = None
+
+    # What an algorithm decides
+
+    @abstractmethod
+    def advantages(
+        self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and returns [B, R] of scores [B] and of what is known of every token [B, R]."""
+
+    @abstractmethod
+    def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
+        """The terms of an update on N response tokens; all tensors are [N]."""
+
+    # An iteration, top to bottom
+
+    def start_iteration(self, iteration: int) -> None:
+        """Steps 1 to 4: all that stays fixed during the iteration's updates."""
+        config, self.iteration = self.config, iteration
+        self.kl_coefficient = self.next_kl_coefficient
+
+        # 1. Sample responses from the policy as it is now. GRPO and RLOO: several a prompt, a group.
+        rollouts, prompts = self.sample(iteration)
+
+        # 2. Score them: a reward model, a function, any `Reward`.
+        answers = [prompt.answer(rollout, self.chat) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        scores = self.reward.score(answers)
+
+        # 3. Log-probabilities of policy and reference, and the critic's values. Without a critic the values are unused.
+        mask = response_mask(rollouts)
+        figures = self.token_figures(rollouts, mask, iteration)
+
+        # 4. Advantages. PPO: GAE over tokens, against the critic's values. GRPO: the score less its group's mean, over
+        #    the group's deviation, for every token alike. RLOO: the score less the mean of the others in its group.
+        paid = final_scores(scores, rollouts, config.missing_eos_penalty, config.missing_eos_score)
+        advantages, returns = self.advantages(rollouts, paid, figures, mask)
+
+        # 5. Epochs x minibatches of updates: the loop asks `batches` for rows and `terms` for their loss. PPO: clipped
+        #    ratio and value loss. GRPO: the ratio and a KL term. RLOO: the plain policy gradient.
+        self._experience = Experience(
+            rollouts, scores, mask, figures.old_log_probs, figures.old_values, figures.reference_log_probs,
+            advantages, returns,
+        )  # fmt: skip
+        self._observe(iteration)
+
+    def sample(self, iteration: int) -> tuple[list[Rollout], list[Prompt]]:
+        """The iteration's responses, and the prompt of each."""
+        config = self.config
+        prompts = choose_prompts(self.prompts, config.batch_size, iteration, config.seed)
+        sampling = Sampling(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=derive_seed(config.seed, "rollout", iteration),
+            eos_ids=self.chat.end_ids,
+        )
+        self.engine.refresh()
+        return self.engine.generate([prompt.ids for prompt in prompts], sampling), prompts
+
+    @torch.no_grad()
+    def token_figures(self, rollouts: Sequence[Rollout], mask: Tensor, iteration: int) -> TokenFigures:
+        """One number per response token of every rollout, [B, R] on the CPU."""
+        old_log_probs, old_values, reference = (torch.zeros(mask.shape) for _ in range(3))
+        for rows in itertools.chain(*self._epoch(iteration, 0, rollouts)):
+            padded = self.pad([rollouts[row] for row in rows])
+            log_probs, _, values = self._forward(padded)
+            fill_rows(old_log_probs, mask, rows, log_probs)
+            fill_rows(old_values, mask, rows, values)
+            fill_rows(reference, mask, rows, self.reference_log_probs(padded))
+        return TokenFigures(old_log_probs, old_values, reference)
+
+    # Updates
+
+    def micro_batches(self, iteration: int, epoch: int, minibatch: int) -> list[list[int]]:
+        return self._epoch(iteration, epoch, self.experience.rollouts)[minibatch]
+
+    def counts(self, batch: list[int]) -> dict[str, float]:
+        tokens = float(self.experience.mask[batch].sum())
+        return dict.fromkeys(("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl"), tokens)
+
+    def terms(self, batch: list[int]) -> dict[str, Term]:
+        padded = self.pad([self.experience.rollouts[row] for row in batch])
+        update = self.experience.update_batch(batch, self.device)
+        log_probs, entropy, values = self._forward(padded)
+        peak = (log_probs - update.old_log_probs).detach().abs().max()
+        return {
+            **self.loss(log_probs, entropy, values, update),
+            "peak_log_ratio": Term(peak, weight=0.0, reduction="max"),
+        }
+
+    @property
+    def experience(self) -> Experience:
+        """What the current iteration learns from."""
+        if self._experience is None:
+            raise RuntimeError("no iteration has started: call batches with the first step of one")
+        return self._experience
+
+    def _epoch(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
+        """Row numbers by minibatch and micro-batch, a fresh permutation every epoch.
+
+        Within a minibatch rows are sorted by length, so that micro-batches hold little padding.
+        """
+        size, micro = self.config.minibatch_size, self.config.micro_batch_size
+        order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
+        lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
+        minibatches = [
+            sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)
+        ]
+        return [[rows[start : start + micro] for start in range(0, size, micro)] for rows in minibatches]
+
+    # Forward passes
+
+    def pad(self, rollouts: Sequence[Rollout]) -> PaddedRollouts:
+        return pad_rollouts(rollouts, self.chat.tokenizer.pad, self.device)
+
+    def _forward(self, padded: PaddedRollouts) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values [N] of the response tokens."""
+        hidden, values = self.model(padded.ids, padded.rows, padded.columns)
+        log_probs, entropy = token_log_probs(
+            hidden, self.model.policy.output_weight, padded.targets, self.config.temperature
+        )
+        return log_probs, entropy, values
+
+    def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
+        """Log-probabilities [N] of the response tokens under the reference."""
+        with lora_off(self.reference):
+            hidden = self.reference(padded.ids)[padded.rows, padded.columns]
+        return target_log_probs(hidden, self.reference.output_weight, padded.targets, self.config.temperature)
+
+    # State and figures
+
+    def state(self) -> dict[str, Any]:
+        return {"kl_coefficient": self.next_kl_coefficient}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.next_kl_coefficient = float(state["kl_coefficient"])
+
+    def _observe(self, iteration: int) -> None:
+        """Note the iteration's figures; the KL coefficient follows them in the next iteration."""
+        config = self.config
+        self.observed = {"iteration": float(iteration), **rollout_statistics(self.experience)}
+        self.observed["kl_coefficient"] = self.kl_coefficient
+        if config.kl.target is not None:
+            adapted = adapted_kl_coefficient(
+                self.kl_coefficient, self.observed["kl"],
+                target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_size,
+            )  # fmt: skip
+            self.next_kl_coefficient = max(config.kl.min_coefficient, adapted)

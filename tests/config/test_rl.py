@@ -1,0 +1,23 @@
+"""PPO's config refuses what cannot be trained, before anything is opened."""
+
+import pytest
+
+from trine.config.loading import validated
+from trine.config.rl import PpoConfig
+from trine.runtime.errors import TrineError
+
+GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "package.module:function"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 10, "minibatch_size": 4}, "batch_size=10 is not a multiple of minibatch_size=4"),
+        ({"minibatch_size": 8, "micro_batch_size": 3}, "minibatch_size=8 is not a multiple of micro_batch_size=3"),
+        ({"critic_warmup": 2}, "critic_warmup needs a critic of its own"),
+        ({"critic": "reward"}, "critic=reward starts from a reward model, and reward=package.module:function is"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(TrineError, match=words):
+        validated(PpoConfig, GIVEN | changes, "trine ppo")
