@@ -22,7 +22,10 @@ from trine.model.lora import LoraSettings, add_lora
 from trine.stages.pretraining.shards import encode_corpus
 from trine.training.run_folder import RunFolder
 
-REQUIRED = {"Agent", "Chat", "Corpus", "Loop", "ScoreModel", "TextStream", "Tokenizer", "Transformer"}
+REQUIRED = {
+    "Agent", "Chat", "Corpus", "Engine", "EngineWorker", "FunctionReward", "Loop", "ModelReward", "ScoreModel",
+    "TextStream", "Tokenizer", "Transformer",
+}  # fmt: skip
 ELSEWHERE = "takes a model from the hub or a whole recipe; tests/test_python.py runs the like on small models"
 SKETCHES = {
     "StageRun": "shows lines of a stage's run, which are no program of their own",

@@ -33,6 +33,7 @@ from trine.stages.finetuning import finetune
 from trine.stages.preferences import reward
 from trine.stages.rl import ppo
 from trine.stages.rl.ppo import PpoObjective
+from trine.training import stage_run
 from trine.training.checkpoints import load_checkpoint
 from trine.training.optimizers import make_optimizers
 
@@ -190,7 +191,7 @@ def test_ppo_with_adapters_loads_no_second_model_and_leaves_the_base(
         opened.append(path)
         return open_model(path, hardware)
 
-    monkeypatch.setattr(ppo, "open_model", counted)
+    monkeypatch.setattr(stage_run, "open_model", counted)
     config = PpoConfig(
         out=tmp_path / "ppo", model=finetune_run, prompts=functions_run / "all.jsonl", reward=str(reward_run),
         critic=critic, iterations=2, batch_size=8, minibatch_size=4, micro_batch_size=4, max_new_tokens=16,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from trine.rewards.reward import ModelReward
 
 from tests.conftest import PLAIN_CPU, evaluate_config
 from trine.catalog.loading import open_hardware, open_model, open_score_model
 from trine.data.files import read_examples, write_examples
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
+from trine.rewards.model import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.runtime.seeds import derive_seed
@@ -45,7 +45,7 @@ def scored_again(policy: Path, reward: Path, prompts: Path) -> NDArray[np.float6
     asked = [chat.prompt_ids(example.prompt) for example in read_examples(prompts)]
     answers = Engine(model).generate(asked, sampling)
     close = ModelReward(score_model, tokenizer).closed_response
-    rows = [[*answer.prompt_ids, *close(answer)] for answer in answers]
+    rows = [[*answer.prompt_ids, *close(answer.response_ids, ended=answer.ended)] for answer in answers]
     with torch.no_grad():
         return np.array([float(score_model(torch.tensor([row]), torch.tensor([len(row) - 1]))) for row in rows])
 
