@@ -46,36 +46,36 @@ class ControlConfig(PolicyGradientConfig):
     environment_options: dict[str, Any] = Field(default={})
     """keyword arguments of the environment, such as {continuous: true}"""
     environments: PositiveInt = 8
-    """copies of the environment that are played side by side"""
+    """number of copies of the environment, stepped in parallel"""
     fresh_environments: bool = True
-    """make a copy anew for every episode, so that nothing it keeps across resets can matter and a stopped run goes on
-    exactly; false is faster where making one is slow"""
+    """create a new environment for every episode, so that no state outlives a reset and a stopped run resumes exactly;
+    false is faster where creating one is slow"""
     total_steps: PositiveInt = 500_000
-    """environment steps to learn from, over all copies; whole rollouts that fit are played"""
+    """total environment steps, over all copies, rounded down to whole rollouts"""
     rollout_steps: PositiveInt | None = 128
     """steps of each copy between updates; null: twice the environment's time limit, which is reinforce's default"""
     gamma: Share = 0.99
-    """discount"""
+    """discount factor"""
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
-    """an episode cut by its time limit: bootstrap goes on with the critic's value of its last observation; terminal
-    counts it as ended, as older implementations do"""
+    """an episode truncated by its time limit: bootstrap adds the critic's value of its last observation; terminal
+    treats it as terminated, as older implementations do"""
     minibatches: PositiveInt = 4
-    """updates in each pass"""
+    """optimizer steps in each pass"""
     normalize_advantages: Literal["rollout", "minibatch", "none"] = "rollout"
-    """to mean 0 and variance 1: over the rollout (biased variance, as on text), each minibatch (unbiased), or not"""
+    """whiten advantages over the rollout (biased variance, as on text), over each minibatch (unbiased), or not"""
     normalize_observations: bool = False
-    """feed the networks observations of mean 0 and variance 1, by running moments"""
+    """normalize observations to mean 0 and variance 1, by running moments"""
     normalize_rewards: bool = False
-    """divide rewards by the running deviation of the discounted return"""
+    """divide rewards by the running standard deviation of the discounted return"""
     hidden: tuple[PositiveInt, ...] = (64, 64)
-    """widths of the hidden layers (tanh) of actor and critic, which share none"""
+    """widths of the hidden layers (tanh) of actor and critic, which share no weights"""
     evaluation_episodes: NonNegativeInt = 100
     """evaluation episodes after training, as many with the stochastic as with the deterministic policy; 0: none"""
     film: bool = True
-    """draw an episode of the trained agent as film.gif, where the environment can be drawn"""
+    """render an episode of the trained agent to film.gif, if the environment can be rendered"""
     resume: Literal["exact", "new_episodes"] = "exact"
-    """after a stop: exact replays what was played since each copy's last reset, and refuses an environment that does
-    not reproduce; new_episodes resets all copies instead"""
+    """after a stop: exact replays each copy's current episode, and refuses an environment that does not reproduce it;
+    new_episodes resets all copies instead"""
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="adamw", learning_rate=1e-3, beta2=0.999, epsilon=1e-5, clip_norm=0.5, warmup_share=0.0, decay="linear"
     )
@@ -105,7 +105,7 @@ class ControlConfig(PolicyGradientConfig):
             )
         if self.algorithm == "reinforce" and self.gae_lambda != 1.0:
             raise ValueError(
-                f"gae_lambda={self.gae_lambda}: reinforce has no critic to lean on, so that it would only discount"
+                f"gae_lambda={self.gae_lambda}: reinforce has no critic, so that a lambda below 1 would only discount"
             )
         if self.algorithm == "reinforce" and self.value_clip_range is not None:
             raise ValueError(f"value_clip_range={self.value_clip_range}: reinforce has no critic")
@@ -129,19 +129,19 @@ def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class PlayConfig(Config):
-    """Watch a trained agent: play episodes, print their returns, write a film."""
+    """Watch a trained agent: play episodes, print their returns, write a video."""
 
     run: Path
     """run folder of `trine control`"""
     episodes: PositiveInt = 5
-    """how many episodes"""
+    """number of episodes"""
     seed: NonNegativeInt = 1
-    """of the episodes: the same seed plays the same ones"""
+    """random seed of the episodes"""
     deterministic: bool = True
     """deterministic policy: the most likely action; false samples, as in training"""
     show: Literal["film", "window", "none"] = "film"
-    """film: one more episode as a GIF; window: on the screen while they play; none: returns only"""
+    """film: write one more episode as a GIF; window: show the episodes while they play; none: print returns only"""
     film: Path | None = None
     """GIF to write; unset: film.gif in the run folder"""
     speed: Annotated[float, Field(gt=0)] = 1.0
-    """of the film: 2 is twice as fast"""
+    """playback speed of the video: 2 is twice as fast"""

@@ -17,8 +17,8 @@ class PolicyGradientConfig(StageConfig):
     dual_clip_range: PositiveFloat | None = None
     """where the advantage is negative, the loss is at most this many times it (Ye et al. 2020); null is plain PPO"""
     value_clip_range: PositiveFloat | None = None
-    """how far a value may move from the old one; null is plain squared error"""
+    """clip range of a value, around the old one; null: plain squared error"""
     value_weight: NonNegativeFloat = 0.5
-    """weight of the value loss"""
+    """coefficient of the value loss"""
     entropy_weight: NonNegativeFloat = 0.0
-    """weight of the entropy bonus"""
+    """coefficient of the entropy bonus"""

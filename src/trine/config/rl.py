@@ -19,52 +19,52 @@ from trine.config.policy_gradient import PolicyGradientConfig
 
 
 class KlConfig(Config):
-    """How the policy is held near its reference."""
+    """KL penalty against the reference."""
 
     coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """beta: price in reward of one nat of KL"""
+    """beta: reward subtracted for one nat of KL"""
     target: PositiveFloat | None = None
-    """nats per response to steer to by adapting the coefficient; null keeps it fixed"""
+    """KL per response, in nats, that the coefficient is adapted to; null: a fixed coefficient"""
     horizon: PositiveFloat = 10_000.0
-    """responses over which an adaptive coefficient reacts"""
+    """with target: number of responses over which the coefficient adapts; smaller reacts faster"""
     min_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """an adaptive coefficient never falls below this; at `coefficient` the target is a limit that KL may stay under"""
+    """with target: minimum of the coefficient; equal to `coefficient`, it makes the target an upper bound"""
     in_loss: Literal["none", "k1", "k2", "k3"] = "none"
-    """none: KL is part of the reward (k1); k1, k2, k3: a penalty in the loss instead, with exact gradient"""
+    """none: KL is subtracted from the reward (k1); k1, k2, k3: a penalty in the loss instead, exact gradient"""
 
 
 class PpoConfig(PolicyGradientConfig):
-    """Improve a policy against a reward by PPO, held near a reference by KL."""
+    """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
     model: ModelName
-    """policy to start from, also the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
+    """initial policy and the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
     prompts: Path
-    """JSONL of examples; their prompts are used"""
+    """JSONL of {prompt, response}; reward functions may ask for the other fields"""
     reward: ModelName
     """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
     responses) and by name whatever other fields of the prompts' records it asks for; returns scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
-    """shared: a value head on the policy; policy, reward: a model of its own, started from that one"""
+    """shared: a value head on the policy; policy, reward: a separate model, initialised from that one"""
     critic_warmup: NonNegativeInt = 0
     """first iterations that train the critic only"""
     iterations: PositiveInt = 100
-    """rollout-then-update rounds"""
+    """number of iterations, each a rollout and its updates"""
     batch_size: PositiveInt = 64
-    """responses per iteration"""
+    """responses per iteration (rollout)"""
     minibatch_size: PositiveInt = 32
     """responses per optimizer step"""
     micro_batch_size: PositiveInt = 32
-    """responses that go through the model at once; changes memory, not results"""
+    """responses per forward pass; changes memory, not results"""
     epochs: PositiveInt = 2
     """passes over each iteration's responses"""
     max_new_tokens: PositiveInt = 64
     """token budget of a response"""
     temperature: PositiveFloat = 1.0
-    """of rollouts, old, new and reference log-probabilities alike"""
+    """sampling temperature of rollouts, and that of all log-probabilities"""
     value_clip_range: PositiveFloat | None = 0.2
-    """how far a value may move from the old one; null is plain squared error"""
+    """clip range of a value, around the old one; null: plain squared error"""
     value_weight: PositiveFloat = 0.1
-    """weight of the value loss"""
+    """coefficient of the value loss"""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
     """subtracted from the score of a response that has no end token within max_new_tokens"""
     missing_eos_score: float | None = None
