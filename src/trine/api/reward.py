@@ -2,19 +2,17 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, overload
 
 from trine.api.prompts import Prompt, paired, question
-from trine.catalog.loading import open_hardware, open_score_model
+from trine.catalog.loading import open_hardware
+from trine.catalog.rewards import open_reward
 from trine.config.base import HardwareConfig
 from trine.config.loading import validated
-from trine.records import Message, Rollout
-from trine.rewards.reward import FunctionReward, ModelReward, import_function
-from trine.tokenizer.chat_format import chat_format
-
-Answered = Sequence[tuple[tuple[Message, ...], str]]
+from trine.records import Answer
+from trine.rewards.base import Reward as Scorer
+from trine.rewards.function import FunctionReward
 
 
 def load_reward(
@@ -29,42 +27,16 @@ def load_reward(
 
         reward = trine.load_reward("runs/quickstart/reward")
     """
-    values = {"device": device, "precision": precision, "threads": threads}
-    hardware = validated(HardwareConfig, values, "trine.load_reward")
     if callable(reward):
-        return Reward(_of_function(FunctionReward(reward, getattr(reward, "__name__", "function"))))
-    name = os.fspath(reward)
-    if ":" in name and not Path(name).exists():
-        return Reward(_of_function(import_function(name)))
-    model, tokenizer = open_score_model(name, open_hardware(hardware))
-    scorer, chat = ModelReward(model, tokenizer), chat_format(tokenizer)
-
-    def score(answered: Answered) -> list[float]:
-        rollouts = [
-            Rollout(tuple(chat.prompt_ids(prompt)), tuple(chat.response_ids(response)), (), "eos")
-            for prompt, response in answered
-        ]
-        return list(scorer.score(rollouts, lambda rollout: ("", "")).tolist())
-
-    return Reward(score)
-
-
-def _of_function(function: FunctionReward) -> Callable[[Answered], list[float]]:
-    def score(answered: Answered) -> list[float]:
-        texts = ["\n\n".join(message.content for message in prompt) for prompt, _ in answered]
-        rollouts = [Rollout((number,), (), (), "eos") for number in range(len(answered))]
-        scores = function.score(
-            rollouts, lambda rollout: (texts[rollout.prompt_ids[0]], answered[rollout.prompt_ids[0]][1])
-        )
-        return list(scores.tolist())
-
-    return score
+        return Reward(FunctionReward(reward, getattr(reward, "__name__", "function")))
+    hardware = {"device": device, "precision": precision, "threads": threads}
+    return Reward(
+        open_reward(os.fspath(reward), open_hardware(validated(HardwareConfig, hardware, "trine.load_reward")))
+    )
 
 
 class Reward:
     """What scores answers, a number for each, higher is better; made by `trine.load_reward`::
-
-        import trine
 
         reward = trine.load_reward("runs/reward")
         reward.score("2 + 2?", "4")                        # 0.71
@@ -73,8 +45,8 @@ class Reward:
     A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}.
     """
 
-    def __init__(self, scores: Callable[[Answered], list[float]]) -> None:
-        self._scores = scores
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
         self._lock = Lock()
 
     @overload
@@ -86,5 +58,5 @@ class Reward:
         many = not isinstance(response, str)
         pairs = paired(prompt, response) if many else [(prompt, response)]
         with self._lock:
-            scores = self._scores([(question(each), answer) for each, answer in pairs])
+            scores = self._scorer.score([Answer(question(each), answer) for each, answer in pairs]).tolist()
         return scores if many else scores[0]
