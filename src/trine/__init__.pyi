@@ -185,7 +185,7 @@ def ppo(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Improve a policy against a reward by PPO, held near a reference by KL."""
+    """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
 def control(
     environment: str,
