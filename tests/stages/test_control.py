@@ -61,8 +61,8 @@ def objective(out: Path, **changes: Any) -> ControlObjective:
 def played(learner: ControlObjective, iteration: int = 0) -> TrainingBatch:
     """What an iteration learns from, in the order it was played."""
     learner.batches(iteration * learner.steps_per_iteration)
-    assert learner.lesson is not None
-    return learner.lesson
+    assert learner.training_batch is not None
+    return learner.training_batch
 
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
@@ -237,7 +237,7 @@ def test_a_run_whose_episodes_do_not_end_is_finished_without_their_returns(
 ) -> None:
     monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 100)
     out = run(config(tmp_path, environment="trine-test/Ends-v0", environment_options={"ends_after": None}))
-    assert set(json.loads((out / "done.json").read_text())) == {"stage", "environment_steps"}
+    assert set(json.loads((out / "done.json").read_text())) == {"environment_steps"}
 
 
 def test_a_run_whose_environment_cannot_be_drawn_is_finished_without_a_film(
@@ -274,21 +274,21 @@ def test_advantages_are_whitened_over_the_rollout_or_the_minibatch_or_not(tmp_pa
 
 def test_reinforce_has_no_critic_and_learns_from_returns_to_go(tmp_path: Path) -> None:
     learner = objective(tmp_path, algorithm="reinforce", environment="trine-test/Cut-v0", rollout_steps=7, gamma=0.5)
-    lesson = played(learner)
-    assert len(lesson) == 18  # 6 of the 7 steps of each copy: the seventh begins an episode that may not end in time
+    batch = played(learner)
+    assert len(batch) == 18  # 6 of the 7 steps of each copy: the seventh begins an episode that may not end in time
     returns = {0.0: 2.75, 1.0: 3.5, 2.0: 3.0}
-    assert lesson.advantages.tolist() == [returns[float(seen)] for seen in lesson.observations]
-    assert "value" not in learner.terms(lesson) and not learner.agent.has_critic
+    assert batch.advantages.tolist() == [returns[float(seen)] for seen in batch.observations]
+    assert "value" not in learner.terms(batch) and not learner.agent.has_critic
 
 
 def test_the_gradient_of_reinforce_is_that_of_the_log_probability(tmp_path: Path) -> None:
     learner = objective(tmp_path, algorithm="reinforce", rollout_steps=24)
-    lesson = played(learner)
-    learner.terms(lesson)["policy"].value.backward()
+    batch = played(learner)
+    learner.terms(batch)["policy"].value.backward()
     found, learner.agent.weights.grad = learner.agent.weights.grad, None
-    outputs, _ = learner.agent.plain(lesson.observations)
-    log_probs = torch.log_softmax(outputs, 1).gather(1, lesson.actions.unsqueeze(1)).squeeze(1)
-    (-(lesson.advantages * log_probs).sum()).backward()
+    outputs, _ = learner.agent.plain(batch.observations)
+    log_probs = torch.log_softmax(outputs, 1).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
+    (-(batch.advantages * log_probs).sum()).backward()
     assert found is not None and learner.agent.weights.grad is not None
     assert_close(found, learner.agent.weights.grad, atol=1e-4, rtol=1e-4)
 
@@ -333,7 +333,7 @@ def test_what_cannot_be_done_is_refused_before_it_begins(changes: dict[str, Any]
 def test_what_belongs_to_ppo_is_refused_for_the_others() -> None:
     with pytest.raises(ValueError, match="actor_critic takes one unclipped update from a rollout: epochs=3"):
         ControlConfig(environment="CartPole-v1", algorithm="actor_critic", epochs=3)
-    with pytest.raises(ValueError, match=r"gae_lambda=0.9: reinforce has no critic to lean on"):
+    with pytest.raises(ValueError, match=r"gae_lambda=0.9: reinforce has no critic"):
         ControlConfig(environment="CartPole-v1", algorithm="reinforce", gae_lambda=0.9)
     with pytest.raises(ValueError, match=r"value_clip_range=0.2: reinforce has no critic"):
         ControlConfig(environment="CartPole-v1", algorithm="reinforce", value_clip_range=0.2)

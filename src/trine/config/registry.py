@@ -29,12 +29,12 @@ def stage_of(config: "StageConfig") -> Stage:
 COMMANDS: dict[str, tuple[Reference, str]] = {
     "quickstart": ("trine.config.use:QuickstartConfig", "all three steps on Python code, then a report"),
     "run": ("trine.config.use:RunConfig", "run a recipe"),
-    "report": ("trine.config.use:ReportConfig", "draw the report of a run"),
-    "generate": ("trine.config.use:GenerateConfig", "write with a model"),
-    "chat": ("trine.config.use:ChatConfig", "talk with a model in the terminal"),
-    "import": ("trine.config.use:ImportConfig", "bring a model in from a folder, a GGUF file or the hub"),
-    "push": ("trine.config.use:PushConfig", "upload a model to the Hugging Face hub"),
-    "export": ("trine.config.use:ExportConfig", "write a model for transformers or llama.cpp"),
+    "report": ("trine.config.use:ReportConfig", "write the report of a run"),
+    "generate": ("trine.config.use:GenerateConfig", "generate text with a model"),
+    "chat": ("trine.config.use:ChatConfig", "chat with a model in the terminal"),
+    "import": ("trine.config.use:ImportConfig", "import a model from a folder, a GGUF file or the Hub"),
+    "push": ("trine.config.use:PushConfig", "upload a model to the Hugging Face Hub"),
+    "export": ("trine.config.use:ExportConfig", "export a model for transformers or llama.cpp"),
     "control play": ("trine.config.control:PlayConfig", "watch an agent that `trine control` trained"),
 }
 

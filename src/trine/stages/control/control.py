@@ -78,20 +78,20 @@ class ControlObjective(IterationObjective[TrainingBatch]):
         self.moments = Moments(environments.observation_size) if config.normalize_observations else None
         self.reward_scale = RewardScale(config.environments, config.gamma) if config.normalize_rewards else None
         self.unseen: Trajectories | None = None
-        self._collected: TrainingBatch | None = None
+        self.training_batch: TrainingBatch | None = None
         self._shuffled: TrainingBatch | None = None
 
     # The loop's side
 
     def start_iteration(self, iteration: int) -> None:
         """Play a rollout, and compute everything that stays fixed during the iteration's updates."""
-        self._collected = self._collect(iteration)
+        self.training_batch = self._collect(iteration)
 
     def micro_batches(self, iteration: int, epoch: int, minibatch: int) -> list[TrainingBatch]:
         """One part of the iteration's steps, in an order of the epoch's own."""
-        assert self._collected is not None
+        assert self.training_batch is not None
         if minibatch == 0:
-            self._shuffled = self._collected.ordered(self._order(iteration, epoch, len(self._collected)))
+            self._shuffled = self.training_batch.ordered(self._order(iteration, epoch, len(self.training_batch)))
         assert self._shuffled is not None
         return [self._shuffled.part(self._slices(len(self._shuffled))[minibatch])]
 
@@ -266,7 +266,7 @@ def run(config: ControlConfig) -> Path:
         results |= evaluate_agent(folder.path, config.evaluation_episodes, derive_seed(config.seed, "evaluation"))
         if config.film:
             film_agent(folder.path, derive_seed(config.seed, "film"))
-        folder.finish({"stage": "control", **results})
+        folder.finish(results)
         say(f"   to watch it: trine control play {folder.path}; its curves: trine report {folder.path}")
     return folder.path
 
