@@ -11,12 +11,10 @@ From Python (docs/python.md)::
 Nothing is imported before it is used; types and signatures are in `__init__.pyi`, made by `python -m trine.api.stub`.
 """
 
-from typing import Any
-
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     from trine.api.names import public
 
     return public(name)
