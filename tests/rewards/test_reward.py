@@ -187,6 +187,13 @@ def test_a_function_may_take_all_fields_or_have_defaults() -> None:
     assert FunctionReward(optional, "f").score([answer("a", level=3)]).tolist() == [1.0]
 
 
+def test_a_field_named_like_the_two_lists_does_not_stand_in_their_way() -> None:
+    def count(prompts: list[str], responses: list[str], **columns: list[object]) -> list[int]:
+        return [len(columns)] * len(responses)
+
+    assert FunctionReward(count, "count").score([answer("a", responses="theirs", level=1)]).tolist() == [1.0]
+
+
 def test_a_field_that_a_record_lacks_is_named() -> None:
     def equal(prompts: list[str], responses: list[str], solution: list[str]) -> list[float]:
         return [1.0] * len(responses)

@@ -30,7 +30,9 @@ class FunctionReward:
 
     def __init__(self, function: RewardFunction, name: str) -> None:
         self.function, self.name = function, name
-        self.parameters = list(inspect.signature(function).parameters.values())[2:]
+        parameters = list(inspect.signature(function).parameters.values())
+        self.positional = {parameter.name for parameter in parameters[:2]}
+        self.parameters = parameters[2:]
 
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """fp32 scores [B]."""
@@ -49,7 +51,8 @@ class FunctionReward:
         kinds = {parameter.name: parameter.kind for parameter in self.parameters}
         names = {name for name, kind in kinds.items() if kind not in _VARIADIC}
         if inspect.Parameter.VAR_KEYWORD in kinds.values():
-            names |= {name for answer in answers for name in answer.columns}
+            # A field called as one of the two lists is: that name is taken.
+            names |= {name for answer in answers for name in answer.columns} - self.positional
         optional = {each.name for each in self.parameters if each.default is not inspect.Parameter.empty}
         columns: dict[str, list[Any]] = {}
         for name in sorted(names):

@@ -244,7 +244,7 @@ def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | No
 
 
 def run(config: ControlConfig) -> Path:
-    """Train; write `agent/`, the returns of fresh episodes, and a film of one where the environment can be drawn."""
+    """Train; write `agent/`, the returns of fresh episodes, and a video of one if it can be rendered."""
     hardware = open_hardware(config.hardware)
     with numpy_threads(config.hardware.threads), open_run(config, {}) as folder:
         if folder.finished:
