@@ -65,6 +65,10 @@ class ChatConfig(WritingConfig):
     """maximum number of tokens of an answer, at most half of the model's context"""
     system: str | None = None
     """system prompt"""
+    conversation: Path | None = None
+    """a conversation that /save wrote, to go on with: JSON with `messages`"""
+    history: bool = True
+    """remember messages for the arrow keys, in the user's state folder; only in a terminal"""
 
 
 class ImportConfig(Config):
