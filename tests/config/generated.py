@@ -19,7 +19,8 @@ from trine.config.values import WORD
 TEXTS = (
     "null", "~x", "true", "no", "on", "1e5", "0x10", "010", "1_000", "1:30", "2001-01-01", "User:", "\\n", "def ", " ",
     "a,b", "[INST]", "{a: 1}", "- x", "# no", "key: value", "'", '"', '"quoted"', "--help", "-1", "-", "=", "a=b",
-    "\n", "tab\there", "é中文🙂", "@name", "*alias", "&anchor", "!tag", "%", "$HOME", "<<", ".inf", "", "!!int 3", "|", ">",
+    "\n", "tab\there", "é中文🙂", "@name", "*alias", "&anchor", "!tag", "%", "$HOME", "<<", ".inf",
+    "", "!!int 3", "|", ">",
 )  # fmt: skip
 PATHS = (
     "a b",
@@ -46,35 +47,28 @@ KEYS = ("numpy", "markdown-it-py", "1", "null", "no", "a b", "x.y")
 def value_of(kind: Any, random_: random.Random) -> Any:
     """One value that a field of this type takes."""
     others = alternatives(kind)
-    if len(others) > 1:
-        return value_of(others[random_.randrange(len(others))], random_)
-    inner, origin = others[0], get_origin(others[0])
+    inner = others[random_.randrange(len(others))]
     if NoneType in _all_args(kind) and random_.random() < 0.1:
         return None
-    if origin is Literal:
+    if get_origin(inner) is Literal:
         return random_.choice(get_args(inner))
-    if origin is tuple:
-        item = get_args(inner)[0]
-        return tuple(value_of(item, random_) for _ in range(random_.randrange(1, 4)))
-    if origin is dict:
+    if get_origin(inner) is tuple:
+        return tuple(value_of(get_args(inner)[0], random_) for _ in range(random_.randrange(1, 4)))
+    if get_origin(inner) is dict:
         return {key: value_of(get_args(inner)[1], random_) for key in random_.sample(KEYS, random_.randrange(1, 4))}
     return _single(kind, inner, random_)
 
 
 def _single(kind: Any, inner: Any, random_: random.Random) -> Any:
-    if isinstance(inner, type) and issubclass(inner, Config):
-        return inner(folder=random_.choice(PATHS), text_field=random_.choice(TEXTS))  # a SourceConfig
-    if inner is bool:
-        return random_.random() < 0.5
     if inner in (int, float):
         return _number(kind, inner, random_)
-    if inner is Path:
-        return Path(random_.choice(PATHS))
+    if isinstance(inner, type) and issubclass(inner, Config):
+        return inner(folder=random_.choice(PATHS), text_field=random_.choice(TEXTS))  # a SourceConfig
     if is_name(kind):
-        return random_.choice((*PATHS[:5], "owner/name", "package.module:function"))
-    if inner is str:
-        return random_.choice(WORDS if WORD in _all_args(kind) else TEXTS)
-    return random_.choice((3, 1.5, "text", "1e5", "null", True, [1, "a"]))  # Any
+        return random_.choice((*PATHS[:2], *PATHS[3:], "owner/name", "package.module:function"))
+    words = WORDS if WORD in _all_args(kind) else TEXTS
+    choices: dict[Any, tuple[Any, ...]] = {bool: (True, False), Path: tuple(map(Path, PATHS)), str: words}
+    return random_.choice(choices.get(inner, (3, 1.5, "text", "1e5", "null", True, [1, "a"])))
 
 
 def _number(kind: Any, inner: type, random_: random.Random) -> float:
@@ -99,12 +93,15 @@ def typed(kind: Any, value: Any) -> list[str]:
         return [json.dumps(value)]
     if isinstance(value, Config):
         return [json.dumps(value.model_dump(mode="json"))]
+    if value == Path("null") and NoneType in _all_args(kind):
+        return ["./null"]
     return [spelled(value) if inner in (int, float) else str(value).lower() if inner is bool else str(value)]
 
 
 def _quoted(item: Any, text: str) -> str:
     """An item as a list of this kind takes it: with quotes where a comma, quote or bracket stands in it."""
-    plain = is_text(item) or text[:1] in "{" and isinstance(bare(item), type) and issubclass(bare(item), Config)
+    is_config = isinstance(bare(item), type) and issubclass(bare(item), Config)
+    plain = is_text(item) or is_config
     return text if plain else '"' + text.replace('"', '""') + '"'
 
 

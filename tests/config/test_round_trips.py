@@ -1,4 +1,4 @@
-"""Every field of every config: a value written as an option, as YAML, as a recipe's override or in Python is the same."""
+"""Every field of every config: a value written as an option, in YAML, or in Python is the same."""
 
 import random
 from pathlib import Path

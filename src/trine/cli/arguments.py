@@ -3,7 +3,7 @@
 `--config FILE` reads YAML first; options go on top. How a text is read is its field's matter (`config/fields.py`): here
 are the manners of options alone.
 
-    --name VALUE, --name=VALUE     a dash in a name is an underscore; names are never completed by guessing
+    --name VALUE, --name=VALUE     a dash in a name is an underscore; a name is written out, never shortened
     --name A B, --name A --name B  lists; anything else that is given twice is an error
     --switch, --switch false       --no-name: off; null; or, of a list, none
     VALUE                          required options may be given without their names, in order; after -- all are
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trine.cli.help import OF_EVERY_COMMAND, print_help
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, from_texts, nothing
 from trine.config.loading import nearest, read_yaml, validated, with_override
@@ -23,13 +24,6 @@ from trine.runtime.errors import TrineError
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
-OF_EVERY_COMMAND = (
-    ConfigField("config", Config, Path, "YAML file with any of the options", required=False),
-    ConfigField(
-        "dry_run", Config, bool, "check all inputs, print what would be done and its size, and stop", False, False
-    ),
-)
-
 
 def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[AnyConfig, bool]:
     """The config that `arguments` ask for, and whether --dry-run was given. Prints help and leaves on --help."""
@@ -37,8 +31,6 @@ def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[Any
     scan = _Scan(f"trine {command}", fields)
     scan.read(arguments)
     if scan.help is not None:
-        from trine.cli.help import print_help
-
         print_help(command, cls, scan.help)
         raise SystemExit(0)
     given = scan.overrides()

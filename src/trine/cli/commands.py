@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any
 
 from trine.config.control import PlayConfig
@@ -31,6 +32,8 @@ LONG_COMMANDS = ("quickstart", "run")
 def perform(command: str, config: Any, *, dry_run: bool) -> None:
     """Call the command; results go to standard output, words about it to standard error."""
     keep_freed_memory()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what its encoding cannot express stops no command
     if dry_run:
         from trine.cli.dry_run import describe
 

@@ -57,7 +57,7 @@ def _possible(before: Sequence[str]) -> list[str]:
 
 
 def _of_command(command: str, before: Sequence[str]) -> list[str]:
-    from trine.cli.arguments import OF_EVERY_COMMAND
+    from trine.cli.help import OF_EVERY_COMMAND
     from trine.config.fields import config_fields
 
     fields = [*config_fields(command_config_class(command)), *OF_EVERY_COMMAND]

@@ -55,7 +55,8 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or "unknown"
     name = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", text, re.M)
-    flags = set((re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M) or [""] * 2)[1].split())
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
+    flags = set(features[1].split()) if features else set()
     return (
         f"{name[1] if name else 'unknown'}; {' '.join(each for each in INSTRUCTIONS if each in flags) or 'no vectors'}"
     )
@@ -112,9 +113,9 @@ def _packages() -> Iterator[tuple[str, str]]:
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", written)
         if name.lower() != "trine":
             extras.setdefault(extra[1] if extra else "", []).append(name)
-    for extra, names in sorted(extras.items()):
+    for group, names in sorted(extras.items()):
         found = ", ".join(f"{name} {_version(name)}" for name in names)
-        yield (f"[{extra}]" if extra else "packages"), found
+        yield (f"[{group}]" if group else "packages"), found
 
 
 def _version(name: str) -> str:

@@ -7,11 +7,18 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from trine.cli.arguments import OF_EVERY_COMMAND
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, placeholder
 from trine.runtime.errors import TrineError
+
+OF_EVERY_COMMAND = (
+    ConfigField("config", Config, Path, "YAML file with any of the options", required=False),
+    ConfigField(
+        "dry_run", Config, bool, "check all inputs, print what would be done and its size, and stop", False, False
+    ),
+)
 
 INDENT = 26
 MIN_WIDTH = 32
@@ -30,9 +37,9 @@ def help_text(command: str, cls: type[Config], *, everything: bool, width: int) 
     names = [each.name for each in fields if each.required]
     usage = " ".join([f"usage: trine {command}", *(name.upper() for name in names), "[options]"])
     lines = [*_wrapped(usage, width, 6), "", *_wrapped(cls.__doc__ or "", width)]
-    shown = 0
+    shown, first = 0, _first(cls)
     for title, group in _groups(cls, fields):
-        chosen = [each for each in group if everything or each.required or each.name in cls.first]
+        chosen = [each for each in group if everything or each.required or each.name in first]
         shown += len(chosen)
         if chosen:
             lines += ["", *_wrapped(f"{title}:", width)]
@@ -42,6 +49,11 @@ def help_text(command: str, cls: type[Config], *, everything: bool, width: int) 
         rest = len(fields) - shown
         lines += ["", *_wrapped(f"{rest} more options: trine {command} --help all", width)]
     return "\n".join(lines) + "\n"
+
+
+def _first(cls: type[Config]) -> Iterable[str]:
+    """What the class says one needs first; where it says nothing, what is its own."""
+    return cls.first or [name for name in cls.model_fields if name in cls.__annotations__]
 
 
 def _groups(cls: type[Config], fields: Iterable[ConfigField]) -> Iterator[tuple[str, list[ConfigField]]]:

@@ -52,7 +52,7 @@ class ConfigField:
 
 
 def config_fields(cls: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> list[ConfigField]:
-    """Every field of `cls` that is not itself a config, those of nested configs too; `defaults` go before the class's."""
+    """Every field of `cls` that is not itself a config, of nested configs too; `defaults` replace the class's."""
     found: list[ConfigField] = []
     for name, field in cls.model_fields.items():
         default = getattr(defaults, name, None) if defaults else field.get_default(call_default_factory=True)
@@ -98,7 +98,7 @@ def is_text(kind: Any) -> bool:
 
 
 def from_texts(field: ConfigField, texts: Sequence[str], place: str) -> Any:
-    """What the texts given for an option say. Raises `TrineError` naming `place` where they are too many or unreadable."""
+    """What the texts given for an option say. Raises `TrineError` naming `place` where that cannot be told."""
     if field.is_list:
         return [item for text in texts for item in _items(item_kind(field.kind), text, place)]
     if field.is_mapping:
@@ -171,7 +171,7 @@ def _pairs(text: str, kind: Any, place: str) -> Iterable[tuple[str, Any]]:
     return [(key.strip(), Plain(value) if bare(kind) is Any else value) for key, _, value in pairs]
 
 
-def placeholder(kind: Any) -> str:
+def placeholder(kind: Any) -> str:  # noqa: PLR0911
     """What help shows in place of a value."""
     inner = bare(kind)
     if get_origin(inner) is tuple:

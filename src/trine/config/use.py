@@ -35,7 +35,8 @@ class SamplingConfig(Config):
     repetition_penalty: PositiveFloat | None = None
     """above 1 makes tokens that already occurred less likely; unset: as for top_k"""
     stop_strings: tuple[str, ...] = ()
-    """strings that end the answer and are not part of it, as they stand; a line break is $'\\n' in bash, "\\n" in YAML"""
+    """strings that end the answer and are not part of it, as they stand; a line break is $'\\n' in
+    bash, "\\n" in YAML"""
     json_schema: str | None = None
     """JSON schema, as text, that the answer has to satisfy"""
     regex: str | None = None
@@ -70,6 +71,10 @@ class ChatConfig(WritingConfig):
     """maximum number of tokens of an answer, at most half of the model's context"""
     system: str | None = None
     """system prompt"""
+    conversation: Path | None = None
+    """a conversation that /save wrote, to go on with: JSON with `messages`"""
+    history: bool = True
+    """remember messages for the arrow keys, in the user's state folder; only in a terminal"""
 
 
 class ImportConfig(Config):
@@ -179,7 +184,7 @@ class ShowRecipeConfig(Config):
 
 
 class EnvConfig(Config):
-    """Print what a bug report needs: versions, processor, threads, compiler, memory, extras, GPU. No names, no secrets."""
+    """Print what a bug report needs: versions, processor, threads, compiler, memory, extras, GPU."""
 
 
 class CompletionConfig(Config):

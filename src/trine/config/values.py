@@ -77,7 +77,7 @@ def kind_of(field: FieldInfo) -> Any:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def read(kind: Any, value: Any) -> Any:
+def read(kind: Any, value: Any) -> Any:  # noqa: PLR0911  (one return for each form of type)
     """`value` as a field of type `kind` reads it."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -131,7 +131,7 @@ def bare(kind: Any) -> Any:
     return kind
 
 
-def resolved(value: Any) -> Any:
+def resolved(value: Any) -> Any:  # noqa: PLR0911
     """What YAML 1.2 (core schema) says that text without quotes is; for values that no type describes."""
     if isinstance(value, Mapping):
         return {str(key): resolved(item) for key, item in value.items()}

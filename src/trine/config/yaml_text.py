@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _text(loader: yaml.SafeLoader, node: ScalarNode) -> str:
+def _text(_: Any, node: ScalarNode) -> str:
     r"""Text with quotes; JSON writes what is beyond 16 bits as two escapes, "\ud83d\ude42"."""
     text = str(node.value)
     if any("\ud800" <= each <= "\udfff" for each in text):
@@ -52,9 +52,15 @@ def _text(loader: yaml.SafeLoader, node: ScalarNode) -> str:
 
 _Loader.add_constructor(_PLAIN, lambda loader, node: Plain(node.value))
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
+
+
+def _no_value(_: Any, node: Node) -> Any:
+    raise _refusal(f"{node.tag.rpartition(':')[2]!r} is no kind of value that a config has", node)
+
+
 # What is written !!int or !!float is a number to every field; dates and bytes are no values of a config.
 for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_undefined)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _no_value)
 
 
 def _refusal(problem: str, node: Node) -> yaml.MarkedYAMLError:

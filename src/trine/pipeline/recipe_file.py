@@ -5,6 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from trine.config.base import Config, PositiveFloat
 from trine.config.loading import validated
 from trine.config.registry import STAGES
@@ -39,7 +41,7 @@ class Entry(Config):
     """which seed, of those that follow from the recipe's"""
     scale: tuple[str, ...] = ()
     """config keys that grow and shrink with --minutes"""
-    config: dict[str, Written] = {}
+    config: dict[str, Written] = Field(default={})
     """the stage's config"""
 
 

@@ -6,7 +6,7 @@ pretraining stage that states its `depth` can be taken to another one by --depth
 says of a step (`pretrain.tokens=2e6`) goes on top of all of it, as it is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
