@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trine.model.families import family_of
-from trine.model.json_object import read_json_object
+from trine.runtime.json_object import read_json_object
 from trine.model.lora import (
     ALL_TARGETS,
     LoraSettings,

@@ -21,7 +21,7 @@ from trine.model.families import (
 )
 from trine.model.generation_config import GenerationDefaults, write_generation_defaults
 from trine.model.heads import ScoreModel
-from trine.model.json_object import read_json_object
+from trine.runtime.json_object import read_json_object
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from trine.model.json_object import parse_json_object
+from trine.runtime.json_object import parse_json_object
 from trine.runtime.errors import TrineError
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trine.model.json_object import read_json_object
+from trine.runtime.json_object import read_json_object
 from trine.model.safetensors_header import TensorPlace, read_header
 from trine.runtime.errors import TrineError
 from trine.runtime.files import disk_errors, write_json
