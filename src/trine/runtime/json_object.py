@@ -1,46 +1,67 @@
 """JSON objects from untrusted files; every error names the file."""
 
-import codecs
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from trine.runtime.errors import TrineError
+from trine.runtime.mistaken import mistaken_for
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
+def read_json_object(path: Path, ignored: Collection[str] = ()) -> dict[str, Any]:
+    """The object in the JSON file `path`, without its keys `ignored`.
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in the JSON file `path`; raises `TrineError` if the file is missing or holds anything else."""
-    return parse_json_object(read_bytes(path), str(path))
+    Raises `TrineError` if the file is missing or holds anything else.
+    """
+    return without(parse_json_object(read_bytes(path), str(path)), ignored)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of `path`; raises `TrineError` if it is missing, unreadable or a git-lfs pointer."""
+    """The contents of `path`; raises `TrineError` if it is missing or unreadable."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
     except OSError as error:
         raise TrineError(f"{path} cannot be read: {error.strerror or error}") from None
-    if data.startswith(_LFS_POINTER):
-        raise TrineError(f"{path} is a git-lfs pointer, not the file itself; fetch the files with: git lfs pull")
-    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of `path`, in UTF-8, without its byte-order mark; errors as in `read_bytes`, and what it is instead."""
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        words = mistaken_for(data[:100])
+        raise TrineError(f"{path} {words}" if words else f"{path} is not readable text: {error}") from None
+    if data and mistaken_for(data[:100]):  # readable, and yet another file
+        raise TrineError(f"{path} {mistaken_for(data[:100])}")
+    return text
 
 
 def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
-    """Parse a JSON object in UTF-8, with or without BOM.
+    """Parse a JSON object in UTF-8, with a byte-order mark or without.
 
     A duplicate key is refused, because parsers differ in which value they keep.
     """
     try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # invalid UTF-8 or JSON, too long a number, too deep nesting
-        raise TrineError(f"{place} is not readable JSON: {error}") from None
+        words = mistaken_for(data[:100])
+        raise TrineError(f"{place} {words}" if words else f"{place} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
         raise TrineError(f"{place} holds a JSON {type(value).__name__}, not an object")
     return value
+
+
+def without(described: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """`described` without the keys `ignored`, in the objects inside it too (as those of `rope_scaling`)."""
+    return {
+        key: without(value, ignored) if isinstance(value, dict) else value
+        for key, value in described.items()
+        if key not in ignored
+    }
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

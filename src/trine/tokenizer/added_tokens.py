@@ -92,7 +92,9 @@ def _of_decoder(decoder: Any, place: str) -> Iterator[_Given]:
     for key, token in entries:
         name, digits = _content(token), isinstance(key, str) and key.isascii() and key.isdecimal()
         if name is None or not digits or not is_token_id(int(key[:20])) or not isinstance(token, dict):
-            raise TrineError(f"{place}: added_tokens_decoder must hold tokens by id; it holds {key!r}: {str(token)[:80]}")
+            raise TrineError(
+                f"{place}: added_tokens_decoder must hold tokens by id; it holds {key!r}: {str(token)[:80]}"
+            )
         yield _Given(name, int(key), token.get("special") is True, _flags(token, False), place)
 
 

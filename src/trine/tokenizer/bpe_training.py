@@ -23,9 +23,7 @@ _LENGTH_BYTES, _NO_MORE = 8, 2**63
 _CHECK_SECONDS = 0.2
 
 
-def learned_pipeline(
-    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], max_piece_bytes: int
-) -> str:
+def learned_pipeline(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], max_piece_bytes: int) -> str:
     """tokenizer.json of a tokenizer learned from `texts`; at most `vocab_size` entries, special ones first."""
     settings = json.dumps([vocab_size, list(special_tokens), max_piece_bytes])
     with tempfile.TemporaryFile() as output:

@@ -6,7 +6,6 @@ tokens may be in any of these and in `added_tokens.json` (`added_tokens.py`). Th
 model's `generation_config.json` or `config.json`, which this module only reads.
 """
 
-import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_text
-from trine.runtime.json_object import parse_json_object, read_bytes, read_json_object
+from trine.runtime.json_object import parse_json_object, read_json_object, read_text
 from trine.tokenizer.added_tokens import with_added_tokens
 from trine.tokenizer.pipeline import check_pipeline
 from trine.tokenizer.vocab_and_merges import pipeline_of
@@ -38,7 +37,7 @@ class TokenizerFiles:
     def read(folder: Path) -> "TokenizerFiles":
         """Read the tokenizer in `folder`; raises `TrineError` if there is none or a file is invalid."""
         folder = Path(folder)
-        texts = {name: _read_text(folder / name) for name in _FILES if (folder / name).exists()}
+        texts = {name: read_text(folder / name) for name in _FILES if (folder / name).exists()}
         if PIPELINE not in texts:
             texts = {PIPELINE: pipeline_of(folder), **texts}
         return TokenizerFiles(texts, _model_end_ids(folder), str(folder / PIPELINE))
@@ -116,13 +115,6 @@ def end_ids(value: Any, place: Path) -> tuple[int, ...]:
             f"{place}: eos_token_id={value!r} is invalid: a token's id is a whole number; correct it or remove the key"
         )
     return tuple(token_id for token_id in ids if token_id >= 0)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return read_bytes(path).removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TrineError(f"{path} is not readable text: {error}") from None
 
 
 def _model_end_ids(folder: Path) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from trine.runtime.errors import TrineError
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LOW_LINES = ({"String": "▁"}, {"Regex": "▁"})
 
+
 @dataclass(frozen=True)
 class Spelling:
     """`leading`: removed from the start of decoded text (Llama-2 puts a space before every text)."""

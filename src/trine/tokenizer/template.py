@@ -12,6 +12,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from subprocess import Popen
 from typing import Any
 
 from trine.records import Message
@@ -47,7 +48,8 @@ class _Renderer:
     """The process that renders, started at the first use and again after it was ended. Threads take turns."""
 
     def __init__(self) -> None:
-        self._lock, self._child = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._child: Popen[bytes] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the process answers to `request`, or an error if it ended instead."""
@@ -71,7 +73,8 @@ class _Renderer:
             end_child(self._child)
 
 
-def _exchange(child: Any, line: bytes) -> dict[str, Any] | None:
+def _exchange(child: "Popen[bytes]", line: bytes) -> dict[str, Any] | None:
+    assert child.stdin is not None and child.stdout is not None
     try:
         child.stdin.write(line)
         child.stdin.flush()
@@ -81,7 +84,7 @@ def _exchange(child: Any, line: bytes) -> dict[str, Any] | None:
     return json.loads(answer) if answer.endswith(b"\n") else None
 
 
-def _why_it_ended(child: Any, seconds: float) -> str:
+def _why_it_ended(child: "Popen[bytes]", seconds: float) -> str:
     child.wait()
     code = child.returncode
     end_child(child)

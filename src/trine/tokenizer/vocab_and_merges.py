@@ -4,14 +4,13 @@ These two files do not say how text is split before merging; the model's kind do
 tokenizer_config.json, else `model_type` of config.json). GPT-2's and Qwen2's splits are known here, others are refused.
 """
 
-import codecs
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from trine.runtime.errors import TrineError
-from trine.runtime.json_object import read_bytes, read_json_object
+from trine.runtime.json_object import read_json_object, read_text
 
 VOCABULARY, MERGES, SENTENCEPIECE = "vocab.json", "merges.txt", "tokenizer.model"
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -57,7 +56,9 @@ def pipeline_of(folder: Path) -> str:
 def _check_reached(vocabulary: dict[str, Any], merges: list[list[str]], folder: Path) -> None:
     """Refuse a vocabulary with ordinary entries that no merge makes: lines of merges.txt are missing."""
     reached = {left + right for left, right in merges}
-    lost = [name for name in vocabulary if len(name) > 1 and name not in reached and not _NAME_OF_A_TOKEN.fullmatch(name)]
+    lost = [
+        name for name in vocabulary if len(name) > 1 and name not in reached and not _NAME_OF_A_TOKEN.fullmatch(name)
+    ]
     if lost:
         raise TrineError(
             f"{folder / MERGES} makes {len(lost)} entries of {VOCABULARY} from nothing, such as {lost[0]!r}: one of the "
@@ -103,12 +104,8 @@ def _value(path: Path, key: str) -> Any:
 
 def _merges(path: Path, vocabulary: dict[str, Any]) -> list[list[str]]:
     """The merges, one a line; each makes an entry of the vocabulary out of two others."""
-    try:
-        text = read_bytes(path).removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TrineError(f"{path} is not readable text: {error}") from None
     merges = []
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = line.split(" ")

@@ -38,7 +38,10 @@ SENTENCEPIECE_NORMALIZER: dict[str, Any] = {
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
     ],
 }
-SPACES_ONLY: dict[str, Any] = {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]}
+SPACES_ONLY: dict[str, Any] = {
+    "type": "Sequence",
+    "normalizers": [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}],
+}
 _SENTENCEPIECE_DECODER = {
     "type": "Sequence",
     "decoders": [
