@@ -7,6 +7,7 @@ a killed parent.
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from typing import IO
 
 
@@ -25,7 +26,5 @@ def end_child(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None and not pipe.closed:
-            try:
+            with suppress(BrokenPipeError):  # what was written and not read yet
                 pipe.close()
-            except BrokenPipeError:  # what was written and not read yet
-                pass

@@ -5,9 +5,9 @@ For `tokenizers`, every special token is renamed to a random name, generated at 
 contain it, so text cannot produce the token, while the rest of the pipeline (such as stripping spaces around the token)
 is unchanged. Special tokens of a chat template are written with these names; see `seal`.
 
-Both encode runs of any length of one kind of character in about linear time. `tiktoken` would give up on about a million
-blanks (its regular expression backtracks there), so texts are cut around long runs of white space, at places where the
-split pattern ends a piece in any case; see `_around_long_runs`.
+Both encode runs of any length of one kind of character in about linear time. `tiktoken` would give up on about a
+million blanks (its regular expression backtracks there), so texts are cut around long runs of white space, at places
+where the split pattern ends a piece in any case; see `_around_long_runs`.
 """
 
 import json

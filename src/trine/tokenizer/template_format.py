@@ -86,8 +86,8 @@ class TemplateFormat:
         before, found, after = answered.rpartition(answer)
         if not found:
             raise TrineError(
-                f"the chat template of {self.tokenizer.files.template_place} does not write the assistant's message, or "
-                "changes it, so answers cannot be written as it does"
+                f"the chat template of {self.tokenizer.files.template_place} does not write the assistant's message as "
+                "it is, so a model cannot learn to answer by it"
             )
         end = self._encoder.sealed(after)
         self._last_of_prompt = self._encoder.last_piece(opened)

@@ -59,8 +59,8 @@ class Tokenizer:
             )
         if end not in self._names:
             raise TrineError(
-                f"{self.files.place} has no token with id {end}, the eos_token_id of the model's configs; set eos_token in "
-                "tokenizer_config.json"
+                f"{self.files.place} has no token with id {end}, the eos_token_id of the model's configs; set "
+                "eos_token in tokenizer_config.json"
             )
         return end
 

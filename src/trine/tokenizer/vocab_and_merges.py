@@ -61,7 +61,7 @@ def _check_reached(vocabulary: dict[str, Any], merges: list[list[str]], folder: 
     ]
     if lost:
         raise TrineError(
-            f"{folder / MERGES} makes {len(lost)} entries of {VOCABULARY} from nothing, such as {lost[0]!r}: one of the "
+            f"{folder / MERGES} makes no {lost[0]!r}, nor {len(lost) - 1} more entries of {VOCABULARY}: one of the "
             "files is damaged or another model's; download both again"
         )
 
@@ -70,7 +70,7 @@ def _missing(folder: Path) -> str:
     """What is wrong with a folder that has neither tokenizer.json nor both of the older files."""
     if (folder / SENTENCEPIECE).exists():
         return (
-            f"{folder / SENTENCEPIECE} is SentencePiece's own format, and tokenizer.json is missing beside it; make one "
+            f"{folder / SENTENCEPIECE} is SentencePiece's own format, and tokenizer.json is missing beside it; make it "
             f"with transformers and sentencepiece installed: AutoTokenizer.from_pretrained({str(folder)!r})"
             f".save_pretrained({str(folder)!r})"
         )
