@@ -78,13 +78,17 @@ def test_real_limits_change_no_id_either() -> None:
     """3.1: runs on both sides of the limit, among other text."""
     generator = random.Random(0)
     for length in (encoders.LONG_RUN - 1, encoders.LONG_RUN, encoders.LONG_RUN + 1):
-        text = "".join(generator.choice((TEXT[:50], " " * length, "\n" * length, " \t" * length, "é ")) for _ in range(6))
+        text = "".join(
+            generator.choice((TEXT[:50], " " * length, "\n" * length, " \t" * length, "é ")) for _ in range(6)
+        )
         assert rich_tokenizer().encode(text) == backend_ids(text, rich_tokenizer())
 
 
 def test_white_space_is_what_tiktoken_takes_for_it() -> None:
     """3.1: Python's own class has four control characters more."""
-    assert [character for character in SPACES if not re.fullmatch(encoders._SPACE, character)] == list("\x1c\x1d\x1e\x1f")
+    assert [character for character in SPACES if not re.fullmatch(encoders._SPACE, character)] == list(
+        "\x1c\x1d\x1e\x1f"
+    )
 
 
 class PanicException(BaseException):
@@ -106,7 +110,9 @@ def test_an_error_in_rust_names_tokenizer_and_text(
     encoder = tokenizer._encoder
     monkeypatch.setattr(encoder, "_encoding" if family == "gpt2" else "_backend", Broken())
     for encode in (tokenizer.encode, tokenizer.encode_array, lambda text: tokenizer.encode_batch([text])):
-        with pytest.raises(TrineError, match=rf"tokenizer\.json cannot be used: {error}; the text begins with 'some text'"):
+        with pytest.raises(
+            TrineError, match=rf"tokenizer\.json cannot be used: {error}; the text begins with 'some text'"
+        ):
             encode("some text")
 
 

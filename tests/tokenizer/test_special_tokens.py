@@ -51,7 +51,9 @@ def declared(folder: Path, where: str, ids: dict[str, int]) -> None:
     elif where == "special_tokens_map.json":
         change(folder, "special_tokens_map.json", extra_special_tokens=list(CHATML))
     elif where == "objects":
-        objects = [{key: value for key, value in token.items() if key not in ("id", "special")} for token in tokens.values()]
+        objects = [
+            {key: value for key, value in token.items() if key not in ("id", "special")} for token in tokens.values()
+        ]
         change(folder, "special_tokens_map.json", extra_special_tokens=objects)
     else:
         change(folder, "tokenizer_config.json", **{where: list(CHATML)})

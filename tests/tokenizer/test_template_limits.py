@@ -58,7 +58,10 @@ def test_what_a_template_does_wrong_is_said(source: str, monkeypatch: pytest.Mon
     with pytest.raises(TrineError, match=f"the chat template of .*tokenizer_config.json .*{FAULTS[source]}"):
         ChatTemplate(source, {}, "a/tokenizer_config.json").render(QUESTION, generation_prompt=True)
     assert time.monotonic() - started < 20
-    assert ChatTemplate("{{ messages[0].content }}", {}, "b").render(QUESTION, generation_prompt=True) == QUESTION[0].content
+    assert (
+        ChatTemplate("{{ messages[0].content }}", {}, "b").render(QUESTION, generation_prompt=True)
+        == QUESTION[0].content
+    )
 
 
 def test_a_template_in_use_is_named_with_its_file(tmp_path: Path) -> None:
@@ -111,7 +114,9 @@ def test_an_interrupted_conversation_leaves_no_answer_behind(monkeypatch: pytest
 def test_text_of_any_kind_goes_through_unchanged() -> None:
     """3.5: line ends, lone surrogates and a megabyte of text between two processes."""
     for text in ("a\r\nb\u2028c\x85d\x00", "\ud800", "日" * 1_000_000, '{"a": "\\n"}'):
-        rendered = ChatTemplate("{{ messages[0].content }}", {}, "p").render([Message("user", text)], generation_prompt=False)
+        rendered = ChatTemplate("{{ messages[0].content }}", {}, "p").render(
+            [Message("user", text)], generation_prompt=False
+        )
         assert rendered == text
 
 
