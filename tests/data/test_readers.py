@@ -51,7 +51,8 @@ def as_parquet(texts: Sequence[str], rows_of_a_group: int = 2) -> bytes:
 
 FORMATS: dict[str, Callable[[Sequence[str]], bytes]] = {".jsonl": as_jsonl, ".csv": as_csv, ".parquet": as_parquet}
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)
 }  # fmt: skip
 
 
@@ -191,8 +192,8 @@ def test_parquet_rows_that_do_not_decode_or_are_null_are_named(tmp_path: Path, k
     parquet.write_table(pa.table({"text": words}), path)
     assert [document.text for document in read(path, tally)] == ["one", "four"]
     assert tally.listed == [
-        f"{path}:2: the field 'text' is not UTF-8: byte 0xe9, which is 'é' in Latin-1: set encoding: latin-1, or convert "
-        "it with iconv -f LATIN-1 -t UTF-8",
+        f"{path}:2: the field 'text' is not UTF-8: byte 0xe9, which is 'é' in Latin-1: set encoding: latin-1, or "
+        "convert it with iconv -f LATIN-1 -t UTF-8",
         f"{path}:3: the field 'text' is not text but NoneType",
     ]  # fmt: skip
 

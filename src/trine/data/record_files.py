@@ -113,7 +113,8 @@ def columns_of(form: RecordForm, found: Sequence[str], place: str) -> list[str]:
     for field, root in roots.items():
         if root not in found:
             raise TrineError(
-                f"{place}: no column {field!r}; there are {', '.join(found):.200}: set {form.columns[field]} to one of them"
+                f"{place}: no column {field!r}; there are {', '.join(found):.200}: set {form.columns[field]} to one of "
+                "them"
             )
     return [column for column in found if column in roots.values()]
 

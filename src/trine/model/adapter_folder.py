@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trine.model.families import family_of
-from trine.model.json_object import read_json_object
 from trine.model.lora import (
     ALL_TARGETS,
     LoraSettings,
@@ -29,6 +28,7 @@ from trine.model.safetensors_header import TensorPlace, read_header
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
+from trine.runtime.json_object import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_NUMBER = 2**31
