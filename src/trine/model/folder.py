@@ -126,9 +126,9 @@ def read_config(folder: Path) -> ModelConfig:
 def _reward_offset(described: dict[str, Any], folder: Path) -> float:
     ours = described.get("trine", {})
     offset = ours.get("reward_offset", 0.0) if isinstance(ours, dict) else None
-    if type(offset) not in (int, float) or not abs(offset) <= MAX_NUMBER:  # NaN is not <= either
+    if type(offset) not in (int, float) or not abs(offset or 0.0) <= MAX_NUMBER:  # NaN is not <= either
         raise TrineError(f"{folder}/config.json: trine={ours!r} must be an object with a number as reward_offset")
-    return float(offset)
+    return float(offset or 0.0)
 
 
 def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:
