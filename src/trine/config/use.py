@@ -8,11 +8,22 @@ from pydantic import Field
 from trine.config.base import Config, HardwareConfig, NonNegativeInt, PositiveFloat, PositiveInt, Share
 
 
-class OpenConfig(Config):
-    """A language model to open."""
+class ModelConfig(Config):
+    """A language model by its name."""
 
     model: str
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: str | None = None
+    """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter that
+    names its base can also stand as the model itself"""
+    ignore_config_keys: tuple[str, ...] = ()
+    """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that they
+    do not change the results; others that could are refused by name"""
+
+
+class OpenConfig(ModelConfig):
+    """A language model to open."""
+
     weights: Literal["compute", "int8"] = "compute"
     """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
@@ -67,22 +78,18 @@ class ChatConfig(WritingConfig):
     """system prompt"""
 
 
-class ImportConfig(Config):
+class ImportConfig(ModelConfig):
     """Import a model: open and check it, and write it as a model folder that every command accepts."""
 
-    model: str
-    """model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub (owner/name/file.gguf for one file)"""
     out: Path
     """model folder to write"""
     overwrite: bool = False
     """replace existing files"""
 
 
-class ExportConfig(Config):
+class ExportConfig(ModelConfig):
     """Export a model: to a Hugging Face folder, or to a GGUF file for llama.cpp and programs based on it."""
 
-    model: str
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     out: Path
     """folder (--to hf) or .gguf file (--to gguf) to write"""
     to: Literal["hf", "gguf"] = "hf"
