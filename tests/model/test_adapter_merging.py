@@ -1,6 +1,5 @@
 """Adapters of PEFT merged into a model compute what PEFT computes, whatever adapter_config.json asks for."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,13 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
 from trine.model.adapter_merging import merge_adapter
 from trine.model.folder import load_model, save_model
 from trine.model.transformer import Transformer
-from trine.runtime.errors import TrineError
 
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 IDS = random_ids(2, 11)

@@ -395,7 +395,9 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
     name = next(iter(weights))
     tensor = weights.pop(name)
     save_file(weights | {"odd.weight": tensor.clone()}, path)
-    with pytest.raises(TrineError, match=r"odd\.weight has no place in the model|model\.layers\.0\.\w+\.\w+ lacks lora_A\.weight"):
+    with pytest.raises(
+        TrineError, match=r"odd\.weight has no place in the model|model\.layers\.0\.\w+\.\w+ lacks lora_A\.weight"
+    ):
         merge_adapter(tiny_model("llama"), folder)
     save_file(weights | {name: tensor[:, :1].contiguous()}, path)
     with pytest.raises(TrineError, match=rf"{name} has shape"):
@@ -409,5 +411,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
 
 
 def test_an_adapter_for_another_family_is_refused(folder: Path) -> None:
-    with pytest.raises(TrineError, match=r"of the gpt2 model .*\['model\.layers\.0\.mlp\.down_proj', .*is it for another base"):
+    with pytest.raises(
+        TrineError, match=r"of the gpt2 model .*\['model\.layers\.0\.mlp\.down_proj', .*is it for another base"
+    ):
         merge_adapter(tiny_model("gpt2"), folder)

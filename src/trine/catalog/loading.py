@@ -114,6 +114,12 @@ def open_score_model(
     return model.to(hardware.device), _beside(place, Tokenizer.load(place.base))
 
 
+def is_reward_model(name: Path | str) -> bool:
+    """Whether `name` stands for a folder with a score head, or for an adapter of one."""
+    base = place_model(name).base
+    return base.is_dir() and SCORE_WEIGHT in open_weights(base)
+
+
 def _scored_base(
     folder: Path, hardware: Hardware, ignored: Collection[str]
 ) -> tuple[Transformer, Tensor | None, float]:

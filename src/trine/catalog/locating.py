@@ -68,7 +68,9 @@ def find_adapter(name: Path | str) -> Path:
             return candidate
     if not path.exists() and is_hub_name(name):
         return download(str(name))
-    raise TrineError(f"{path} holds no adapter (no {ADAPTER_CONFIG} there, nor in adapter/); name a folder of PEFT's form")
+    raise TrineError(
+        f"{path} holds no adapter (no {ADAPTER_CONFIG} there, nor in adapter/); name a folder of PEFT's form"
+    )
 
 
 def _base_of(adapter: Path) -> Path:

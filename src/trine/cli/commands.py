@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ LONG_COMMANDS = ("quickstart", "run")
 def perform(command: str, config: Any, *, dry_run: bool) -> None:
     """Call the command; results go to standard output, words about it to standard error."""
     keep_freed_memory()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what its encoding cannot express stops no command
     if dry_run:
         from trine.cli.dry_run import describe
 

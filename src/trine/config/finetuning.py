@@ -10,7 +10,9 @@ class FinetuneConfig(StageConfig):
     """Fine-tune a model on prompts and answers, packed several to a row."""
 
     model: ModelName
-    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     examples: Path
     """JSONL of {prompt, response} to train on"""
     held_out: Path | None = None

@@ -14,11 +14,11 @@ class ModelConfig(Config):
     model: str
     """run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     adapter: str | None = None
-    """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter that
-    names its base can also stand as the model itself"""
+    """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter
+    that names its base can also stand as the model itself"""
     ignore_config_keys: tuple[str, ...] = ()
-    """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that they
-    do not change the results; others that could are refused by name"""
+    """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that
+    they do not change the results; without it, keys that could are refused by name"""
 
 
 class OpenConfig(ModelConfig):
@@ -76,6 +76,10 @@ class ChatConfig(WritingConfig):
     """maximum number of tokens of an answer, at most half of the model's context"""
     system: str | None = None
     """system prompt"""
+    conversation: Path | None = None
+    """a conversation that /save wrote, to go on with: JSON with `messages`"""
+    history: bool = True
+    """remember messages for the arrow keys, in the user's state folder; only in a terminal"""
 
 
 class ImportConfig(ModelConfig):
