@@ -187,9 +187,9 @@ def test_ppo_with_adapters_loads_no_second_model_and_leaves_the_base(
 ) -> None:  # fmt: skip
     opened: list[Path] = []
 
-    def counted(path: Path, hardware: Any) -> Any:
+    def counted(path: Path, hardware: Any, adapter: Any) -> Any:
         opened.append(path)
-        return open_model(path, hardware)
+        return open_model(path, hardware, adapter)
 
     monkeypatch.setattr(stage_run, "open_model", counted)
     config = PpoConfig(
