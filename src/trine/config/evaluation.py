@@ -8,6 +8,8 @@ from trine.config.base import ModelName, PositiveFloat, PositiveInt, StageConfig
 class EvaluateConfig(StageConfig):
     """Compare a policy before and after PPO on held-out prompts."""
 
+    first = ("max_new_tokens", "samples")
+
     before: ModelName
     """the policy before PPO"""
     after: ModelName

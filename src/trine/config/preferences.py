@@ -21,6 +21,8 @@ from trine.config.lora import LoraConfig
 class PreferencesConfig(StageConfig):
     """Make preference pairs without a labeller: chosen is the answer a person wrote, rejected one the model samples."""
 
+    first = ("held_out", "samples", "max_prompts", "max_new_tokens")
+
     model: ModelName
     """model to sample from: run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     adapter: ModelName | None = None
@@ -48,6 +50,8 @@ class PreferencesConfig(StageConfig):
 
 class RewardConfig(StageConfig):
     """Train a reward model on preference pairs (pairwise ranking loss)."""
+
+    first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
     model: ModelName
     """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
