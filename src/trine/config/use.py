@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share, Word
 from trine.config.values import AS_WRITTEN
 
 
@@ -17,7 +17,7 @@ class ModelConfig(Config):
     adapter: ModelName | None = None
     """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter
     that names its base can also stand as the model itself"""
-    ignore_config_keys: tuple[str, ...] = ()
+    ignore_config_keys: tuple[Word, ...] = ()
     """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that
     they do not change the results; without it, keys that could are refused by name"""
 
@@ -91,7 +91,7 @@ class ChatConfig(WritingConfig):
 class ImportConfig(ModelConfig):
     """Import a model: open and check it, and write it as a model folder that every command accepts."""
 
-    first = ("overwrite",)
+    first = ("adapter", "ignore_config_keys", "overwrite")
 
     out: Path
     """model folder to write"""
