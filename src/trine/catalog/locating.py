@@ -13,9 +13,9 @@ from pathlib import Path
 from trine.catalog.hub import download
 from trine.model.adapter_settings import CONFIG as ADAPTER_CONFIG
 from trine.model.gguf.parts import one_model
-from trine.model.json_object import read_json_object
 from trine.model.weight_files import holds_weights
 from trine.runtime.errors import TrineError
+from trine.runtime.json_object import read_json_object
 from trine.runtime.progress import say
 
 SMOLLM2 = "smollm2"

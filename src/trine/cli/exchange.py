@@ -78,7 +78,10 @@ def write_model_folder(opened: OpenedModel, folder: Path, dtype: StoredDtype) ->
         generation = opened.generation
         ends = list(generation.eos_token_ids)
         eos = ends[0] if len(ends) == 1 else ends or None
-        save_model(opened.model, aside, eos_token_id=eos, pad_token_id=generation.pad_token_id, dtype=dtype)
+        save_model(
+            opened.model, aside, eos_token_id=eos, pad_token_id=generation.pad_token_id,
+            bos_token_id=generation.bos_token_id, dtype=dtype,
+        )  # fmt: skip
         write_generation_defaults(aside, generation)
         opened.tokenizer.save(aside)
 

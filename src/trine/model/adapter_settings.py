@@ -13,8 +13,8 @@ from typing import Any
 import regex
 
 from trine.model.config_keys import could_change_numbers, how_to_ignore
-from trine.model.json_object import read_json_object
 from trine.runtime.errors import TrineError
+from trine.runtime.json_object import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"

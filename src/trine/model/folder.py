@@ -22,13 +22,13 @@ from trine.model.families import (
 )
 from trine.model.generation_config import GenerationDefaults, write_generation_defaults
 from trine.model.heads import ScoreModel
-from trine.model.json_object import read_json_object
 from trine.model.lora import plain_weights
 from trine.model.rope import MAX_NUMBER
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
+from trine.runtime.json_object import read_json_object
 
 SCORE_WEIGHT = "score.weight"
 
@@ -39,6 +39,7 @@ def save_model(
     *,
     eos_token_id: int | list[int] | None = None,
     pad_token_id: int | None = None,
+    bos_token_id: int | None = None,
     dtype: StoredDtype = "float32",
     max_shard_bytes: int = MAX_SHARD,
 ) -> None:
@@ -48,6 +49,7 @@ def save_model(
     `max_shard_bytes` are split into shards with an index.
     """
     described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id, dtype)
+    described["bos_token_id"] = bos_token_id
     write_json(folder / "config.json", described)
     write_weights(folder, to_hugging_face_weights(_on_cpu(model), model.config), dtype, max_shard_bytes)
     if eos_token_id is not None or pad_token_id is not None:

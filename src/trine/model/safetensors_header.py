@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from trine.model.json_object import parse_json_object
 from trine.runtime.errors import TrineError
+from trine.runtime.json_object import parse_json_object
 from trine.runtime.mistaken import FIRST_BYTES, refuse_mistaken
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trine.model.json_object import read_json_object
 from trine.model.safetensors_header import TensorPlace, read_header
 from trine.runtime.errors import TrineError
 from trine.runtime.files import disk_errors, write_json
+from trine.runtime.json_object import read_json_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD = 5_000_000_000

@@ -14,13 +14,30 @@ def read_json_object(path: Path, ignored: Collection[str] = ()) -> dict[str, Any
 
     Raises `TrineError` if the file is missing or holds anything else.
     """
+    return without(parse_json_object(read_bytes(path), str(path)), ignored)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of `path`; raises `TrineError` if it is missing or unreadable."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
     except OSError as error:
         raise TrineError(f"{path} cannot be read: {error.strerror or error}") from None
-    return without(parse_json_object(data, str(path)), ignored)
+
+
+def read_text(path: Path) -> str:
+    """The text of `path`, in UTF-8, without its byte-order mark; errors as in `read_bytes`, and what it is instead."""
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        words = mistaken_for(data[:100])
+        raise TrineError(f"{path} {words}" if words else f"{path} is not readable text: {error}") from None
+    if data and mistaken_for(data[:100]):  # readable, and yet another file
+        raise TrineError(f"{path} {mistaken_for(data[:100])}")
+    return text
 
 
 def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
@@ -39,18 +56,18 @@ def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
 
 
 def without(described: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
-    """`described` without the keys `ignored`, in the objects inside it too (as those of `rope_scaling`)."""
-    return {
-        key: without(value, ignored) if isinstance(value, dict) else value
-        for key, value in described.items()
-        if key not in ignored
-    }
+    """`described` without the keys `ignored`, in the objects that its keys hold too (as `rope_scaling`'s)."""
+
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key not in ignored}
+
+    return {key: kept(value) if isinstance(value, dict) else value for key, value in kept(described).items()}
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"key {key!r} appears more than once")
-        result[key] = value
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        known: set[str] = set()
+        twice = next(key for key, _ in pairs if key in known or known.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice!r} appears more than once")
     return result
