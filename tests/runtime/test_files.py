@@ -143,3 +143,64 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, read: object) -> N
 def test_a_hash_of_parts_knows_where_they_end() -> None:
     assert sha256_of("ab", "c") != sha256_of("a", "bc")
     assert sha256_of("a", b"b") == sha256_of(b"a", "b")
+
+
+@pytest.mark.parametrize(
+    "number, remedy",
+    [
+        (errno.ENOSPC, "free some space or choose --out"),
+        (errno.EDQUOT, "free some space or choose --out"),
+        (errno.EACCES, "give yourself the permission or choose --out"),
+        (errno.EROFS, "the disk can only be read: choose --out"),
+        (errno.ENOENT, "choose --out"),
+    ],
+)
+@pytest.mark.parametrize(
+    "write", [lambda path: write_json(path, {}), lambda path: write_folder(path, lambda aside: None)]
+)
+def test_errors_of_the_system_are_named_with_what_helps(
+    tmp_path: Path, number: int, remedy: str, write: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3.3, 5.6: space is not what is missing where there is no permission."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(TrineError) as caught:
+        write(tmp_path / "out")  # type: ignore[operator]
+    assert str(caught.value) == f"cannot write {tmp_path / 'out'}: {os.strerror(number)}; {remedy}"
+
+
+@pytest.mark.parametrize("read", [read_json, read_jsonl, files.sha256_of_file])
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, read: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.3: by every reader, and one that is gone, or of which the disk has lost a part."""
+    with pytest.raises(TrineError, match=r"gone does not exist"):
+        read(tmp_path / "gone")  # type: ignore[operator]
+    with pytest.raises(TrineError, match=r"cannot read /proc/self/mem: Input/output error"):
+        read(Path("/proc/self/mem"))  # type: ignore[operator]
+
+    def refuse(*rest: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(TrineError, match=r"cannot read .*a: Permission denied; give yourself the permission"):
+        read(tmp_path / "a")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"9" * 5000, b'{"a": 1, "a": 2}', b'{"a": "\xff"}', b"", b"\xff\xfe{"]
+)
+def test_json_that_cannot_be_taken_is_named(tmp_path: Path, data: bytes) -> None:
+    """3.8: deep nesting, numbers of thousands of digits, keys that stand twice."""
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(TrineError, match=r"a\.json is not readable JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """3.8."""
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "a.json").write_bytes('{"a": "Größe"}'.encode(encoding))
+        assert read_json(tmp_path / "a.json") == {"a": "Größe"}

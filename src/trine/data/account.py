@@ -136,7 +136,7 @@ def _listed(numbers: Mapping[str, int]) -> str:
 
 
 def plural(reason: str) -> str:
-    """`linked folders (...)` of `linked folder (...)`; a suffix has no plural."""
-    first, bracket, rest = reason.partition(" (")
-    several = f"{first}s" if first.endswith(("folder", "file", "link", "environment", "pipe")) else first
-    return several + bracket + rest
+    """`linked folders` of `linked folder`; a suffix has no plural."""
+    if reason.startswith("file "):
+        return reason.replace("file", "files", 1)
+    return f"{reason}s" if reason.endswith(("folder", "file", "link", "environment")) else reason

@@ -72,7 +72,7 @@ def _walk(folder: Path, prefix: str, source: SourceConfig, result: Walk) -> None
     ours = _written_by_trine(folder, names, is_root=not prefix)
     if prefix and ours >= {name for name in names if not name.startswith(".")} and ours:
         result.seen += 1
-        result.passed_over["run folder" if RUN in names else "folder of a model or of shards"] += 1
+        result.passed_over["run folder" if RUN in names else "model or shards folder"] += 1
         return
     for entry in entries:
         name = f"{prefix}{entry.name}"

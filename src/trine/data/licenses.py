@@ -39,7 +39,7 @@ def allows(expression: str, licenses: Iterable[str]) -> bool | None:
     allowed = {_canonical(name) for name in licenses}
     try:
         answer, rest = _either(tokens, allowed)
-    except (StopIteration, TrineError):
+    except (StopIteration, TrineError, RecursionError):
         return None
     return answer if rest is None else None
 

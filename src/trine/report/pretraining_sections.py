@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from trine.data.account import plural
 from trine.report.plots import Colour, Line, line_plot
 from trine.report.run_reader import FinishedStage, RecipeRun, Series
 from trine.report.sections import Answer, Plot, Sample, Section, titled
@@ -39,7 +40,12 @@ def shards_section(run: FinishedStage, recipe: RecipeRun) -> Section:
 def corpus_tables(results: dict[str, Any]) -> list[Table]:
     """Documents by outcome and by source, sizes and speed; empty ones left out."""
     sources: dict[str, dict[str, dict[str, int]]] = results.get("outcomes") or {}
-    tables = [_outcomes_table(sources, results), _sources_table(sources), _encoding_table(results)]
+    tables = [
+        _outcomes_table(sources, results),
+        _account_table(results),
+        _sources_table(sources),
+        _encoding_table(results),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -61,6 +67,29 @@ def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict
     if rows and records:
         rows.append(("records that cannot be read", whole(broken), "", ""))
     return Table(("documents", "count", "MB", "share"), rows, title="Documents kept and left out")
+
+
+def _account_table(results: dict[str, Any]) -> Table:
+    """What became of files, and of records that no filter saw."""
+    account = results.get("account") or {}
+    files, seen_by_filters = account.get("files") or {}, {"held out", *_filters_in(results)}
+    rows: list[tuple[str, ...]] = [("files read", whole(files["read"]))] if files.get("read") else []
+    rows += [(f"passed over: {plural(reason)}", whole(count)) for reason, count in _largest(files.get("passed_over"))]
+    rows += [
+        (f"records left out: {reason.replace('_', ' ')}", whole(count))
+        for reason, count in _largest(account.get("left_out"))
+        if reason not in seen_by_filters
+    ]
+    rows += [("broken", place) for place in account.get("places", ())]
+    return Table(("files and records", "count"), rows, brief=False, title="Passed over, empty, broken")
+
+
+def _filters_in(results: dict[str, Any]) -> set[str]:
+    return {outcome for outcomes in (results.get("outcomes") or {}).values() for outcome in outcomes}
+
+
+def _largest(numbers: dict[str, int] | None) -> list[tuple[str, int]]:
+    return sorted((numbers or {}).items(), key=lambda item: (-item[1], item[0]))
 
 
 def _outcome(name: str) -> str:

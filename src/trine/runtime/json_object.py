@@ -1,11 +1,11 @@
 """JSON objects from untrusted files; every error names the file."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from trine.runtime.errors import TrineError
+from trine.runtime.json_values import parse_json
 from trine.runtime.mistaken import mistaken_for
 
 
@@ -41,13 +41,10 @@ def read_text(path: Path) -> str:
 
 
 def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
-    """Parse a JSON object in UTF-8, with a byte-order mark or without.
-
-    A duplicate key is refused, because parsers differ in which value they keep.
-    """
+    """The JSON object in `data`, parsed with the care of `json_values.py`."""
     try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:  # invalid UTF-8 or JSON, too long a number, too deep nesting
+        value = parse_json(data)
+    except ValueError as error:
         words = mistaken_for(data[:100])
         raise TrineError(f"{place} {words}" if words else f"{place} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
@@ -62,12 +59,3 @@ def without(described: dict[str, Any], ignored: Collection[str]) -> dict[str, An
         return {key: value for key, value in values.items() if key not in ignored}
 
     return {key: kept(value) if isinstance(value, dict) else value for key, value in kept(described).items()}
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        known: set[str] = set()
-        twice = next(key for key, _ in pairs if key in known or known.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} appears more than once")
-    return result

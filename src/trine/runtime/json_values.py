@@ -1,6 +1,6 @@
 """JSON that others wrote, parsed with one care wherever it stands; what is wrong is said in words, as a `ValueError`.
 
-A byte order mark is no part of the value, and names the encoding. Refused: a key that appears twice in an object
+A byte order mark is no part of the value, and names the encoding. Refused: a key that an object has more than once
 (parsers differ in which value they keep), nesting deeper than the interpreter can go, and integers of more than 4300
 digits. NaN and Infinity, which Python and many others write, are numbers. A string may hold half of a surrogate pair
 (`"\\ud800"`): it is given back as it stands, and whoever needs text asks `is_unicode`.
@@ -57,7 +57,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} appears twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} appears more than once")
     return result
 
 
