@@ -22,12 +22,15 @@ def _example_row(example: Example) -> dict[str, Any]:
     return row | row.pop("columns")
 
 
-def read_examples(path: Path) -> list[Example]:
-    """Rows with `prompt` (a string or a list of {role, content}) and `response`; other fields are kept as `columns`."""
+def read_examples(path: Path, *, answered: bool = True) -> list[Example]:
+    """Rows with `prompt` (a string or a list of {role, content}) and `response`; other fields are kept as `columns`.
+
+    Without `answered`, a row may have no response, or null: prompts to sample from need none.
+    """
     return [
         Example(
             _messages(row, path, number),
-            _string(row, "response", path, number),
+            _string(row, "response", path, number) if answered or row.get("response") is not None else "",
             name=str(row.get("name", f"{path}:{number}")),
             group=str(row.get("group", f"{path}:{number}")),
             columns={key: value for key, value in row.items() if key not in EXAMPLE_FIELDS},
