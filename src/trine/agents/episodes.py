@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def frames(description: AgentDescription, player: Player, seed: int, render_mode
             action = actions.for_environment(player.act(observation[None], noise))[0]
             step += 1
             observation, reward, terminated, truncated = contract.step(
-                environment, action, lambda at=step: f"step {at}"
+                environment, action, partial("step {}".format, step)
             )
             total, ended = total + reward, terminated or truncated
             yield environment.render, total

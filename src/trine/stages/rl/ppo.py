@@ -108,7 +108,7 @@ def sample_answers(prompts: Path) -> list[Answer]:
 
 
 def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat) -> None:
-    """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cut ones."""
+    """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
     if isinstance(reward, ModelReward):
         longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
         reward.check_reads(chat.tokenizer, longest, config.reward)
