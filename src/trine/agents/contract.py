@@ -8,7 +8,6 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -32,10 +31,6 @@ class Contract:
 
     name: str
     size: int
-
-    @cached_property
-    def _zeros(self) -> Array:
-        return np.zeros(self.size, np.float32)
 
     def reset(self, environment: gymnasium.Env[Any, Any], seed: int, place: Place) -> Array:
         """Reset it; the first observation [K], float32."""
@@ -80,7 +75,7 @@ class Contract:
         if array.dtype != np.float32:
             with np.errstate(over="ignore"):
                 numbers = array.astype(np.float32)
-        if numbers.dot(self._zeros) != 0:  # NaN and infinity times 0 are NaN; a sixth of the time of isfinite and all
+        if not np.isfinite(numbers).all():
             raise self._wrong(
                 f"an observation is not finite: number {int((~np.isfinite(numbers)).argmax())} of it is "
                 f"{array[~np.isfinite(numbers)][0]}", place,
