@@ -254,6 +254,7 @@ def run(
     *,
     minutes: float | None = ...,
     depth: int | None = ...,
+    set: Sequence[str] | Mapping[str, Any] = ...,
     push_to_hub: str | None = ...,
     seed: int = ...,
     overwrite: bool = ...,

@@ -9,6 +9,8 @@ from trine.records import Closing
 class EvaluateConfig(StageConfig):
     """Compare a policy before and after PPO on held-out prompts."""
 
+    first = ("max_new_tokens", "samples")
+
     before: ModelName
     """the policy before PPO"""
     after: ModelName
