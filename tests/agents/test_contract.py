@@ -69,9 +69,7 @@ def stepped(monkeypatch: pytest.MonkeyPatch, returns: Any, name: str = "Scripted
 
 
 @pytest.mark.parametrize(("value", "words"), BAD_OBSERVATIONS)
-def test_an_observation_is_checked_in_step_as_in_reset(
-    value: Any, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_observation_is_checked_in_step_as_in_reset(value: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """1.20, 1.19: a scalar was broadcast into the observation's shape; NaN ruined the moments for good."""
     with pytest.raises(TrineError, match=rf"trine-test/Scripted-v0, copy 0, episode 0, step 3: .*{words}"):
         stepped(monkeypatch, (value, 1.0, False, False, {}))
@@ -115,7 +113,8 @@ def test_the_old_api_of_reset_is_named(returned: Any, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("division by zero"), KeyError("speed"), AssertionError(), SystemExit(0), StopIteration()]
+    "error",
+    [ZeroDivisionError("division by zero"), KeyError("speed"), AssertionError(), SystemExit(0), StopIteration()],
 )
 def test_what_an_environment_raises_is_told_with_its_place(
     error: BaseException, monkeypatch: pytest.MonkeyPatch

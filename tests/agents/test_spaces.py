@@ -86,16 +86,17 @@ class Reach(gymnasium.Env[Any, Any]):
 gymnasium.register("trine-test/Reach-v0", entry_point=Reach)
 
 
-def trained(out: Path, low: float, high: float, total_steps: int = 10_000) -> Path:
+def trained(out: Path, low: float, high: float, total_steps: int = 4_000) -> Path:
     values: dict[str, Any] = {
-        "environment": "tests.agents.test_spaces:trine-test/Reach-v0", "environment_options": {"low": low, "high": high},
+        "environment": "tests.agents.test_spaces:trine-test/Reach-v0",
+        "environment_options": {"low": low, "high": high},
         "environments": 8, "rollout_steps": 25, "total_steps": total_steps, "hidden": (8,), "gamma": 0.9,
-        "evaluation_episodes": 5, "film": False, "optimizer": {"learning_rate": 0.02},
+        "evaluation_episodes": 5, "film": False, "optimizer": {"learning_rate": 0.05},
     }  # fmt: skip
     return run(ControlConfig(out=out, **values))
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-1000, 1000), (0, 1), (200, 200.5)])
+@pytest.mark.parametrize(("low", "high"), [(-1000, 1000), (200, 200.5)])
 def test_what_is_learned_does_not_depend_on_the_range(low: float, high: float, tmp_path: Path) -> None:
     """4.8: the same task in other units is learned alike; at first it gives -0.6, at best 5."""
     out = trained(tmp_path, low, high)

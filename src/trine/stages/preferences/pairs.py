@@ -68,8 +68,13 @@ def as_written(examples: Sequence[Example], chat: Chat, max_new_tokens: int) -> 
     return [
         replace(example, response=text)
         for example, text in zip(examples, texts, strict=True)
-        if text and len(chat.response_ids(text)) <= max_new_tokens
+        if fits(text, chat, max_new_tokens)
     ]
+
+
+def fits(text: str, chat: Chat, max_new_tokens: int) -> bool:
+    """Whether an answer is one that a pair may have: not empty, and within the budget as it will be encoded."""
+    return bool(text) and len(chat.response_ids(text)) <= max_new_tokens
 
 
 def _chosen(examples: list[Example], config: PreferencesConfig) -> list[Example]:
@@ -113,7 +118,8 @@ def sampled_pairs(
     pairs = []
     for example, rollout in zip(examples, rollouts, strict=True):
         answer = written(rollout.response_ids, chat)
-        if rollout.ended and answer and answer != example.response:
+        # A sample may be of other tokens than its text is encoded to, and of fewer.
+        if rollout.ended and fits(answer, chat, config.max_new_tokens) and answer != example.response:
             pairs.append(
                 PreferencePair(example.prompt, example.response, answer, name=example.name, group=example.group)
             )
