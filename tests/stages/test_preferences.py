@@ -109,5 +109,5 @@ def test_a_number_of_prompts_is_chosen_by_seed(tmp_path: Path, finetune_run: Pat
 
 def test_a_budget_in_which_nothing_ends_is_refused(tmp_path: Path, pretrain_run: Path, functions_run: Path) -> None:
     with pytest.raises(TrineError, match="no sampled answer ended within the budget; raise max_new_tokens"):
-        run(preferences_config(tmp_path, pretrain_run, functions_run, max_new_tokens=20, temperature=0.01))
+        run(preferences_config(tmp_path, pretrain_run, functions_run, max_new_tokens=40, temperature=0.01))
     assert not (tmp_path / "train.jsonl").exists()

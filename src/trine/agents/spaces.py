@@ -71,7 +71,7 @@ class BoxActions:
         return middle, half
 
     @property
-    def identity(self) -> bool:
+    def as_sampled(self) -> bool:
         """Whether actions are what is sampled, but for clipping; so it is in ranges of -1 to 1."""
         middle, half = self.affine
         return not self.scaled or bool((middle == 0).all() and (half == 1).all())
@@ -86,7 +86,7 @@ class BoxActions:
 
     def for_environment(self, actions: Array) -> list[Any]:
         """The actions to pass to the environments, one for each."""
-        if not self.identity:
+        if not self.as_sampled:
             middle, half = self.affine
             actions = middle + half * actions
         return list(np.minimum(np.maximum(actions, self.low), self.high).astype(self.low.dtype))

@@ -15,7 +15,7 @@ from trine.records import Answer, Message
 from trine.runtime.errors import TrineError
 from trine.runtime.foreign import FOREIGN_ERRORS, told
 
-FLOAT32 = np.finfo(np.float32)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 RewardFunction = Callable[..., Sequence[float]]
 
 
@@ -38,27 +38,26 @@ class FunctionReward:
         self.function, self.name = function, name
         if not callable(function):
             raise TrineError(f"reward {name} is {_shown(function)}, which is no function of (prompts, responses)")
+        if inspect.iscoroutinefunction(function):
+            raise TrineError(f"reward {name} is asynchronous (async def), which Trine does not wait for: write def")
         try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except ValueError:  # of some functions written in C
-            parameters = []
+            signature = inspect.signature(function)
+        except ValueError:  # some functions written in C do not tell theirs
+            signature = inspect.signature(lambda prompts, responses: [])
+        parameters = list(signature.parameters.values())
         lists = [each for each in parameters if each.kind in _POSITIONAL][:2]
         self.positional = {parameter.name for parameter in lists}
         self.parameters = [each for each in parameters if each not in lists and each.kind not in _UNNAMED]
-        if inspect.iscoroutinefunction(function):
-            raise TrineError(f"reward {name} is asynchronous (async def), which Trine does not wait for: write def")
-        if parameters:
-            self._check_arity(parameters)
+        self._check_arity(signature)
 
-    def _check_arity(self, parameters: Sequence[inspect.Parameter]) -> None:
+    def _check_arity(self, signature: inspect.Signature) -> None:
         """Two lists come by position and the rest by name: any function that cannot take these is refused."""
         named = {each.name: None for each in self.parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}
         try:
-            inspect.signature(self.function).bind(None, None, **named)
+            signature.bind(None, None, **named)
         except TypeError as error:
-            wanted = ", ".join(str(parameter) for parameter in parameters)
             raise TrineError(
-                f"reward {self.name} takes ({wanted}) and is called with two lists, (prompts, responses), and other "
+                f"reward {self.name} takes {signature} and is called with two lists, (prompts, responses), and other "
                 f"fields of the prompts' records by name: {error}"
             ) from None
 
@@ -88,7 +87,7 @@ class FunctionReward:
             number = float(value) if hasattr(value, "__float__") and not np.ndim(value) else float("nan")
         except (TypeError, ValueError, OverflowError):
             number = float("nan")
-        if not abs(number) <= FLOAT32.max:
+        if not abs(number) <= FLOAT32_MAX:
             raise self._refused(f"{_shown(value)} for the response {answer.response[:60]!r}")
         return number
 
@@ -131,6 +130,8 @@ _UNNAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 def _listed(returned: Any, count: int) -> list[Any] | None:
     """The values of what a function returned, one too many at most; None where it has none in an order."""
     unordered = isinstance(returned, str | bytes | Mapping | Set)
+    if isinstance(returned, Tensor):
+        returned = returned.detach()
     if unordered or not isinstance(returned, Iterable) or (hasattr(returned, "ndim") and returned.ndim == 0):
         return None
     return list(islice(iter(returned), count + 1))

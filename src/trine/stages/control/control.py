@@ -147,7 +147,7 @@ class ControlObjective(IterationObjective[TrainingBatch]):
 
     def restore(self, state: dict[str, Any]) -> None:
         actions = self.environments.actions
-        if isinstance(actions, BoxActions) and not (actions.identity or state.get("scaled_actions")):
+        if isinstance(actions, BoxActions) and not (actions.as_sampled or state.get("scaled_actions")):
             raise TrineError(
                 f"{self.config.out} was begun by an earlier Trine, whose agents act in the units of "
                 f"{self.config.environment} instead of its range; it cannot go on: give another --out"
