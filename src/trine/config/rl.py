@@ -60,7 +60,9 @@ class PpoConfig(PolicyGradientConfig):
     )
 
     model: ModelName
-    """initial policy and the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
+    """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: Path
     """JSONL of {prompt}; reward functions may ask for the other fields, `response` among them"""
     reward: ModelName

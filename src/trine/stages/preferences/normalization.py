@@ -43,7 +43,8 @@ def normalize(
     model: ScoreModel, tokenizer: Tokenizer, prompts: Sequence[Conversation], config: RewardConfig, stage: StageRun
 ) -> Normalization:
     """Scale the scores of `model` to mean 0 and variance 1 over fresh samples of the reference policy."""
-    policy, policy_tokenizer = stage.open_model(config.reference or config.model)
+    names = (config.reference, None) if config.reference else (config.model, config.adapter)
+    policy, policy_tokenizer = stage.open_model(*names)
     context = min(policy.config.context, model.trunk.config.context)
     answers = fresh_answers(policy, policy_tokenizer, prompts, config, context)
     scores = ModelReward(model, tokenizer).score(answers)
