@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trine.config.base import Config, PositiveFloat, Share
+from trine.config.resumption import ByContent, MayChange
 
 # What codeparrot-clean was filtered by (its data set card and preprocessing.py, after Chen et al. 2021).
 CODEPARROT = {
@@ -67,10 +68,10 @@ class SourceConfig(Config):
 
     name: str = ""
     """name in reports; empty: that of the folder, data set or distribution"""
-    folder: Path | None = None
+    folder: ByContent[Path | None] = None
     """folder or file of .txt .md .py (a document each), .jsonl .csv .parquet (a document a record), each also as .gz
     .xz .zst"""
-    dataset: str | None = None
+    dataset: ByContent[str | None] = None
     """Hugging Face data set by name, or the folder of one (pip install 'trine[hub]')"""
     distribution: str | None = None
     """an installed distribution's Python files"""
@@ -99,7 +100,7 @@ class SourceConfig(Config):
     """of a data set: split to read"""
     revision: str | None = None
     """of a data set: commit, branch or tag; null: the newest"""
-    streaming: bool = False
+    streaming: MayChange[bool] = False
     """of a data set: stream it over the network, instead of downloading it to the Hugging Face cache"""
 
     @model_validator(mode="after")
@@ -121,7 +122,7 @@ class SourceConfig(Config):
 class CorpusConfig(Config):
     """Which text to train on."""
 
-    folders: tuple[Path, ...] = ()
+    folders: ByContent[tuple[Path, ...]] = ()
     """folders or files of text: .py .txt .md, and .jsonl, .csv or .parquet with a field 'text'; also .gz .xz .zst"""
     standard_library: bool = False
     """the Python standard library of this interpreter, without tests and generated tables"""
@@ -134,7 +135,7 @@ class CorpusConfig(Config):
     filters: FilterConfig = FilterConfig()
     held_out_share: Share = 0.1
     """share of top-level modules (or files of a folder, or records) held out for evaluation, by a hash of their name"""
-    max_broken_share: Share = 0.01
+    max_broken_share: MayChange[Share] = 0.01
     """maximum share of unreadable records in a source; a source with more is refused"""
 
     @model_validator(mode="after")
