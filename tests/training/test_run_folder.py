@@ -235,7 +235,9 @@ def test_starting_over_removes_the_outputs_of_the_stage_that_was_here_and_no_oth
 
 
 def test_the_record_of_an_earlier_version_is_refused_with_words(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"config": {"seed": 0}, "inputs": {}, "trine": "0.4", "stage": "toy"}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": {"seed": 0}, "inputs": {}, "trine": "0.4", "stage": "toy"})
+    )
     (tmp_path / "done.json").write_text("{}")
     words = r"a run of an earlier version of Trine \(0.4\).*continue it with that version, or give another --out"
     with pytest.raises(TrineError, match=words), open_run(config(tmp_path), {}):

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from trine.config.loading import read_yaml
 from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, read_jsonl
+from trine.runtime.files import read_json
+from trine.runtime.logs import log_rows
 
 Series = tuple[list[float], list[float]]
 
@@ -61,7 +61,8 @@ class RecipeRun:
     def made_at(self, path: Any, makes: str) -> FinishedStage | None:
         """The run whose folder a config names as `path`, if its stage makes this (`config/stages.py`)."""
         makers = [run for run in self.stages if run.stage in STAGES and STAGES[run.stage].makes == makes]
-        return next((run for run in makers if run.name == Path(str(path)).name), None)
+        parts = list(reversed(Path(str(path)).parts))  # a run folder, or something in one
+        return next((run for part in parts for run in makers if run.name == part), None)
 
     def made_with(self) -> dict[str, str]:
         """Versions, machine and commit; where stages differ, every value once."""
@@ -97,7 +98,7 @@ def _runs_in(out: Path) -> dict[str, Any]:
     runs = [(path, stage) for path in folders if (path / "done.json").exists() and (stage := _stage_of(path))]
     if not runs:
         raise TrineError(f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage")
-    seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path, _ in runs]
+    seeds = [int(_config(path, _record(path)).get("seed", 0)) for path, _ in runs]
     stages = [
         {
             "name": path.relative_to(out).as_posix(),
@@ -111,29 +112,55 @@ def _runs_in(out: Path) -> dict[str, Any]:
 
 def _stage_of(folder: Path) -> str:
     """The stage that run.json names; empty where there is none, as in folders that earlier versions wrote."""
-    record = folder / "run.json"
-    return str(read_json(record).get("stage", "")) if record.exists() else ""
+    return str(_record(folder).get("stage", ""))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return _object(folder / "run.json") if (folder / "run.json").exists() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises `TrineError` where it is another value."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise TrineError(f"{path} is damaged: not a JSON object; restore it from a copy")
+    return value
+
+
+def _config(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The run's settings: of its record, or in folders that earlier versions wrote of config.yaml."""
+    if "format" in record and isinstance(record.get("config"), dict):
+        return dict(record["config"])
+    place = folder / "config.yaml"
+    return read_yaml(place) if place.exists() else {}
 
 
 def _read_stage(folder: Path, entry: dict[str, Any]) -> FinishedStage | None:
     if not (folder / "done.json").exists():
         return None
-    config, record = folder / "config.yaml", folder / "run.json"
+    record = _record(folder)
     return FinishedStage(
         name=str(entry["name"]),
         stage=str(entry["stage"]),
         seconds=entry.get("seconds"),
-        config=yaml.safe_load(config.read_text("utf-8")) if config.exists() else {},
-        made_with=read_json(record).get("made_with", {}) if record.exists() else {},
-        results=read_json(folder / "done.json"),
+        config=_config(folder, record),
+        made_with=_made_with(record),
+        results=_object(folder / "done.json"),
         metrics=_rows(folder / "metrics.jsonl"),
         samples=_rows(folder / "samples.jsonl"),
         folder=folder,
     )
 
 
+def _made_with(record: dict[str, Any]) -> dict[str, str]:
+    """Versions and machine."""
+    parts = [record.get(part) for part in ("made_with", "ran_on")]
+    return {key: str(value) for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.exists() else []
+    """The rows of a log; a damaged line costs no report."""
+    return log_rows(path)
 
 
 def _is_number(value: Any) -> bool:
