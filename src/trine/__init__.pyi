@@ -247,6 +247,7 @@ def run(
     *,
     minutes: float | None = ...,
     depth: int | None = ...,
+    set: Sequence[str] | Mapping[str, Any] = ...,
     push_to_hub: str | None = ...,
     seed: int = ...,
     overwrite: bool = ...,

@@ -181,12 +181,12 @@ RECIPE = "title: t\nminutes: 1\nstages:\n  - {name: words, stage: tokenizer, con
             RECIPE.replace("stage: tokenizer, ", ""),
             ["stage 1: needs a key 'stage', one of tokenizer, shards, pretrain"],
         ),
-        (RECIPE.replace("minutes: 1", "minutes: ten"), ["minutes: expected a number, found 'ten'"]),
-        (RECIPE.replace("{vocab_size: 300}", "[1]"), ["stage 1 (words): 'config' is a mapping"]),
+        (RECIPE.replace("minutes: 1", "minutes: ten"), ["minutes='ten': not a number"]),
+        (RECIPE.replace("{vocab_size: 300}", "[1]"), ["stage 1: config=['1']: not a mapping"]),
         (RECIPE.replace("config:", "scale: [voc], config:"), ["scale names 'voc', which its config does not set"]),
-        ("stages: 3\n", ["'stages' is a list of stages"]),
+        ("stages: 3\n", ["stage 1: needs a key 'stage'"]),
         ("title: nothing\n", ["the recipe has no stages"]),
-        ("- a\n", ["a recipe is a mapping"]),
+        ("- a\n", ["expected a mapping of keys", "found a list"]),
         ("a: [1\n", ["not readable YAML"]),
     ],
 )
@@ -199,7 +199,8 @@ def test_a_mistake_in_a_recipe(command: Command, tmp_path: Path, out: Path, text
 
 def test_an_unknown_recipe(command: Command, out: Path) -> None:
     refused(
-        command("run", "slowstart", "--out", out), "recipe 'slowstart' is neither a file nor built in (", "quickstart)"
+        command("run", "slowstart", "--out", out),
+        "recipe 'slowstart' is neither a file nor built in; did you mean 'quickstart'?",
     )
 
 

@@ -117,7 +117,7 @@ def test_when_all_are_damaged_that_is_an_error_and_nothing_is_touched(tmp_path: 
     for path in list_checkpoints(tmp_path):
         DAMAGES[damage](path)
     before = contents(tmp_path)
-    with pytest.raises(TrineError, match="all checkpoints in .* are damaged, and nothing was changed") as error:
+    with pytest.raises(TrineError, match=r"all checkpoints in .* are damaged, and nothing was changed") as error:
         load_checkpoint(tmp_path)
     assert all(path.name in str(error.value) for path in list_checkpoints(tmp_path))
     assert "Restore one from a copy" in str(error.value) and contents(tmp_path) == before

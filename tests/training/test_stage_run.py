@@ -117,7 +117,7 @@ def test_the_precision_that_ran_is_recorded_and_another_one_refused(
     monkeypatch.setenv("TRINE_PRECISION", "bf16")
     run(toy(tmp_path, hardware=HardwareConfig(device="cpu")))  # auto, and the same in the end
     monkeypatch.setenv("TRINE_PRECISION", "fp32")
-    with pytest.raises(TrineError, match="hardware.precision: bf16 → fp32"):
+    with pytest.raises(TrineError, match=r"hardware\.precision: bf16 → fp32"):
         run(toy(tmp_path, hardware=HardwareConfig(device="cpu")))
     run(toy(tmp_path, hardware=HardwareConfig(device="cpu", precision="bf16")))  # stated, it wins
 

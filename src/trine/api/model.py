@@ -60,7 +60,7 @@ def load(
     """
     hardware = {"device": device, "precision": precision, "threads": threads}
     values = {"model": os.fspath(name), "weights": weights, "hardware": hardware}
-    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows, shared=True))
+    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows))
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,30 @@ These modules import nothing heavy, so that `--help` answers at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from trine.config.resumption import ChangesBits, MayChange
+from trine.config.values import BYTES, WORD, Refused, expanded, read_fields
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveBytes = Annotated[int, Field(gt=0), BYTES]
+# A short name; lists of them may be written with commas.
+Word = Annotated[str, WORD]
 
 
 def _as_name(value: object) -> object:
     """A path in its plainest spelling, so that a/b/ and a/b are the same model in a run folder's record."""
-    return str(Path(value)) if isinstance(value, str | Path) else value
+    path = expanded(value)
+    if isinstance(path, Refused):
+        raise ValueError(path.reason)
+    return str(path) if isinstance(path, Path) else value
 
 
 # Run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub: what `trine chat --model` takes too.
@@ -27,9 +35,22 @@ ModelName = Annotated[str, BeforeValidator(_as_name)]
 
 
 class Config(BaseModel):
-    """Immutable; a key that is not a field is an error."""
+    """Immutable; a key that is not a field is an error. Values are read by their fields' types (`config/values.py`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    first: ClassVar[tuple[str, ...]] = ()
+    """(dotted) names of the options that `--help` shows besides the required ones; the rest is under `--help all`"""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Values are read before any validator sees them, those of subclasses included."""
+        schema = handler(source)
+        if cls.__pydantic_complete__:  # a field of another config: pydantic hands out the schema that was made before
+            return schema
+        return core_schema.no_info_before_validator_function(lambda values: read_fields(source, values), schema)
 
     @model_validator(mode="before")
     @classmethod

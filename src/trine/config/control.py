@@ -37,6 +37,8 @@ ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
 class ControlConfig(PolicyGradientConfig):
     """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
+    first = ("algorithm", "out", "total_steps", "environments", "seed", "optimizer.learning_rate", "film")
+
     environment: str
     """id of a registered environment, such as CartPole-v1; package.module:Name-v0 imports what registers it first"""
     algorithm: Algorithm = "ppo"
@@ -131,6 +133,8 @@ def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 class PlayConfig(Config):
     """Watch a trained agent: play episodes, print their returns, write a video."""
+
+    first = ("episodes", "deterministic", "show")
 
     run: Path
     """run folder of `trine control`"""

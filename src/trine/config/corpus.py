@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from trine.config.base import Config, PositiveFloat, Share
+from trine.config.base import Config, PositiveFloat, Share, Word
 from trine.config.resumption import ByContent, MayChange
 
 # What codeparrot-clean was filtered by (its data set card and preprocessing.py, after Chen et al. 2021).
@@ -48,7 +48,7 @@ class FilterConfig(Config):
     """drop documents whose mean line length is above this, in characters (codeparrot: 100); null: no limit"""
     alphanumeric_share: Share | None = None
     """drop documents with a smaller share of letters and digits (codeparrot: 0.25); null: no limit"""
-    licenses: tuple[str, ...] = ()
+    licenses: tuple[Word, ...] = ()
     """SPDX names of the licences to keep, such as [MIT, Apache-2.0]; empty: all"""
     unknown_license: Literal["drop", "keep"] = "drop"
     """with licenses: whether to drop or keep documents that name no licence"""

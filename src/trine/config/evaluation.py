@@ -9,6 +9,8 @@ from trine.config.resumption import ByContent
 class EvaluateConfig(StageConfig):
     """Compare a policy before and after PPO on held-out prompts."""
 
+    first = ("max_new_tokens", "samples")
+
     before: ByContent[ModelName]
     """the policy before PPO"""
     after: ByContent[ModelName]

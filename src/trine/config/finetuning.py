@@ -10,6 +10,8 @@ from trine.config.resumption import ByContent, ChangesBits, Extends
 class FinetuneConfig(StageConfig):
     """Fine-tune a model on prompts and answers, packed several to a row."""
 
+    first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
+
     model: ByContent[ModelName]
     """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: ByContent[Path]

@@ -22,6 +22,8 @@ from trine.config.resumption import ByContent, ChangesBits, Extends
 class PreferencesConfig(StageConfig):
     """Make preference pairs without a labeller: chosen is the answer a person wrote, rejected one the model samples."""
 
+    first = ("held_out", "samples", "max_prompts", "max_new_tokens")
+
     model: ByContent[ModelName]
     """model to sample from: run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     examples: ByContent[Path]
@@ -47,6 +49,8 @@ class PreferencesConfig(StageConfig):
 
 class RewardConfig(StageConfig):
     """Train a reward model on preference pairs (pairwise ranking loss)."""
+
+    first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
     model: ByContent[ModelName]
     """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""

@@ -10,6 +10,7 @@ from trine.config.base import (
     LoopConfig,
     NonNegativeInt,
     OptimizerConfig,
+    PositiveBytes,
     PositiveFloat,
     PositiveInt,
     Share,
@@ -23,10 +24,12 @@ from trine.config.scale import with_depth
 class TokenizerConfig(StageConfig):
     """Train a byte-level BPE tokenizer on a corpus."""
 
+    first = ("corpus.folders", "corpus.standard_library", "vocab_size")
+
     corpus: CorpusConfig = CorpusConfig()
     vocab_size: PositiveInt = 32768
     """number of tokens, including the 256 bytes and 4 reserved tokens"""
-    max_bytes: PositiveInt = 2_000_000_000
+    max_bytes: PositiveBytes = 2_000_000_000
     """train on at most this many bytes, from the beginning of the corpus; more changes little and takes memory"""
 
 
@@ -48,6 +51,8 @@ class ModelShape(Config):
 class ShardsConfig(StageConfig):
     """Encode a corpus once into memory-mapped token shards, for any number of pretraining runs."""
 
+    first = ("corpus.folders", "corpus.standard_library")
+
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: ByContent[Path]
     """folder of a tokenizer stage, or of a model"""
@@ -55,6 +60,8 @@ class ShardsConfig(StageConfig):
 
 class PretrainConfig(StageConfig):
     """Train a GPT from scratch on plain text."""
+
+    first = ("corpus.folders", "depth", "tokens", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate")
 
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: ByContent[Path]
@@ -116,6 +123,8 @@ class PretrainConfig(StageConfig):
 
 class FunctionsConfig(StageConfig):
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
+
+    first = ("corpus.folders", "corpus.standard_library")
 
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: ByContent[Path]

@@ -5,13 +5,14 @@ multiplies matrices compared with the machine the recipe was written on.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from trine.catalog.publishing import check_publishing, push_model
 from trine.config.registry import STAGES
 from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
-from trine.pipeline.recipes import Recipe, load_recipe
+from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.allocator import release_memory
 from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
@@ -28,7 +29,7 @@ def run(config: RunConfig) -> Path:
     one_process_only("a recipe")
     if config.push_to_hub is not None:
         check_publishing(config.push_to_hub)
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
+    recipe = recipe_of(config)
     pushed = _last_model(recipe) if config.push_to_hub is not None else None
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
@@ -87,6 +88,7 @@ def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -
         "recipe": config.recipe,
         "seed": config.seed,
         "minutes": config.minutes,
+        "set": dict(config.set) if isinstance(config.set, Mapping) else list(config.set),
         "stages": [
             {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]}
             for step in recipe.steps

@@ -6,6 +6,7 @@ from typing import Any
 
 from trine.config.loading import read_yaml
 from trine.config.registry import STAGES
+from trine.config.values import resolved
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json
 from trine.runtime.logs import log_rows
@@ -132,7 +133,7 @@ def _config(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     if "format" in record and isinstance(record.get("config"), dict):
         return dict(record["config"])
     place = folder / "config.yaml"
-    return read_yaml(place) if place.exists() else {}
+    return dict(resolved(read_yaml(place))) if place.exists() else {}
 
 
 def _read_stage(folder: Path, entry: dict[str, Any]) -> FinishedStage | None:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trine.config.base import StageConfig
 from trine.config.registry import STAGES, stage_of
 from trine.config.resumption import Resumption
 from trine.config.stage import Stage
+from trine.config.yaml_text import written
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_text
 from trine.runtime.logs import read_log
@@ -71,8 +70,7 @@ def _traces(path: Path, name: str) -> list[Path]:
 
 def _begin(path: Path, now: RunRecord) -> None:
     """Write config.yaml and run.json."""
-    text = yaml.safe_dump(now.config, sort_keys=False, allow_unicode=True)
-    write_text(path / "config.yaml", "# Paths are relative to this folder.\n" + text)
+    write_text(path / "config.yaml", f"# Paths are relative to this folder.\n{written(now.config)}")
     now.write(path)
 
 
