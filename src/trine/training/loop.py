@@ -285,6 +285,7 @@ class Loop:
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state() if random_state is None else random_state
         state = {"objective": objective or self.objective.state(), "guard": self.guard.state(), "steps": self.steps}
+        state |= {"rows": dict(self.run.rows)}
         keep, protected = self.config.keep_checkpoints, self._before_decay
         save_checkpoint(self.run.checkpoints, step, tensors, state, keep, self.world, protected=protected)
 
@@ -304,7 +305,7 @@ class Loop:
         self._restore(tensors, state)
         step, planned = int(state["step"]), int(state["steps"])
         ended = step == planned  # saved at what was the end, where no evaluation was due but the final one
-        self.run.forget_after(step, ended=ended, log_every=self.log_every)
+        self.run.forget_after(step, ended=ended, expected=state["rows"])
         before = "" if planned == self.steps else f" (it was to end after {planned})"
         say(f"{self.objective.name}: continuing after step {step} of {self.steps}{before}")
         if ended and self._due(step, self.config.evaluate_every):

@@ -44,6 +44,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.step = 0
+        self.rows = {self.metrics.name: 0, self.samples.name: 0}
         self.keep_last, self.checkpoint_to_keep = keep_last, 0
 
     @property
@@ -69,12 +70,14 @@ class RunFolder:
         """Append a row to metrics.jsonl and send it to the trackers."""
         self.step = row.get("step", self.step)
         append_rows(self.metrics, [row])
+        self.rows[self.metrics.name] += 1
         if self.tracking is not None:
             self.tracking.tell(row, self.metrics)
 
     def log_samples(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append samples of the model to samples.jsonl, under the step that was logged last."""
         append_rows(self.samples, [{"step": self.step, **row} for row in rows])
+        self.rows[self.samples.name] += len(rows)
 
     def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
         """Write bad_step.json, about the latest step that was refused: the reason, its figures, and its batch."""
@@ -82,23 +85,20 @@ class RunFolder:
         write_json(self.path / "bad_step.json", about | {"figures": written, "batch": batch})
         return self.path / "bad_step.json"
 
-    def forget_after(self, step: int, *, ended: bool = False, log_every: int = 0) -> None:
+    def forget_after(self, step: int, *, ended: bool = False, expected: dict[str, int] | None = None) -> None:
         """Remove the rows of metrics and samples after `step`: a resumed run is about to write them again.
 
-        `ended`: what was evaluated at `step` was the run's end, and is to come again. `log_every`: steps per row of the
-        metrics, where it is known; rows that are missing are told.
+        `ended`: what was evaluated at `step` was the run's end, and is to come again. `expected`: what `rows` was at
+        `step`; rows that are missing are told.
         """
         self.step = max(step, 0)
         last = step - 1 if ended else step
-        rows = keep_rows(self.metrics, lambda row: row.get("step", 0) <= (step if "seconds" in row else last))
-        keep_rows(self.samples, lambda row: row.get("step", 0) <= last)
-        logged = {row.get("step") for row in rows}
-        missing = len(set(range(log_every, step + 1, log_every)) - logged) if log_every else 0
-        if missing:
-            say(
-                f"{self.metrics} lacks {missing} rows of before step {step}; training needs none of them",
-                style="yellow",
-            )
+        metrics = keep_rows(self.metrics, lambda row: row.get("step", 0) <= (step if "seconds" in row else last))
+        samples = keep_rows(self.samples, lambda row: row.get("step", 0) <= last)
+        self.rows = {self.metrics.name: len(metrics), self.samples.name: len(samples)}
+        for name, count in (expected or {}).items():
+            if count > self.rows[name]:
+                say(f"{self.path / name} lacks {count - self.rows[name]} of its rows; training needs none of them")
 
 
 class SilentRunFolder(RunFolder):
@@ -110,7 +110,7 @@ class SilentRunFolder(RunFolder):
 
     def log_samples(self, rows: Sequence[dict[str, Any]]) -> None: ...
 
-    def forget_after(self, step: int, *, ended: bool = False, log_every: int = 0) -> None: ...
+    def forget_after(self, step: int, *, ended: bool = False, expected: dict[str, int] | None = None) -> None: ...
 
     def write_bad_step(self, about: dict[str, Any], figures: dict[str, float], batch: dict[str, Any]) -> Path:
         return self.path / "bad_step.json"
