@@ -49,7 +49,9 @@ class PpoConfig(PolicyGradientConfig):
     )
 
     model: ByContent[ModelName]
-    """initial policy and the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
+    """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
+    adapter: ByContent[ModelName | None] = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: ByContent[Path]
     """JSONL of {prompt, response}; reward functions may ask for the other fields"""
     reward: ByContent[ModelName]

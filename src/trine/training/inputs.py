@@ -7,7 +7,7 @@ began with, and sizes and dates do not tell.
 from collections.abc import Iterator
 from pathlib import Path
 
-from trine.catalog.locating import find_model
+from trine.catalog.locating import find_adapter, place_model
 from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
 from trine.rewards.function import import_function
@@ -45,8 +45,8 @@ def _is_content(path: Path) -> bool:
 
 
 def model_fingerprint(name: Path | str) -> str:
-    """Of the model that `name` stands for."""
-    return fingerprint(find_model(name))
+    """Of the model that `name` stands for: the folder or file it is, or a base and the adapters in it."""
+    return "+".join(fingerprint(path) for path in place_model(name).paths)
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
@@ -55,10 +55,12 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return sha256_of(*(part for pair in texts for part in pair), str(tokenizer.files.model_end_ids))
 
 
-def input_fingerprint(value: Path | str) -> str:
-    """Of what a setting names: a path, a model, or a reward `package.module:function`, known by its source."""
+def input_fingerprint(name: str, value: Path | str) -> str:
+    """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
     if isinstance(value, Path):
         return fingerprint(value)
+    if name == "adapter":
+        return fingerprint(find_adapter(value))
     if is_function(value):
         function = import_function(value).function
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)

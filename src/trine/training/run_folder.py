@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.config.base import StageConfig
+from trine.config.extras import check_extras
 from trine.runtime.device import Hardware
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.files import disk_errors, read_json, write_json
@@ -142,6 +143,8 @@ def _locked_run(
     config: StageConfig, inputs: dict[str, str], world: World, hardware: Hardware | None
 ) -> Iterator[RunFolder]:
     path, values = config.out, config.model_dump(mode="json")
+    if not (path / "done.json").exists():
+        check_extras(config)
     loop = values.get("loop") or {}
     tracking = Tracking(loop.get("trackers") or (), values, path)
     with disk_errors(path):

@@ -38,6 +38,9 @@ class TrainingConfig(Protocol):
     def model(self) -> str: ...
 
     @property
+    def adapter(self) -> str | None: ...
+
+    @property
     def seed(self) -> int: ...
 
     @property
@@ -66,13 +69,13 @@ class StageRun:
     def path(self) -> Path:
         return self.folder.path
 
-    def open_model(self, name: str) -> tuple[Transformer, Tokenizer]:
-        """A language model and its tokenizer."""
-        return open_model(name, self.hardware)
+    def open_model(self, name: str, adapter: str | None = None) -> tuple[Transformer, Tokenizer]:
+        """A language model, with the adapter called `adapter` merged into it, and its tokenizer."""
+        return open_model(name, self.hardware, adapter)
 
     def open_trainable(self, config: TrainingConfig) -> tuple[Transformer, Tokenizer]:
         """The model to train and its tokenizer; with the adapters of `config.lora`, where it asks for them."""
-        model, tokenizer = self.open_model(config.model)
+        model, tokenizer = self.open_model(config.model, config.adapter)
         begin_lora(model, config.lora, config.seed)
         return model, tokenizer
 
@@ -110,7 +113,7 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         def run(config: Config) -> Path:
             hardware = open_hardware(config.hardware)
             values = {name: getattr(config, name) for name in inputs}
-            fingerprints = {name: input_fingerprint(value) for name, value in values.items() if value}
+            fingerprints = {name: input_fingerprint(name, value) for name, value in values.items() if value}
             with open_run(config, fingerprints, hardware=hardware) as folder:
                 if not folder.finished:
                     seed_torch(config.seed)
