@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trine.runtime.errors import TrineError
-from trine.runtime.files import disk_errors, write_bytes
+from trine.runtime.files import disk_errors, read_errors, write_bytes
+from trine.runtime.json_values import parse_json
 from trine.runtime.progress import say
 
 
@@ -28,10 +28,8 @@ class LogLine:
 
 def read_log(path: Path) -> list[LogLine]:
     """The lines of a log, without blank ones and half a row at its end; none where there is no file."""
-    try:
+    with read_errors(path):
         data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise TrineError(f"{path} cannot be read: {error.strerror or error}") from None
     pieces = data.removeprefix(BOM_UTF8).split(b"\n")
     lines = [LogLine(number, piece, _row(piece)) for number, piece in enumerate(pieces, 1) if piece.strip()]
     cut_off = bool(lines) and lines[-1].number == len(pieces) and lines[-1].row is None
@@ -40,8 +38,8 @@ def read_log(path: Path) -> list[LogLine]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     step = row.get("step", 0) if isinstance(row, dict) else None
     return row if isinstance(step, int | float) and math.isfinite(step) else None
