@@ -38,7 +38,7 @@ def read_log(path: Path) -> list[LogLine]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = parse_json(line)
+        row = parse_json(line.decode("utf-8"))
     except ValueError:
         return None
     step = row.get("step", 0) if isinstance(row, dict) else None
