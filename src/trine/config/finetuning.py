@@ -12,7 +12,9 @@ class FinetuneConfig(StageConfig):
     first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
     model: ModelName
-    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     examples: Path
     """JSONL of {prompt, response} to train on"""
     held_out: Path | None = None

@@ -24,7 +24,9 @@ class PreferencesConfig(StageConfig):
     first = ("held_out", "samples", "max_prompts", "max_new_tokens")
 
     model: ModelName
-    """model to sample from: run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """model to sample from: run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     examples: Path
     """JSONL of {prompt, response}; each response is the chosen answer of its pairs"""
     held_out: Path | None = None
@@ -52,7 +54,9 @@ class RewardConfig(StageConfig):
     first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
     model: ModelName
-    """run or model folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     preferences: Path
     """folder of a preferences stage, or a JSONL of {prompt, chosen, rejected}"""
     held_out: Path | None = None

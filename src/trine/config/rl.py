@@ -39,7 +39,9 @@ class PpoConfig(PolicyGradientConfig):
     first = ("iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank")
 
     model: ModelName
-    """initial policy and the reference: run or model folder, .gguf file, smollm2, or owner/name on the hub"""
+    """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: Path
     """JSONL of {prompt, response}; reward functions may ask for the other fields"""
     reward: ModelName

@@ -12,7 +12,7 @@ The signatures behind the references:
     estimate  (config, {run folder: config} of earlier steps) -> Estimate, for `--dry-run`
     overview  (results of done.json) -> a few words for the report's first table
     headline  (StageRun, RecipeRun) -> Section                       what to look at first: stands before the overview
-    gains     (StageRun) -> [(label, figure, detail)]                large figures on top of the page
+    verdicts  (StageRun, RecipeRun) -> [Verdict]                     sentences on top of the page
     sections  (StageRun, RecipeRun) -> Section, each
 """
 
@@ -61,7 +61,7 @@ class Stage:
     estimate: Reference | None = None
     overview: Reference | None = None
     headline: Reference | None = None
-    gains: Reference | None = None
+    verdicts: Reference | None = None
     sections: tuple[Reference, ...] = ()
 
     def config_class(self) -> "type[StageConfig]":

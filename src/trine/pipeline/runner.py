@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trine.catalog.publishing import check_publishing, push_model
+from trine.config.extras import check_extras
 from trine.config.registry import STAGES
 from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
@@ -58,6 +59,9 @@ def _last_model(recipe: Recipe) -> Path:
 
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:
     """Run what is not finished; after each stage, write recipe.json: the stages so far and how long each took."""
+    for step in recipe.steps:
+        if not (step.config.out / "done.json").exists():
+            check_extras(step.config)
     seconds: dict[str, float] = {}
     changes = {"overwrite": True} if config.overwrite else {}
     for number, step in enumerate(recipe.steps, 1):

@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # ValueError: JSON, UTF-8, and integers of 5,000 digits
         raise TrineError(f"{path} is not readable JSON: {error}") from error
 
 

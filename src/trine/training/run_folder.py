@@ -25,6 +25,7 @@ import yaml
 
 from trine import __version__
 from trine.config.base import StageConfig
+from trine.config.extras import check_extras
 from trine.config.registry import STAGES, stage_of
 from trine.config.stage import Stage
 from trine.runtime.distributed import ALONE, World
@@ -153,6 +154,8 @@ def open_run(config: StageConfig, inputs: dict[str, str], world: World = ALONE) 
 @contextmanager
 def _locked_run(config: StageConfig, inputs: dict[str, str]) -> Iterator[RunFolder]:
     path, stage, values = config.out, stage_of(config), config.model_dump(mode="json")
+    if not (path / "done.json").exists():
+        check_extras(config)
     tracking = Tracking((values.get("loop") or {}).get("trackers") or (), values, path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from trine.catalog.adapters import begin_lora
 from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_model
+from trine.catalog.locating import find_adapter, place_model
 from trine.catalog.rewards import is_function
 from trine.config.base import LoopConfig, OptimizerConfig, StageConfig
 from trine.config.lora import LoraConfig
@@ -37,6 +37,9 @@ class TrainingConfig(Protocol):
 
     @property
     def model(self) -> str: ...
+
+    @property
+    def adapter(self) -> str | None: ...
 
     @property
     def seed(self) -> int: ...
@@ -67,13 +70,13 @@ class StageRun:
     def path(self) -> Path:
         return self.folder.path
 
-    def open_model(self, name: str) -> tuple[Transformer, Tokenizer]:
-        """A language model and its tokenizer."""
-        return open_model(name, self.hardware)
+    def open_model(self, name: str, adapter: str | None = None) -> tuple[Transformer, Tokenizer]:
+        """A language model, with the adapter called `adapter` merged into it, and its tokenizer."""
+        return open_model(name, self.hardware, adapter)
 
     def open_trainable(self, config: TrainingConfig) -> tuple[Transformer, Tokenizer]:
         """The model to train and its tokenizer; with the adapters of `config.lora`, where it asks for them."""
-        model, tokenizer = self.open_model(config.model)
+        model, tokenizer = self.open_model(config.model, config.adapter)
         begin_lora(model, config.lora, config.seed)
         return model, tokenizer
 
@@ -111,7 +114,7 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         def run(config: Config) -> Path:
             hardware = open_hardware(config.hardware)
             values = {name: getattr(config, name) for name in inputs}
-            fingerprints = {name: _fingerprint(value) for name, value in values.items() if value}
+            fingerprints = {name: _fingerprint(name, value) for name, value in values.items() if value}
             with open_run(config, fingerprints) as folder:
                 if not folder.finished:
                     seed_torch(config.seed)
@@ -123,7 +126,14 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
     return decorate
 
 
-def _fingerprint(value: Path | str) -> str:
+def fingerprint_model(name: str) -> str:
+    """The contents of a model: of the one folder or file it is, or of a base and the adapters in it."""
+    return "+".join(fingerprint(path) for path in place_model(name).paths)
+
+
+def _fingerprint(name: str, value: Path | str) -> str:
     if isinstance(value, Path):
         return fingerprint(value)
-    return value if is_function(value) else fingerprint(find_model(value))
+    if name == "adapter":
+        return fingerprint(find_adapter(value))
+    return value if is_function(value) else fingerprint_model(value)

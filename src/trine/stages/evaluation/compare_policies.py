@@ -13,7 +13,6 @@ import torch
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
 from trine.catalog.loading import open_hardware, open_model, open_score_model
-from trine.catalog.locating import find_model
 from trine.config.evaluation import EvaluateConfig
 from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
@@ -32,6 +31,7 @@ from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import fingerprint, open_run
+from trine.training.stage_run import fingerprint_model
 
 ROWS_AT_ONCE = 64
 PLAIN_PROMPTS = (
@@ -57,7 +57,7 @@ def run(config: EvaluateConfig) -> Path:
     """Write evaluation figures to done.json and samples.jsonl."""
     hardware = open_hardware(config.hardware)
     models = ("before", "after", "base", "reward", "held_out_reward")
-    inputs = {role: fingerprint(find_model(getattr(config, role))) for role in models}
+    inputs = {role: fingerprint_model(getattr(config, role)) for role in models}
     inputs["prompts"] = fingerprint(config.prompts)
     with open_run(config, inputs) as folder:
         if folder.finished:

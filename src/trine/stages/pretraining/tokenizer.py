@@ -69,6 +69,7 @@ def bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
     tokens = size = 0
     for part in ("held_out", "train"):
         for document in corpus.documents(part):
+            stop_request.check()
             tokens += len(tokenizer.encode_batch([document.text])[0])
             size += len(document.text.encode("utf-8", "replace"))
             if size >= MEASURED_BYTES:
