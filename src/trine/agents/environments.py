@@ -21,6 +21,7 @@ import numpy as np
 from trine.agents.distributions import Array
 from trine.agents.spaces import Actions, actions_of, observation_size
 from trine.runtime.errors import TrineError
+from trine.runtime.importing import search_working_directory
 from trine.runtime.seeds import derive_seed
 from trine.runtime.source_code import own_files, source_digest
 
@@ -31,6 +32,7 @@ SEEDS = 2**31
 def make_environment(name: str, options: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """One copy. Raises `TrineError` for an unknown id, a missing extra, or invalid options."""
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    search_working_directory()
     try:
         return gymnasium.make(name, disable_env_checker=True, **rendering, **options)
     except gymnasium.error.DependencyNotInstalled as error:
