@@ -1,6 +1,5 @@
 """A Python function as a reward: prompts, responses and, by name, other fields of the records in; scores out."""
 
-import importlib
 import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -14,6 +13,7 @@ from torch import Tensor
 from trine.records import Answer, Message
 from trine.runtime.errors import TrineError
 from trine.runtime.foreign import FOREIGN_ERRORS, told
+from trine.runtime.importing import import_module
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 RewardFunction = Callable[..., Sequence[float]]
@@ -161,7 +161,7 @@ def import_function(name: str) -> FunctionReward:
     """The reward `package.module:function`."""
     module_name, _, function_name = name.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(import_module(module_name), function_name)
     except FOREIGN_ERRORS as error:  # the module is the user's: importing it may raise anything
         raise TrineError(f"reward {name!r} cannot be imported: {told(error)}; write package.module:function") from None
     return FunctionReward(function, name)
