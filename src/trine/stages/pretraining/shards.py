@@ -1,10 +1,12 @@
 """Between steps 0 and 1: a corpus encoded once, for any number of pretraining runs."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from trine.config.base import HardwareConfig
 from trine.config.text import ShardsConfig
+from trine.data.account import Account
 from trine.data.corpus import Corpus, open_corpus
 from trine.data.encoding import Encoding
 from trine.data.shard_making import Target, make_shards
@@ -37,7 +39,22 @@ def encode_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, hardware: 
     target = Target(tokenizer.fingerprint, tokenizer.vocab_size, encoding)
     shards = make_shards(folder, corpus, target, hardware.threads or available_cores())
     say(f"shards: {shards.overview}")
+    for line in _remarks(shards, corpus.config.held_out_share):
+        say(f"shards: {line}")
     return shards
+
+
+def _remarks(shards: Shards, held_out_share: float) -> Iterator[str]:
+    """What became of the records, and whether any is held out."""
+    account = shards.description.get("account")
+    if account:
+        yield Account.from_json(account).words
+    if held_out_share and not shards.held_out:
+        yield (
+            f"nothing is held out, so the model cannot be evaluated: a hash of its name put none of the "
+            f"{shards.train.document_count} documents into held_out_share={held_out_share:g}; raise it, or give "
+            "more files"
+        )
 
 
 def open_shards(run_folder: Path, tokenizer: Tokenizer) -> Shards:
