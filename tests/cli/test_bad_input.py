@@ -122,7 +122,11 @@ def test_an_example_longer_than_a_row(command: Command, tmp_path: Path, pretrain
 
 
 def test_a_folder_that_holds_no_model(command: Command, tmp_path: Path, out: Path) -> None:
-    refused(command("generate", tmp_path, "--prompt", "x"), f"{tmp_path} holds no model", "name a run or model folder")
+    refused(
+        command("generate", tmp_path, "--prompt", "x"),
+        f"{tmp_path} holds no model",
+        "name a run, model or adapter folder",
+    )
 
 
 def test_a_prompt_longer_than_the_context(command: Command, pretrain_run: Path) -> None:
@@ -140,7 +144,8 @@ def test_damaged_weights(command: Command, tmp_path: Path, pretrain_run: Path, k
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:keep])
     result = command("generate", model, "--prompt", "x", *CPU)
-    refused(result, f"{model / 'model.safetensors'} is damaged", "download or create it again")
+    words = ("is damaged", "download or create it again") if keep else ("is empty", "download the file again")
+    refused(result, str(model / "model.safetensors"), *words)
 
 
 def test_a_damaged_config_of_a_model(command: Command, tmp_path: Path, pretrain_run: Path) -> None:
@@ -228,7 +233,14 @@ def test_a_run_folder_of_another_config(command: Command, corpus_folder: Path, o
     assert command(*tokenizer(corpus_folder, out))[0] == 0
     before = (out / "tokenizer.json").read_bytes()
     again = ("tokenizer", "--out", out, "--corpus.folders", corpus_folder, "--vocab_size", 280, "--seed", 3)
-    refused(command(*again), f"{out} holds a run with another config (seed, vocab_size changed)", "--overwrite true")
+    refused(
+        command(*again),
+        f"{out} holds a run with other settings:",
+        "seed: 0 → 3",
+        "vocab_size: ",
+        "→ 280",
+        "--overwrite true would delete",
+    )
     assert (out / "tokenizer.json").read_bytes() == before
     code, _, message = command(*again, "--overwrite", "true")
     assert code == 0, message
