@@ -15,7 +15,7 @@ from trine.data.corpus_reader import Place, read_from
 from trine.data.filters import FilterCounts
 from trine.data.folder_files import WRITTEN_BY_RUNS, walk
 from trine.runtime.errors import TrineError
-from trine.training.run_folder import EVERY_RUN
+from trine.training.continuing import EVERY_RUN
 
 NAMES = (
     "a.txt", "README.TXT", "b.md", "c.py", "rows.jsonl", "rows.ndjson", "d.rst", "e.png", "noend", "data.json",

@@ -34,8 +34,8 @@ RUN = "run.json"
 SHARDS = "shards.json"
 # What any run writes besides its stage's outputs, as far as it could be text or a folder.
 WRITTEN_BY_RUNS = {
-    "checkpoints", "metrics.jsonl", "samples.jsonl", "done.json", "seconds.json", "bad_step.json", "trackers",
-    "config.yaml", RUN,
+    "checkpoints", "metrics.jsonl", "metrics.jsonl.damaged", "samples.jsonl", "samples.jsonl.damaged", "done.json",
+    "seconds.json", "bad_step.json", "trackers", "config.yaml", RUN,
 }  # fmt: skip
 
 
