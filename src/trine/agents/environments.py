@@ -181,7 +181,7 @@ class Environments:
                     f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
                     "stop, so the run cannot be resumed exactly. Resume with new episodes (--resume "
-                    "new_episodes), or start over (--overwrite true)"
+                    "new_episodes), or give another --out"
                 )
 
     def start_next_episodes(self, state: list[dict[str, Any]]) -> None:
