@@ -9,7 +9,6 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 
 import base64
 import importlib
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,12 +48,13 @@ def environment_sources(name: str) -> dict[str, str]:
     Its class or function, and the module that registers it; an installed environment is known by its id.
     """
     try:
-        entry = gymnasium.spec(name).entry_point
+        registers = [importlib.import_module(each) for each in name.split(":")[:-1]]
+        entry = gymnasium.spec(name.split(":")[-1]).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
         made_by = getattr(importlib.import_module(module), attribute) if module else entry
     except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
         return {}
-    defined = [made_by, sys.modules.get(name.partition(":")[0])]
+    defined = [made_by, *registers]
     return {"environment": source_digest("environment", *defined)} if own_files(*defined) else {}
 
 
