@@ -28,7 +28,7 @@ CONFIGS: dict[str, StageConfig] = {
     "functions": FunctionsConfig(out="run", corpus=CORPUS, tokenizer="t"),
     "finetune": FinetuneConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
-    "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
+    "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
@@ -64,7 +64,7 @@ KINDS: dict[str, dict[str, str]] = {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
-    "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
+    "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
     "ppo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {

@@ -52,12 +52,13 @@ def environment_sources(name: str) -> dict[str, str]:
 
     Its class or function, and the module that registers it; an installed environment is known by its id.
     """
+    search_working_directory()
     try:
         registers = [importlib.import_module(each) for each in name.split(":")[:-1]]
-        entry = gymnasium.spec(name.split(":")[-1]).entry_point
+        entry = gymnasium.spec(name.rsplit(":", maxsplit=1)[-1]).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
         made_by = getattr(importlib.import_module(module), attribute) if module else entry
-    except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
+    except FOREIGN_ERRORS:  # `make_environment` says what is wrong
         return {}
     defined = [made_by, *registers]
     return {"environment": source_digest("environment", *defined)} if own_files(*defined) else {}
