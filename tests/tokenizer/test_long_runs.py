@@ -23,13 +23,13 @@ from trine.tokenizer.bpe import SPECIAL_TOKENS, train_tokenizer
 from trine.tokenizer.tokenizer import Tokenizer
 
 SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
-UNITS = (" ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "a", "é", "日", "7", "!", "\u0301", " \n", "\0")
+UNITS = (" ", "\t", "\n", "\u3000", "a", "日", "7", "!", "\u0301", " \n")
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_million_of_anything_is_encoded(unit: str) -> None:
     """3.1: alone, before and behind text, as a list and as an array."""
-    tokenizer, run = tiny_tokenizer(), unit * 1_200_000
+    tokenizer, run = tiny_tokenizer(), unit * (1_200_000 // len(unit))
     started = time.process_time()
     ids = tokenizer.encode_array(f"def f():{run}x")
     assert tokenizer.decode(ids.tolist()) == f"def f():{run}x"
@@ -42,7 +42,7 @@ def test_imported_tokenizers_encode_them_too(family: str, tmp_path: Path) -> Non
     """3.1: by `tokenizers`, whose regular expressions have no such limit."""
     tokenizer = Tokenizer.load(FAMILIES[family](tmp_path))
     for unit in (" ", "\n", "a", "7"):
-        assert len(tokenizer.encode(f"x{unit * 300_000}y")) > 1000
+        assert len(tokenizer.encode(f"x{unit * 200_000}y")) > 1000
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ mixed = st.lists(
 
 
 @pytest.mark.usefixtures("short_limit")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(mixed)
 def test_cutting_around_long_runs_changes_no_id(text: str) -> None:
     """3.1: the ids are those of `tokenizers`, which cuts nothing."""
@@ -167,8 +167,8 @@ from trine.tokenizer.bpe import train_tokenizer
 stop_request.install()
 generator = random.Random(0)
 def texts():
-    for _ in range(40):
-        yield "".join(generator.choice("acgt") for _ in range(100_000))
+    for _ in range(100):
+        yield "".join(generator.choices("acgt", k=100_000))
     print("training", flush=True)
 try:
     train_tokenizer(texts(), 60_000)
