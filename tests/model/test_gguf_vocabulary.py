@@ -66,9 +66,11 @@ def test_every_split_has_a_name_that_means_it() -> None:
         assert SPLITS[found] == split, name
 
 
-NAMED = ("smaug-bpe", "phi-2", "refact", "command-r", "mistral-bpe", "tekken", "gpt-4o", "falcon", "glm4",
-         "deepseek-v3", "deepseek-coder", "seed-coder", "bailingmoe", "stablelm2", "olmo", "dbrx", "mpt", "viking", "bloom", "exaone",
-         "default")  # fmt: skip
+NAMED = (
+    "smaug-bpe", "phi-2", "refact", "command-r", "mistral-bpe", "tekken", "gpt-4o", "falcon", "glm4", "deepseek-v3",
+    "deepseek-coder", "seed-coder", "bailingmoe", "stablelm2", "olmo", "dbrx", "mpt", "viking", "bloom", "exaone",
+    "default",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMED)

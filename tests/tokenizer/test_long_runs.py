@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,7 +168,7 @@ from trine.tokenizer.bpe import train_tokenizer
 stop_request.install()
 generator = random.Random(0)
 def texts():
-    for _ in range(100):
+    for _ in range(50):
         yield "".join(generator.choices("acgt", k=100_000))
     print("training", flush=True)
 try:
@@ -188,6 +189,37 @@ def test_a_signal_stops_training_at_once(number: int) -> None:
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert time.monotonic() - started < 10  # a fraction of a second on a machine that is not busy
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5], ids=["while it reads", "while it trains"])
+def test_a_killed_parent_leaves_no_trainer_behind(seconds: float) -> None:
+    """3.2: its child would go on for minutes, or for ever."""
+    program = SLOW_TRAINING.replace("range(50)", "range(1000)") if seconds == 0 else SLOW_TRAINING
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (children := children_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if seconds:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+    process.kill()
+    process.wait()
+    while any(map(is_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children
+    assert not any(map(is_alive, children))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children_of(parent: int) -> list[int]:
+    return [child.pid for child in psutil.Process(parent).children()]
 
 
 def test_a_trainer_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
