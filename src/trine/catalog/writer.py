@@ -37,7 +37,12 @@ class Writer:
 
     def __init__(self, config: OpenConfig, *, rows: int) -> None:
         check_extras(config)
-        self.opened: OpenedModel = open_language_model(config.model, open_hardware(config.hardware))
+        self.opened: OpenedModel = open_language_model(
+            config.model,
+            open_hardware(config.hardware),
+            adapter=config.adapter,
+            ignored=config.ignore_config_keys,
+        )
         self.tokenizer = self.opened.tokenizer
         self.context = self.opened.model.config.context
         engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)

@@ -5,15 +5,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share, Word
 from trine.config.values import AS_WRITTEN
 
 
-class OpenConfig(Config):
-    """A language model to open."""
+class ModelConfig(Config):
+    """A language model by its name."""
 
     model: ModelName
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    """run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter
+    that names its base can also stand as the model itself"""
+    ignore_config_keys: tuple[Word, ...] = ()
+    """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that
+    they do not change the results; without it, keys that could are refused by name"""
+
+
+class OpenConfig(ModelConfig):
+    """A language model to open."""
+
     weights: Literal["compute", "int8"] = "compute"
     """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
@@ -77,26 +88,22 @@ class ChatConfig(WritingConfig):
     """remember messages for the arrow keys, in the user's state folder; only in a terminal"""
 
 
-class ImportConfig(Config):
+class ImportConfig(ModelConfig):
     """Import a model: open and check it, and write it as a model folder that every command accepts."""
 
-    first = ("overwrite",)
+    first = ("adapter", "ignore_config_keys", "overwrite")
 
-    model: ModelName
-    """model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub (owner/name/file.gguf for one file)"""
     out: Path
     """model folder to write"""
     overwrite: bool = False
     """replace existing files"""
 
 
-class ExportConfig(Config):
+class ExportConfig(ModelConfig):
     """Export a model: to a Hugging Face folder, or to a GGUF file for llama.cpp and programs based on it."""
 
     first = ("to", "dtype", "overwrite")
 
-    model: ModelName
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     out: Path
     """folder (--to hf) or .gguf file (--to gguf) to write"""
     to: Literal["hf", "gguf"] = "hf"

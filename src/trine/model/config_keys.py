@@ -31,13 +31,13 @@ OTHERS = {
 # Settings of generation, which old versions of transformers wrote into config.json (see generation_config.py).
 GENERATION = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
-    "repetition_penalty", "encoder_repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "diversity_penalty", "penalty_alpha", "num_beams", "num_beam_groups",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "penalty_alpha", "num_beams", "num_beam_groups",
     "early_stopping", "max_length", "min_length", "max_new_tokens", "min_new_tokens", "max_time", "stop_strings",
     "bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
     "forced_decoder_ids", "constraints", "num_return_sequences", "output_scores", "output_logits",
     "return_dict_in_generate", "return_legacy_cache", "remove_invalid_values", "renormalize_logits",
-    "exponential_decay_length_penalty", "guidance_scale", "watermarking_config", "cache_implementation",
+    "guidance_scale", "watermarking_config", "cache_implementation",
     "cache_config", "prompt_lookup_num_tokens", "max_matching_ngram_size", "dola_layers", "low_memory",
 }  # fmt: skip
 _HARMLESS = re.compile(
@@ -45,7 +45,7 @@ _HARMLESS = re.compile(
     r"|(unsloth|transformers|torch_dtype|tokenizer|training_|train_|wandb|gradient_checkpointing).*"
     r"|.*(dropout|drop_path|layerdrop).*|.*_pdrop"
     r"|.*_token_ids?|(bos|eos|pad|unk|sep|cls|mask)_token"
-    r"|.*_version|.*loss_(coef|coefficient|weight)|.*attn_implementation"
+    r"|.*_penalty|.*_version|.*loss_(coef|coefficient|weight)|.*attn_implementation"
 )
 
 

@@ -296,6 +296,11 @@ def hugging_face_views(weights: Mapping[str, Tensor], config: ModelConfig) -> di
     return result
 
 
+def transposed_names(config: ModelConfig) -> set[str]:
+    """The Hugging Face tensors that are stored as [in, out]."""
+    return {name for _, theirs, storage in _entries(config) if storage == "transposed" for name in theirs}
+
+
 def from_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
     """Our parameters from Hugging Face tensors; raises `TrineError` naming missing or unexpected tensors."""
     return dict(each_parameter(weights, config, place))

@@ -59,6 +59,11 @@ def open_weights(folder: Path) -> WeightFiles:
     raise TrineError(_what_is_there(folder))
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` holds a model's weights, in whatever form."""
+    return any(True for pattern in (*_PICKLED, "model*.safetensors") for _ in Path(folder).glob(pattern))
+
+
 def _what_is_there(folder: Path) -> str:
     """What to say of a folder without weights that Trine reads."""
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))

@@ -56,12 +56,12 @@ def parse_json_object(data: bytes, place: str) -> dict[str, Any]:
 
 
 def without(described: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
-    """`described` without the keys `ignored`, in the objects inside it too (as those of `rope_scaling`)."""
-    return {
-        key: without(value, ignored) if isinstance(value, dict) else value
-        for key, value in described.items()
-        if key not in ignored
-    }
+    """`described` without the keys `ignored`, in the objects that its keys hold too (as `rope_scaling`'s)."""
+
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key not in ignored}
+
+    return {key: kept(value) if isinstance(value, dict) else value for key, value in kept(described).items()}
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
