@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from trine.data.account import plural
 from trine.report.plots import Colour, Line, line_plot
 from trine.report.run_reader import FinishedStage, RecipeRun, Series
 from trine.report.sections import Answer, Plot, Sample, Section, titled
@@ -17,6 +16,7 @@ from trine.report.training_sections import loss_plot
 PARTS = {"standard_library": "standard library", "packages": "packages", "folders": "folders"}
 PART_COLOURS: tuple[Colour, ...] = ("accent", "after", "person", "before")
 SHOWN_SAMPLES = 4
+SHOWN_PLACES = 3
 BITS = "bits_per_byte/"
 
 # Metrics over steps: key, vertical axis, caption.
@@ -42,11 +42,34 @@ def corpus_tables(results: dict[str, Any]) -> list[Table]:
     sources: dict[str, dict[str, dict[str, int]]] = results.get("outcomes") or {}
     tables = [
         _outcomes_table(sources, results),
-        _account_table(results),
+        account_table(results),
         _sources_table(sources),
         _encoding_table(results),
     ]
     return [table for table in tables if table.rows]
+
+
+def account_table(results: dict[str, Any]) -> Table:
+    """What became of every file and every record (`data/account.py`); without rows where a run has no account."""
+    account = results.get("account") or {}
+    files = account.get("files") or {}
+    rows: list[tuple[str, ...]] = []
+    if files.get("seen"):
+        rows += [("files and folders found", whole(files["seen"])), ("  read", whole(files.get("read")))]
+        rows += _counted("  passed over: {}", files.get("passed_over") or {})
+    if account:
+        rows += [("records", whole(account.get("records"))), ("  kept", whole(account.get("kept")))]
+        rows += _counted("  left out: {}", account.get("left_out") or {})
+        rows.append(("  broken", whole(account.get("broken"))))
+    broken = account.get("places") or []
+    caption = f"Broken, the first of them: {'; '.join(map(str, broken[:SHOWN_PLACES]))}." if broken else ""
+    return Table(("found", "count"), rows, caption, title="Every file and record accounted for")
+
+
+def _counted(label: str, numbers: dict[str, int]) -> list[tuple[str, ...]]:
+    """The largest numbers first."""
+    ordered = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    return [(label.format(reason.replace("_", " ")), whole(number)) for reason, number in ordered]
 
 
 def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict[str, Any]) -> Table:
@@ -67,29 +90,6 @@ def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict
     if rows and records:
         rows.append(("records that cannot be read", whole(broken), "", ""))
     return Table(("documents", "count", "MB", "share"), rows, title="Documents kept and left out")
-
-
-def _account_table(results: dict[str, Any]) -> Table:
-    """What became of files, and of records that no filter saw."""
-    account = results.get("account") or {}
-    files, seen_by_filters = account.get("files") or {}, {"held out", *_filters_in(results)}
-    rows: list[tuple[str, ...]] = [("files read", whole(files["read"]))] if files.get("read") else []
-    rows += [(f"passed over: {plural(reason)}", whole(count)) for reason, count in _largest(files.get("passed_over"))]
-    rows += [
-        (f"records left out: {reason.replace('_', ' ')}", whole(count))
-        for reason, count in _largest(account.get("left_out"))
-        if reason not in seen_by_filters
-    ]
-    rows += [("broken", place) for place in account.get("places", ())]
-    return Table(("files and records", "count"), rows, brief=False, title="Passed over, empty, broken")
-
-
-def _filters_in(results: dict[str, Any]) -> set[str]:
-    return {outcome for outcomes in (results.get("outcomes") or {}).values() for outcome in outcomes}
-
-
-def _largest(numbers: dict[str, int] | None) -> list[tuple[str, int]]:
-    return sorted((numbers or {}).items(), key=lambda item: (-item[1], item[0]))
 
 
 def _outcome(name: str) -> str:
