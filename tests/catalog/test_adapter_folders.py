@@ -25,7 +25,7 @@ from trine.model.gguf.writing import write_gguf
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
 from trine.stages.finetuning import finetune
-from trine.training.stage_run import fingerprint_model
+from trine.training.inputs import model_fingerprint
 
 IDS = random_ids(2, 9)
 HARDWARE = open_hardware(PLAIN_CPU)
@@ -253,7 +253,7 @@ def test_training_starts_from_an_adapter_and_its_own_adapter_opens_on_that(
 def test_the_contents_of_an_adapter_and_of_its_base_are_what_a_run_depends_on(base: Path, tmp_path: Path) -> None:
     """4.3: a run that started from an adapter notices another base."""
     adapter, _ = adapter_of(base, tmp_path / "adapter")
-    before = fingerprint_model(str(adapter))
-    assert fingerprint_model(str(base)) in before
+    before = model_fingerprint(str(adapter))
+    assert model_fingerprint(str(base)) in before
     save_model(tiny_model("llama", seed=5, vocab_size=320), base)
-    assert fingerprint_model(str(adapter)) != before
+    assert model_fingerprint(str(adapter)) != before

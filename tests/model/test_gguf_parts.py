@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 
 from tests.model.test_gguf import edited, shape
 from tests.tiny import tiny_model, tiny_tokenizer
+from trine.catalog.locating import place_model
 from trine.model.config import ModelConfig
 from trine.model.gguf.parts import one_model, part_names
 from trine.model.gguf.reading import read_gguf
@@ -139,6 +140,13 @@ def test_parts_that_are_missing_renamed_or_of_another_model_are_named(path: Path
         TrineError, match=r"split\.count is 3, but the file's name does not end in -00001-of-00003\.gguf"
     ):
         opened(path)
+
+
+def test_a_run_depends_on_every_part(path: Path) -> None:
+    """4.1: a part that was replaced is another model."""
+    write_gguf(tiny_model(shape("llama")), tiny_tokenizer(), path, "float16", name="tiny")
+    parts = split(path, 2)
+    assert place_model(path.parent).paths == tuple(parts)
 
 
 def test_files_that_are_parts_of_one_model_are_one() -> None:
