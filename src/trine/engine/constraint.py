@@ -73,23 +73,31 @@ class Matcher:
 
     def __init__(self, inner: Any, vocab_size: int, eos_ids: Sequence[int]) -> None:
         self._inner, self._vocab_size, self._eos_ids = inner, vocab_size, list(eos_ids)
+        # A form that nothing has is refused, and the longest work is done, before the request is in anybody's way.
+        self._mask: Tensor | None = self._next_mask()
 
     def allowed(self) -> Tensor:
         """[V] bool: the tokens that may come next. Raises `TrineError` where the grammar cannot go on."""
+        if self._mask is None:
+            with _errors_as("the constraint of the request failed"):
+                self._mask = self._next_mask()
+        return self._mask
+
+    def _next_mask(self) -> Tensor:
         import llguidance.numpy as masks
 
-        with _errors_as("the constraint of the request failed"):
-            bits = masks.allocate_token_bitmask(1, self._vocab_size)
-            masks.fill_next_token_bitmask(self._inner, bits)
-            if self._inner.is_error():
-                raise TrineError(_reason(self._inner))
-            words = torch.from_numpy(bits[0])
-            allowed = ((words.unsqueeze(1) >> torch.arange(32)) & 1).flatten()[: self._vocab_size].bool()
-            allowed[self._eos_ids] = self._inner.is_accepting()
+        bits = masks.allocate_token_bitmask(1, self._vocab_size)
+        masks.fill_next_token_bitmask(self._inner, bits)
+        if self._inner.is_error():
+            raise TrineError(_reason(self._inner))
+        words = torch.from_numpy(bits[0])
+        allowed = ((words.unsqueeze(1) >> torch.arange(32)) & 1).flatten()[: self._vocab_size].bool()
+        allowed[self._eos_ids] = self._inner.is_accepting()
         return allowed
 
     def accept(self, token_id: int) -> None:
         """The token was sampled. Raises `TrineError` where it was not allowed."""
+        self._mask = None
         with _errors_as("the constraint of the request failed"):
             if token_id in self._eos_ids:
                 if not self._inner.is_accepting():
