@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import loader, memory, ranks, startup
+from bench import company, loader, memory, ranks, startup
 from bench.cases import GROUPS, SIDES
 from bench.control_cases import control
 from bench.models import SHAPES, write_model
@@ -23,11 +23,11 @@ from trine.runtime.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 5
-OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3}
+OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3, "company": 3}
 """Of groups that need more or fewer."""
 LOADER_VOCABULARY = 8192
 SHAPELESS = ("startup", "encoding", "loader", "control")
-EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks"]
+EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks", "company"]
 
 
 def main() -> int:
@@ -109,9 +109,9 @@ def _shape(shape: str, arguments: argparse.Namespace) -> None:
                 continue
             workers.keep_only(set())
             repetitions = _repetitions(group, arguments)
-            measure = {"memory": memory.measure, "ranks": ranks.measure}[group]
+            measure = {"memory": memory.measure, "ranks": ranks.measure, "company": company.measure}[group]
             result, rows = measure(shape, Path(folder), repetitions, arguments.threads)
-            unit = {"memory": "MB", "ranks": "tokens/s"}[group]
+            unit = {"memory": "MB", "ranks": "tokens/s", "company": "% of alone"}[group]
             _finish(name, arguments, rows, {"unit": unit, "repetitions": repetitions, "results": [result]})
 
 

@@ -102,6 +102,11 @@ class Workers(ExitStack):
             self._running[side], self.hellos[side] = worker, worker.hello
         return self._running[side].run(contender, next(self._seeds))
 
+    def processor_seconds(self, side: str) -> float:
+        """Processor time that a running side has taken so far."""
+        fields = Path(f"/proc/{self._running[side].process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def keep_only(self, sides: set[str]) -> None:
         """Close the workers of other sides: memory does not suffice for all of them at once."""
         for side in self._running.keys() - sides:

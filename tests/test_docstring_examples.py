@@ -75,7 +75,7 @@ def given(example: UsageExample, folder: Path) -> dict[str, Callable[[], Any]]:
         return GIVEN | {"model": GIVEN["score_model"]}
     if example.name == "lora_off":
         return GIVEN | {"model": lambda: adapted}
-    if example.name == "load_adapter":
+    if example.name == "merge_adapter":
         (folder / "adapter").mkdir()
         save_adapter(adapted, folder / "adapter", base="base")
     if example.name == "Shards":

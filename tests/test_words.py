@@ -44,6 +44,7 @@ INSTEAD = {
 # (file, what may stand in it, why)
 EXCEPT = (
     ("src/trine/config/renamed.py", "", "the table of the names that were"),
+    ("src/trine/model/config_keys.py", "length_penalty", "a key of generation in transformers"),
     ("src/trine/records.py", "judge", "who gave a judgement: a person, or an LLM that judges"),
 )
 

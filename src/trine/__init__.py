@@ -11,7 +11,11 @@ From Python (docs/python.md)::
 Nothing is imported before it is used; types and signatures are in `__init__.pyi`, made by `python -m trine.api.stub`.
 """
 
+from trine.runtime.waiting import sleep_while_waiting
+
 __version__ = "0.1.0"
+
+sleep_while_waiting()
 
 
 def __getattr__(name: str) -> object:

@@ -22,7 +22,7 @@ from trine.config.finetuning import FinetuneConfig
 from trine.config.lora import LoraConfig
 from trine.config.rl import PpoConfig
 from trine.data.rows import Batch
-from trine.model.adapter_folder import load_adapter
+from trine.model.adapter_merging import merge_adapter
 from trine.model.heads import PolicyWithValue
 from trine.model.lora import LoraSettings, add_lora, lora_parameters
 from trine.model.transformer import Transformer
@@ -89,7 +89,7 @@ def test_finetuning_with_adapters_learns(lora_run: Path) -> None:
 def test_the_model_written_is_the_base_and_its_adapter_in_one(lora_run: Path, pretrain_run: Path) -> None:
     merged, adapted, ids = model_in(lora_run), model_in(pretrain_run), random_ids(2, 9)
     assert (merged(ids) - adapted(ids)).abs().max() > 0.01
-    load_adapter(adapted, lora_run / "adapter")
+    merge_adapter(adapted, lora_run / "adapter")
     assert_close(merged(ids), adapted(ids), atol=1e-4, rtol=1e-4)
     for name in ("embedding.weight", "norm.weight", "blocks.0.mlp_norm.weight"):
         assert torch.equal(merged.get_parameter(name), adapted.get_parameter(name))
@@ -187,9 +187,9 @@ def test_ppo_with_adapters_loads_no_second_model_and_leaves_the_base(
 ) -> None:  # fmt: skip
     opened: list[Path] = []
 
-    def counted(path: Path, hardware: Any) -> Any:
+    def counted(path: Path, hardware: Any, adapter: Any) -> Any:
         opened.append(path)
-        return open_model(path, hardware)
+        return open_model(path, hardware, adapter)
 
     monkeypatch.setattr(stage_run, "open_model", counted)
     config = PpoConfig(
@@ -206,7 +206,7 @@ def test_ppo_with_adapters_loads_no_second_model_and_leaves_the_base(
     changed = {name.split(".")[-2] for name in base if not torch.equal(policy[name], base[name])}
     assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     adapted, ids = model_in(finetune_run), random_ids(2, 9)
-    load_adapter(adapted, run / "adapter")
+    merge_adapter(adapted, run / "adapter")
     with torch.no_grad():
         assert_close(adapted(ids), model_in(run / "policy")(ids), atol=1e-4, rtol=1e-4)
     critic_weights = load_file(run / "critic" / "model.safetensors")

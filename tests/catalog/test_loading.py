@@ -80,9 +80,9 @@ def test_a_folder_of_one_gguf_file_gives_that_file_and_of_several_a_choice(gguf:
 
 
 def test_what_is_no_model_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match=r"holds no model \(no config\.json there"):
+    with pytest.raises(TrineError, match=r"holds no model \(no config\.json or adapter_config\.json there"):
         find_model(tmp_path)
-    with pytest.raises(TrineError, match="nowhere does not exist; name a run or model folder"):
+    with pytest.raises(TrineError, match="nowhere does not exist; name a run, model or adapter folder"):
         find_model(tmp_path / "nowhere")
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(TrineError, match=r"model\.bin is a file but no \.gguf"):

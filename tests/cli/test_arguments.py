@@ -25,7 +25,7 @@ def pretrain(*arguments: str) -> PretrainConfig:
 @pytest.mark.parametrize("name", NAMES)
 def test_help_lists_every_option_with_its_description(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        parse(name, command_config_class(name), ["--help"])
+        parse(name, command_config_class(name), ["--help", "all"])
     assert left.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for key, field in fields(command_config_class(name)):
@@ -35,7 +35,7 @@ def test_help_lists_every_option_with_its_description(name: str, capsys: pytest.
 
 def test_help_shows_the_default_a_stage_gives_and_not_the_classes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse("ppo", PpoConfig, ["--help"])
+        parse("ppo", PpoConfig, ["--help", "all"])
     text = " ".join(capsys.readouterr().out.split())
     own, general = PpoConfig.model_fields["optimizer"].default, OptimizerConfig()
     assert own.learning_rate != general.learning_rate
@@ -87,7 +87,7 @@ def test_dry_run_is_told_apart() -> None:
         (["--tokns", "5"], "trine pretrain: unknown option --tokns; did you mean 'tokens'?"),
         (["--model.widht=5"], "unknown option --model.widht=5; did you mean 'model.width'?"),
         (["--tokens", "many"], "trine pretrain: tokens='many'"),
-        (["--tokens", "[1"], "--tokens '[1' is not a YAML value"),
+        (["--tokens", "[1"], "trine pretrain: tokens='[1': not a whole number"),
         (["--model.family", "bert"], "model.family='bert'"),
     ],
 )

@@ -1,18 +1,22 @@
 """Generate and chat: results on standard output, words about them on standard error."""
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import trine
 from tests.conftest import Command
+from trine.cli.answer_output import AnswerOutput
 
 CPU = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
 
 
 def test_generate_continues_the_prompt(command: Command, pretrain_run: Path) -> None:
     code, out, words = command("generate", pretrain_run, "--prompt", "def add_", "--max_new_tokens", 12, *CPU)
-    assert (code, words) == (0, "")
+    assert code == 0 and words.count("\n") <= 1  # whether it was cut
     assert out.startswith("def add_") and len(out) > len("def add_\n")
 
 
@@ -63,5 +67,55 @@ def test_a_question_longer_than_the_context_is_refused_and_the_conversation_goes
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("what now? " * 100 + "\nwhat now?\n"))
     code, answers, words = command("chat", finetune_run, *CPU)
-    assert code == 0 and answers.count("\n") >= 1
+    assert code == 2 and answers.count("\n") >= 1
     assert "tokens, more than the 64 the model's context leaves; shorten it" in words
+
+
+@pytest.mark.parametrize(("samples", "words"), [(1, "the answer was cut"), (3, "3 of 3 answers were cut")])
+def test_generate_says_what_the_budget_cut(command: Command, pretrain_run: Path, samples: int, words: str) -> None:
+    """5.8: on standard error; standard output holds the answers alone."""
+    arguments = ("generate", pretrain_run, "--prompt", "a digit: ", "--regex", "[0-9]{50}", "--samples", samples, *CPU)
+    code, out, said = command(*arguments, "--max_new_tokens", 8)
+    assert code == 0
+    assert said == f"{words} after 8 tokens, before what --regex asks for was complete; --max_new_tokens raises that\n"
+    assert all(re.fullmatch(r"a digit: [0-9]{8}", line) for line in out.splitlines())
+    assert out.count("\n") == samples
+    code, out, said = command(*arguments, "--max_new_tokens", 60)
+    assert (code, said) == (0, "") and all(re.fullmatch(r"a digit: [0-9]{50}", line) for line in out.splitlines())
+
+
+@pytest.mark.parametrize("chat", ["false", "true"])
+def test_generate_says_of_any_answer_whether_it_was_cut(command: Command, finetune_run: Path, chat: str) -> None:
+    """5.8: as often as the answers' own stop reasons say."""
+    arguments = ("generate", finetune_run, "--prompt", "def f():", "--chat", chat, "--temperature", "1.5", *CPU)
+    said = [command(*arguments, "--seed", seed, "--max_new_tokens", 24)[2] for seed in range(4)]
+    model = trine.load(str(finetune_run), device="cpu", precision="fp32")
+    settings: Any = {"max_new_tokens": 24, "temperature": 1.5}
+    for seed, words in enumerate(said):
+        if chat == "true":
+            answer = model.chat([{"role": "user", "content": "def f():"}], seed=seed, **settings)
+        else:
+            answer = model.generate("def f():", seed=seed, **settings)
+        assert ("the answer was cut after 24 tokens;" in words) == (answer.stop_reason == "length")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"def f():\n    '\xe4'", "standard input, line 2: not UTF-8 at byte 6 (0xe4)"), (b"", "standard input is empty")],
+)
+def test_a_prompt_that_is_no_text_is_named_with_its_place(
+    command: Command, pretrain_run: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str
+) -> None:
+    """3.6: exit code 2 before a model is opened."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code, out, said = command("generate", pretrain_run, "--prompt", "-", *CPU)
+    assert (code, out) == (2, "") and words in said
+
+
+def test_a_terminal_is_shown_control_characters_a_file_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a\x1b[31mb\x07\tc\r\n\x9b你"
+    for terminal, expected in ((True, "a\u241b[31mb\u2407\tc\u240d\n\ufffd你"), (False, text)):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        AnswerOutput(stream).write(text)
+        assert stream.getvalue() == expected

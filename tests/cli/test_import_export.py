@@ -47,6 +47,22 @@ def test_a_model_goes_out_as_gguf_and_comes_in_again_bit_for_bit(run_folder: Pat
     assert_same(opened(run_folder), opened(folder))
 
 
+def test_what_the_makers_say_about_generating_comes_along(run_folder: Path, tmp_path: Path) -> None:
+    """4.6: the ids of BOS, EOS and padding, stop strings and the length of an answer; none where there was none."""
+    said = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1, "stop_strings": ["User:"], "max_new_tokens": 99}
+    (run_folder / "model" / "generation_config.json").write_text(json.dumps(said))
+    assert main(["import", str(run_folder), "--out", str(tmp_path / "in")]) == 0
+    assert json.loads((tmp_path / "in" / "generation_config.json").read_text()) == said
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    assert {key: config[key] for key in said if key.endswith("_id")} == {
+        k: v for k, v in said.items() if k[-3:] == "_id"
+    }
+    (run_folder / "model" / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert main(["import", str(run_folder), "--out", str(tmp_path / "other")]) == 0
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (None, 3, None)
+
+
 def test_what_was_imported_is_described(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(run_folder), "--out", str(tmp_path / "in")]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

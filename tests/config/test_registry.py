@@ -19,7 +19,7 @@ def test_no_command_has_the_name_of_a_stage() -> None:
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_every_reference_of_a_description_leads_somewhere(stage: Stage) -> None:
-    others = (stage.estimate, stage.overview, stage.headline, stage.gains, *stage.sections)
+    others = (stage.estimate, stage.overview, stage.headline, stage.verdicts, *stage.sections)
     assert all(callable(follow(reference)) for reference in (stage.run, *others) if reference)
 
 

@@ -15,7 +15,7 @@ from trine.runtime.errors import TrineError
 
 QWEN = GenerationDefaults(
     eos_token_ids=(151645, 151643), bos_token_id=151643, pad_token_id=151643, temperature=0.6, top_k=20, top_p=0.95,
-    min_p=0.0, repetition_penalty=1.1, do_sample=True,
+    min_p=0.0, repetition_penalty=1.1, do_sample=True, max_new_tokens=256, stop_strings=("User:", "\n\n"),
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def test_transformers_reads_what_we_write(tmp_path: Path) -> None:
     assert theirs.eos_token_id == [151645, 151643]
     assert (theirs.temperature, theirs.top_k, theirs.top_p, theirs.repetition_penalty) == (0.6, 20, 0.95, 1.1)
     assert theirs.do_sample is True
+    assert (theirs.max_new_tokens, theirs.stop_strings) == (256, ["User:", "\n\n"])
 
 
 def test_we_read_what_transformers_writes(tmp_path: Path) -> None:
@@ -58,12 +59,19 @@ def test_without_the_file_the_special_tokens_of_config_json_count_and_nothing_el
 @pytest.mark.parametrize(
     ("key", "value"),
     [("temperature", "hot"), ("top_k", 2.5), ("top_p", -0.1), ("do_sample", 1), ("eos_token_id", ["</s>"]),
-     ("pad_token_id", True), ("min_p", float("nan"))],
+     ("pad_token_id", True), ("min_p", float("nan")), ("max_new_tokens", 0), ("max_new_tokens", "many"),
+     ("stop_strings", [""]), ("stop_strings", 5), ("stop_strings", ["a", 1]), ("eos_token_id", "<|im_end|>")],
 )  # fmt: skip
 def test_a_known_key_without_sense_is_refused_by_name(key: str, value: Any, tmp_path: Path) -> None:
     write(tmp_path, **{key: value})
     with pytest.raises(TrineError, match=rf"generation_config.json: {key}=.* is invalid"):
         read_generation_defaults(tmp_path)
+
+
+def test_one_stop_string_may_stand_without_a_list(tmp_path: Path) -> None:
+    """4.6: as transformers takes it."""
+    write(tmp_path, stop_strings="User:")
+    assert read_generation_defaults(tmp_path).stop_strings == ("User:",)
 
 
 @torch.no_grad()

@@ -183,7 +183,7 @@ def edited(path: Path, changes: dict[str, Any], without: tuple[str, ...] = ()) -
     [
         ({"general.architecture": "gemma3"}, "general.architecture is 'gemma3'; Trine opens gpt2, llama, qwen2, qwen3"),
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
-        ({"split.count": 3}, "split.count says that this is one of several parts"),
+        ({"split.count": 3}, "split.count is 3, but the file's name does not end in -00001-of-00003.gguf"),
         ({"llama.attention.scale": 0.5}, "llama.attention.scale is unknown and could change the results"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8, which Trine does not support, only 0"),
         ({"llama.block_count": None}, "llama.block_count is missing"),
@@ -221,7 +221,7 @@ def test_a_value_of_any_other_kind_is_taken_or_refused_and_never_worse(
         for value in WEIRD_VALUES:
             metadata = {name: found for name, found in (good.metadata | {key: value}).items() if found is not None}
             container = replace(good, metadata=metadata)
-            monkeypatch.setattr("trine.model.gguf.reading.read_container", lambda _, container=container: container)
+            monkeypatch.setattr("trine.model.gguf.reading.read_model_file", lambda _, container=container: container)
             try:
                 parts = read_gguf(path)
                 parts.model(torch.float32, torch.device("cpu"))

@@ -146,6 +146,76 @@ def test_sentencepiece_comes_back_from_the_file_it_is_written_to(scored: Path, t
     assert (after.bos_id, after.end_of_text, after.special) == (before.bos_id, before.end_of_text, before.special)
 
 
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_what_transformers_5_saves_of_sentencepiece_goes_to_gguf(kind: str, scored: Path, tmp_path: Path) -> None:
+    """4.4: a `Metaspace` step instead of a normalizer; no second space before a text that begins with one."""
+    before, saved = vocabulary_of(scored), tmp_path / "saved"
+    before.save(tmp_path / "before")
+    config = json.loads((tmp_path / "before" / CONFIG).read_text()) | {"tokenizer_class": kind}
+    (tmp_path / "before" / CONFIG).write_text(json.dumps(config))
+    AutoTokenizer.from_pretrained(tmp_path / "before").save_pretrained(saved)
+    tokenizer = Tokenizer.load(saved)
+    after = through_gguf(tokenizer, tmp_path / "again.gguf")
+    for text in ("the world", "hello, hello!", "an 12 and 112", "naïve 日本", "in  the\nworld  ", "thell or", ""):
+        assert after.encode(text) == tokenizer.encode(text) == before.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert (after.bos_id, after.end_of_text) == (before.bos_id, before.end_of_text)
+
+
+SPACES = ({"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+          {"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "})  # fmt: skip
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+FUSE, FALLBACK = {"type": "Fuse"}, {"type": "ByteFallback"}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+
+
+@pytest.mark.parametrize(
+    ("steps", "leading"),
+    [([SPACES[1], FALLBACK, FUSE, STRIP], " "), ([SPACES[1], FALLBACK, FUSE], ""), ([FALLBACK, SPACES[0], FUSE], ""),
+     ([METASPACE], " "), ([FALLBACK, METASPACE], " "), ([FALLBACK, METASPACE | {"prepend_scheme": "never"}], ""),
+     ([{"type": "Sequence", "decoders": [SPACES[0], FALLBACK]}, FUSE, STRIP], " "), ([SPACES[0], FUSE, STRIP], " ")],
+)  # fmt: skip
+def test_decoders_that_say_the_same_in_other_words(
+    steps: list[dict[str, object]], leading: str, scored: Path, tmp_path: Path
+) -> None:
+    """4.4: `Metaspace` and regular expressions; the text of transformers."""
+    vocabulary_of(scored).save(tmp_path)
+    described = json.loads((tmp_path / PIPELINE).read_text())
+    described["decoder"] = {"type": "Sequence", "decoders": steps} if len(steps) > 1 else steps[0]
+    (tmp_path / PIPELINE).write_text(json.dumps(described))
+    tokenizer, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.spelling.leading == leading
+    for text in ("the world", "hello, hello!", "in  the world"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [[STRIP, SPACES[0], FALLBACK, FUSE], [SPACES[0], SPACES[0]], [SPACES[0] | {"pattern": {"Regex": "▁+"}}],
+     [FUSE, STRIP], [SPACES[0], STRIP], [SPACES[0], FUSE, STRIP | {"start": 2}], [{"type": "CTC"}, SPACES[0]]],
+)  # fmt: skip
+def test_decoders_that_say_something_else_are_refused(
+    steps: list[dict[str, object]], scored: Path, tmp_path: Path
+) -> None:
+    """4.4: by their names, not read as what they are not."""
+    vocabulary_of(scored).save(tmp_path)
+    described = json.loads((tmp_path / PIPELINE).read_text()) | {"decoder": {"type": "Sequence", "decoders": steps}}
+    (tmp_path / PIPELINE).write_text(json.dumps(described))
+    with pytest.raises(TrineError, match=r"tokenizer\.json is a BPE tokenizer with decoder .*; Trine reads"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_sentencepiece_that_splits_words_first_is_refused(scored: Path, tmp_path: Path) -> None:
+    """4.4: GGUF has no word for it."""
+    vocabulary_of(scored).save(tmp_path)
+    described = json.loads((tmp_path / PIPELINE).read_text())
+    described |= {"normalizer": None, "pre_tokenizer": METASPACE | {"split": True}}
+    (tmp_path / PIPELINE).write_text(json.dumps(described))
+    with pytest.raises(TrineError, match="GGUF cannot represent the merges of this tokenizer"):
+        through_gguf(Tokenizer.load(tmp_path), tmp_path / "again.gguf")
+
+
 def test_merges_that_no_scores_give_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrineError, match="GGUF cannot represent the merges of this tokenizer; export to hf instead"):
         through_gguf(Tokenizer.load(llama2(tmp_path / "llama2")), tmp_path / "model.gguf")

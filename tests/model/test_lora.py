@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_model
 from trine.algorithms.text_log_probs import cross_entropy_sum
-from trine.model.adapter_folder import load_adapter, save_adapter
+from trine.model.adapter_folder import peft_parameters, save_adapter
+from trine.model.adapter_merging import merge_adapter
 from trine.model.folder import load_model, save_model
 from trine.model.lora import (
     LoraLinear,
@@ -185,6 +186,18 @@ def test_plain_weights_of_a_model_without_adapters_are_its_parameters() -> None:
 # PEFT
 
 
+@torch.no_grad()
+def alive(model: Transformer, folder: Path, settings: LoraSettings) -> Transformer:
+    """`model` with the adapters in `folder` beside its weights, not merged into them."""
+    add_lora(model, settings, seed=0)
+    weights = load_file(folder / "adapter_model.safetensors")
+    parameters = peft_parameters(model)
+    assert weights.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+    return model
+
+
 def theirs_of(family: str, folder: Path) -> Any:
     """The base of `adapted`, in transformers."""
     save_model(tiny_model(family), folder)
@@ -228,8 +241,7 @@ def test_peft_opens_our_adapter_and_computes_our_logits(
 def test_we_open_what_peft_wrote_and_compute_its_logits(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = adapted_by_peft(family, tmp_path / "base", **changes)
     theirs.save_pretrained(tmp_path)
-    model = tiny_model(family)
-    load_adapter(model, tmp_path)
+    model = merge_adapter(tiny_model(family), tmp_path).model
     assert (theirs(IDS).logits - logits_of(model)).abs().max() < 1e-4
     assert (logits_of(model) - logits_of(tiny_model(family))).abs().max() > 0.1
 
@@ -239,8 +251,7 @@ def test_our_gradients_are_pefts(family: str, tmp_path: Path) -> None:
     theirs = adapted_by_peft(family, tmp_path / "base")
     theirs.save_pretrained(tmp_path)
     theirs(IDS, labels=IDS).loss.backward()
-    model = tiny_model(family)
-    load_adapter(model, tmp_path)
+    model = alive(tiny_model(family), tmp_path, LoraSettings(3, 6.0, some_targets(family)))
     hidden = model(IDS)[:, :-1].flatten(0, 1)
     loss = cross_entropy_sum(hidden, model.output_weight, IDS[:, 1:].flatten(), torch.ones(len(hidden)))
     (loss / len(hidden)).backward()
@@ -264,13 +275,14 @@ def test_our_gradients_are_pefts(family: str, tmp_path: Path) -> None:
 def test_our_own_adapter_comes_back_bit_for_bit(family: str, choice: str, tmp_path: Path) -> None:
     model = adapted(family, settings_for(family, choice))
     save_adapter(model, tmp_path)
-    again = tiny_model(family)
-    load_adapter(again, tmp_path)
+    again = alive(tiny_model(family), tmp_path, settings_for(family, choice))
     assert lora_parameters(again).keys() == lora_parameters(model).keys()
     for name, parameter in lora_parameters(model).items():
         assert torch.equal(lora_parameters(again)[name], parameter)
     with torch.no_grad():
         assert torch.equal(logits_of(again), logits_of(model))
+        merged = merge_adapter(tiny_model(family), tmp_path).model
+        assert_close(logits_of(merged), logits_of(model), atol=1e-4, rtol=1e-4)
 
 
 # Refusals
@@ -323,17 +335,15 @@ def edit_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("use_dora", True), ("bias", "lora_only"), ("lora_bias", True), ("modules_to_save", ["lm_head"]),
-        ("rank_pattern", {"q_proj": 4}), ("alpha_pattern", {"q_proj": 4}), ("layers_to_transform", [0]),
-        ("layer_replication", [[0, 1]]), ("trainable_token_indices", [3]), ("target_parameters", ["x"]),
-        ("something_new", 0.5), ("init_lora_weights", "pissa"), ("peft_type", "IA3"),
-        ("target_modules", "model.*q_proj"), ("target_modules", ["lm_head"]),
+        ("layer_replication", [[0, 1]]), ("target_parameters", ["x"]), ("alora_invocation_tokens", [3]),
+        ("use_qalora", True), ("something_new", 0.5), ("init_lora_weights", "pissa"), ("peft_type", "IA3"),
+        ("bias", "some"), ("rank_pattern", ["q_proj"]), ("target_modules", "model.*(q_proj"),
     ],
 )  # fmt: skip
 def test_what_could_change_the_numbers_is_refused_by_name(folder: Path, key: str, value: Any) -> None:
     edit_config(folder, **{key: value})
-    with pytest.raises(TrineError, match=key if value != ["lm_head"] or key == "modules_to_save" else "'lm_head'"):
-        load_adapter(tiny_model("llama"), folder)
+    with pytest.raises(TrineError, match=key if value != "model.*(q_proj" else "is no regular expression"):
+        merge_adapter(tiny_model("llama"), folder)
 
 
 @pytest.mark.parametrize(
@@ -347,14 +357,14 @@ def test_what_could_change_the_numbers_is_refused_by_name(folder: Path, key: str
 def test_a_value_of_another_kind_is_refused_by_name(folder: Path, key: str, value: Any) -> None:
     edit_config(folder, **{key: value})
     with pytest.raises(TrineError, match=rf"adapter_config\.json: {key}="):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
 
 
 def test_a_rank_that_the_file_does_not_hold_allocates_nothing(folder: Path) -> None:
     edit_config(folder, r=2**31)
     model = tiny_model("llama")
     with pytest.raises(TrineError, match=rf"has shape \(3, \d+\), model and adapter_config\.json say \({2**31}, \d+\)"):
-        load_adapter(model, folder)
+        merge_adapter(model, folder)
     assert not lora_parameters(model)
 
 
@@ -362,21 +372,21 @@ def test_a_rank_that_the_file_does_not_hold_allocates_nothing(folder: Path) -> N
 def test_settings_that_are_no_object_are_refused_by_file(folder: Path, text: str) -> None:
     (folder / "adapter_config.json").write_text(text)
     with pytest.raises(TrineError, match=r"adapter_config\.json"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
 
 
 def test_weights_of_another_kind_are_refused_by_name(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(torch.int8) for name, tensor in load_file(path).items()}, path)
     with pytest.raises(TrineError, match=r"lora_[AB]\.weight has dtype I8; Trine reads F32"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
 
 
 @pytest.mark.parametrize("key", ["r", "lora_alpha", "target_modules"])
 def test_missing_keys_are_named(folder: Path, key: str) -> None:
     edit_config(folder, **{key: None})
     with pytest.raises(TrineError, match=rf"keys \['{key}'\] are missing"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
@@ -385,19 +395,23 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path) -> None:
     name = next(iter(weights))
     tensor = weights.pop(name)
     save_file(weights | {"odd.weight": tensor.clone()}, path)
-    with pytest.raises(TrineError, match=rf"tensors \['{name}'\] are missing and \['odd.weight'\] are unexpected"):
-        load_adapter(tiny_model("llama"), folder)
+    with pytest.raises(
+        TrineError, match=r"odd\.weight has no place in the model|model\.layers\.0\.\w+\.\w+ lacks lora_A\.weight"
+    ):
+        merge_adapter(tiny_model("llama"), folder)
     save_file(weights | {name: tensor[:, :1].contiguous()}, path)
     with pytest.raises(TrineError, match=rf"{name} has shape"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TrineError, match=r"adapter_model\.safetensors is damaged"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
     path.unlink()
     with pytest.raises(TrineError, match=r"adapter_model\.safetensors does not exist"):
-        load_adapter(tiny_model("llama"), folder)
+        merge_adapter(tiny_model("llama"), folder)
 
 
 def test_an_adapter_for_another_family_is_refused(folder: Path) -> None:
-    with pytest.raises(TrineError, match="are not modules of gpt2"):
-        load_adapter(tiny_model("gpt2"), folder)
+    with pytest.raises(
+        TrineError, match=r"of the gpt2 model .*\['model\.layers\.0\.mlp\.down_proj', .*is it for another base"
+    ):
+        merge_adapter(tiny_model("gpt2"), folder)

@@ -100,7 +100,7 @@ def test_what_was_read_does_not_change_with_the_file(tmp_path: Path) -> None:
 # Damaged and hostile files
 
 DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "an empty file": (lambda folder: _bytes(folder, b""), "its header should have 0 bytes, the file has 0"),
+    "an empty file": (lambda folder: _bytes(folder, b""), "model\\.safetensors is empty"),
     "a header longer than the file": (lambda folder: write_raw(folder, {}, length=2**63), "its header should have"),
     "a header that is no JSON": (lambda folder: write_raw(folder, b"\x80\x04K."), "is not readable JSON"),
     "a header that is a list": (lambda folder: write_raw(folder, []), "holds a JSON list, not an object"),

@@ -11,7 +11,8 @@ from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
 from trine.config.text import PretrainConfig
 from trine.model.config import gpt2_config
-from trine.pipeline.recipes import Recipe, built_in_recipes, load_recipe, recipe_text
+from trine.pipeline.recipe_file import built_in_recipes, recipe_text
+from trine.pipeline.recipes import Recipe, load_recipe
 from trine.runtime.errors import TrineError
 
 OUT = Path("runs/here")

@@ -67,6 +67,10 @@ def evaluation() -> dict[str, Any]:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
+    return miniature(tmp_path)
+
+
+def miniature(tmp_path: Path) -> Path:
     """A run of every kind of stage, two of them reward models."""
     losses = [{"step": step, "loss": 5.0 - step / 50, "cross_entropy": 5.0 - step / 50} for step in range(1, 91)]
     held_out = {"bits_per_byte/packages": 1.594, "bits_per_byte/standard_library": 1.434}

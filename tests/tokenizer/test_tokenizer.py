@@ -164,15 +164,6 @@ def test_the_ids_with_a_role_are_found_wherever_they_are_declared() -> None:
     assert llama.stop_ids == (llama.special["<|eot_id|>"], llama.special["<|end_of_text|>"])
 
 
-def test_the_opening_token_may_stand_in_the_config_alone(tmp_path: Path) -> None:
-    llama2(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"post_processor": None}), "utf-8")
-    assert Tokenizer.load(tmp_path).bos_id == 1
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert Tokenizer.load(tmp_path).bos_id is None
-
-
 def test_special_tokens_inside_the_normalised_text_are_out_of_reach_too(tmp_path: Path) -> None:
     folder = llama2(tmp_path, normalized=True)
     assert not {0, 1, 2} & set(Tokenizer.load(folder).encode("a <s>b</s>"))

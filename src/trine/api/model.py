@@ -44,23 +44,28 @@ class SamplingOptions(TypedDict, total=False):
 def load(
     name: str | os.PathLike[str],
     *,
+    adapter: str | os.PathLike[str] | None = None,
+    ignore_config_keys: Sequence[str] = (),
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int = 0,
     weights: Literal["compute", "int8"] = "compute",
     rows: int = 64,
 ) -> "Model":
-    """Open a language model: a run or model folder, a `Result`, a .gguf file, smollm2, or owner/name on the hub.
+    """Open a language model: a run, model or adapter folder, a `Result`, a .gguf file, smollm2, or owner/name on the
+    hub; with the LoRA adapter `adapter` merged into it, a folder of PEFT's form or owner/name on the hub.
 
         model = trine.load("runs/quickstart/ppo")
 
+    Keys of its config that could change the results are refused by name; `ignore_config_keys` treats them as absent.
     `device` is auto, cpu, cuda, cuda:1 or mps; `precision` auto takes bf16 where the hardware has it; `threads` 0 takes
     all cores; `weights` int8 halves what every token reads from memory, for a little accuracy; `rows` is how many
     answers are written at a time.
     """
     hardware = {"device": device, "precision": precision, "threads": threads}
-    values = {"model": os.fspath(name), "weights": weights, "hardware": hardware}
-    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows, shared=True))
+    values: dict[str, Any] = {"model": os.fspath(name), "weights": weights, "hardware": hardware}
+    values |= {"adapter": None if adapter is None else os.fspath(adapter), "ignore_config_keys": ignore_config_keys}
+    return Model(Writer(validated(OpenConfig, values, "trine.load"), rows=rows))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Models from the Hugging Face hub, through `huggingface_hub` and its own cache; nothing that would be unpickled.
 
-Of a repository only the files that Trine reads are fetched: JSON, chat template and safetensors, or one GGUF file
+Of a repository only the files that Trine reads are fetched: JSON, chat template and safetensors, or one GGUF model
 where there are no safetensors. Without a connection the cache answers.
 """
 
 from pathlib import Path
 from typing import Any
 
+from trine.model.gguf.parts import one_model, part_names
+from trine.model.weight_files import how_to_convert
 from trine.runtime.errors import TrineError
 
 _FOLDER_FILES = ["*.json", "*.jinja", "*.safetensors"]
@@ -24,18 +26,23 @@ def download(name: str) -> Path:
     if file:
         return _file(repository, file[0])
     folder = _fetched(repository, _FOLDER_FILES)
-    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+    configs = ("config.json", "adapter_config.json")
+    if any((folder / config).exists() for config in configs) and any(folder.glob("*.safetensors")):
         return folder
     packed = _gguf_files(repository) or sorted(path.name for path in folder.glob("*.gguf"))
     if not packed:
-        raise TrineError(f"{repository} has neither safetensors nor GGUF; Trine opens nothing that must be unpickled")
-    if len(packed) > 1:
+        raise TrineError(
+            f"{repository} has neither safetensors nor GGUF; Trine opens nothing that must be unpickled; if you trust "
+            f"it, {how_to_convert(repository)}"
+        )
+    whole = one_model(packed)
+    if whole is None:
         raise TrineError(f"{repository} has several GGUF files; name one, as in {repository}/{packed[0]}: {packed}")
-    return _file(repository, packed[0])
+    return _file(repository, whole)
 
 
 def _file(repository: str, file: str) -> Path:
-    path = _fetched(repository, [file]) / file
+    path = _fetched(repository, part_names(file)) / file
     if not path.exists():
         raise TrineError(f"{repository} has no file {file}; it has {_gguf_files(repository) or 'no GGUF file'}")
     return path

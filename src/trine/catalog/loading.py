@@ -1,11 +1,15 @@
 """Models and tokenizers for stages and commands, from whatever name the user gives (`locating.py`)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.catalog.locating import find_model
+from torch import Tensor
+
+from trine.catalog.locating import ModelPlace, place_model
 from trine.config.base import HardwareConfig
-from trine.model.folder import load_model, load_score_model
+from trine.model.adapter_merging import merge_adapter
+from trine.model.folder import SCORE_WEIGHT, load_model, load_score_model
 from trine.model.generation_config import GenerationDefaults, read_generation_defaults
 from trine.model.gguf.reading import read_gguf
 from trine.model.heads import ScoreModel
@@ -22,7 +26,8 @@ _DTYPES: dict[str, StoredDtype] = {"BF16": "bfloat16", "F16": "float16"}
 class OpenedModel:
     """A language model with what its makers say about generating with it.
 
-    `dtype` is what they were stored in, or fp32 for what was quantised; in memory weights are always fp32.
+    `dtype` is what they were stored in, or fp32 for what was quantised or has an adapter in it; in memory weights are
+    always fp32.
     """
 
     model: Transformer
@@ -35,29 +40,95 @@ def open_hardware(config: HardwareConfig) -> Hardware:
     return choose_hardware(config.device, config.precision, config.threads)
 
 
-def open_language_model(name: Path | str, hardware: Hardware) -> OpenedModel:
-    """The language model called `name`: a run or model folder, a .gguf file, `smollm2`, or owner/name of the hub."""
-    place = find_model(name)
+def open_language_model(
+    name: Path | str, hardware: Hardware, *, adapter: str | None = None, ignored: Collection[str] = ()
+) -> OpenedModel:
+    """The language model called `name`: a run, model or adapter folder, a .gguf file, `smollm2`, or owner/name of the
+    hub; with the adapter called `adapter` merged in.
+
+    Keys `ignored` of its files' metadata are treated as absent (model/config_keys.py).
+    """
+    place = place_model(name, adapter)
+    opened = _base(place.base, hardware, ignored)
+    model = opened.model
+    for folder in place.adapters:
+        merged = merge_adapter(model, folder, ignored=ignored)
+        if merged.head is not None:
+            raise TrineError(f"{folder} is the adapter of a reward model ({SCORE_WEIGHT}), not of a language model")
+        model = merged.model
+    if not place.adapters:
+        return opened
+    tokenizer, generation = _beside(place, opened.tokenizer), opened.generation
+    for folder in place.adapters:
+        if (folder / "generation_config.json").exists():
+            generation = read_generation_defaults(folder)
+    return OpenedModel(model, tokenizer, generation, "float32")
+
+
+def _base(place: Path, hardware: Hardware, ignored: Collection[str]) -> OpenedModel:
     if place.is_file():
-        parts = read_gguf(place)
+        parts = read_gguf(place, ignored)
         model = parts.model(hardware.compute_dtype, hardware.device)
         return OpenedModel(model, Tokenizer(parts.tokenizer), parts.generation, parts.dtype)
-    model = load_model(place, hardware.compute_dtype, hardware.device)
+    model = load_model(place, hardware.compute_dtype, hardware.device, ignored=ignored)
     return OpenedModel(model, Tokenizer.load(place), read_generation_defaults(place), _stored_dtype(place))
 
 
-def open_model(name: Path | str, hardware: Hardware) -> tuple[Transformer, Tokenizer]:
+def _beside(place: ModelPlace, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that the last adapter brings, or the base's: an adapter may have tokens of its own."""
+    for folder in reversed(place.adapters):
+        if (folder / "tokenizer.json").exists():
+            return Tokenizer.load(folder)
+    return tokenizer
+
+
+def open_model(name: Path | str, hardware: Hardware, adapter: str | None = None) -> tuple[Transformer, Tokenizer]:
     """A language model and its tokenizer."""
-    opened = open_language_model(name, hardware)
+    opened = open_language_model(name, hardware, adapter=adapter)
     return opened.model, opened.tokenizer
 
 
-def open_score_model(name: Path | str, hardware: Hardware) -> tuple[ScoreModel, Tokenizer]:
-    """A reward model and its tokenizer; `TrineError` where `name` is no folder that holds one."""
-    folder = find_model(name)
-    if folder.is_file():
-        raise TrineError(f"{folder} is a language model; name the folder of a reward model")
-    return load_score_model(folder, hardware.compute_dtype, hardware.device), Tokenizer.load(folder)
+def open_score_model(
+    name: Path | str, hardware: Hardware, *, ignored: Collection[str] = ()
+) -> tuple[ScoreModel, Tokenizer]:
+    """A reward model and its tokenizer; `TrineError` where `name` is no folder that holds one.
+
+    An adapter folder gives one too, where the adapter brings the score head (as PEFT's SEQ_CLS adapters do) or its base
+    has one.
+    """
+    place = place_model(name)
+    if place.base.is_file():
+        raise TrineError(f"{place.base} is a language model; name the folder of a reward model")
+    compute = (hardware.compute_dtype, hardware.device)
+    if not place.adapters:
+        return load_score_model(place.base, *compute, ignored=ignored), Tokenizer.load(place.base)
+    trunk, head, offset = _scored_base(place.base, hardware, ignored)
+    for folder in place.adapters:
+        merged = merge_adapter(trunk, folder, ignored=ignored)
+        trunk, head = merged.model, head if merged.head is None else merged.head
+    if head is None:
+        raise TrineError(f"{place.adapters[-1]} holds no reward model: neither it nor its base has {SCORE_WEIGHT}")
+    model = ScoreModel(trunk)
+    model.head.weight.data.copy_(head)
+    model.offset = offset
+    return model.to(hardware.device), _beside(place, Tokenizer.load(place.base))
+
+
+def is_reward_model(name: Path | str) -> bool:
+    """Whether `name` stands for a folder with a score head, or for an adapter of one."""
+    base = place_model(name).base
+    return base.is_dir() and SCORE_WEIGHT in open_weights(base)
+
+
+def _scored_base(
+    folder: Path, hardware: Hardware, ignored: Collection[str]
+) -> tuple[Transformer, Tensor | None, float]:
+    """Trunk, score head if it has one, and offset of an adapter's base, which may be a plain language model."""
+    compute = (hardware.compute_dtype, hardware.device)
+    if SCORE_WEIGHT not in open_weights(folder):
+        return load_model(folder, *compute, ignored=ignored), None, 0.0
+    model = load_score_model(folder, *compute, ignored=ignored)
+    return model.trunk, model.head.weight, model.offset
 
 
 def _stored_dtype(folder: Path) -> StoredDtype:

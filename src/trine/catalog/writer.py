@@ -13,6 +13,7 @@ from trine.engine.engine import Engine
 from trine.engine.sampling import Constraint, Sampling
 from trine.engine.worker import EngineWorker
 from trine.model.generation_config import GenerationDefaults
+from trine.records import StopReason
 from trine.runtime.errors import TrineError
 from trine.tokenizer.text_stream import TextStream
 
@@ -29,15 +30,21 @@ class Writer:
         for piece in writer.pieces(ids, sampling, TextStream(writer.tokenizer, skip="")):
             print(piece, end="")
 
-    `rows` is how many answers are written at a time; `shared` lets threads share the engine.
+    `rows` is how many answers are written at a time. The engine runs in a thread of its own (`EngineWorker`): threads
+    may share it, and an interrupt of the main one never cuts through one of its steps.
     """
 
-    def __init__(self, config: OpenConfig, *, rows: int, shared: bool = False) -> None:
-        self.opened: OpenedModel = open_language_model(config.model, open_hardware(config.hardware))
+    def __init__(self, config: OpenConfig, *, rows: int) -> None:
+        self.opened: OpenedModel = open_language_model(
+            config.model,
+            open_hardware(config.hardware),
+            adapter=config.adapter,
+            ignored=config.ignore_config_keys,
+        )
         self.tokenizer = self.opened.tokenizer
         self.context = self.opened.model.config.context
         engine = Engine(self.opened.model, rows=rows, weights=config.weights, tokenizer=self.tokenizer)
-        self.engine = EngineWorker(engine) if shared else engine
+        self.engine = EngineWorker(engine)
 
     def sampling(
         self, config: SamplingConfig, eos_ids: Sequence[int], *, seed: int | None = None, budget: int | None = None
@@ -61,12 +68,14 @@ class Writer:
         """The token budget of an answer in a conversation: at most half of the model's context."""
         return min(config.max_new_tokens, self.context // 2)
 
-    def pieces(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> Generator[str, None, None]:
-        """One answer's text as it is written."""
+    def pieces(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> Generator[str, None, StopReason]:
+        """One answer's text as it is written; the generator returns why it ended. Closing it cancels the answer."""
         answer = AnswerText(stream, sampling.stop_strings)
-        for new_ids in self.engine.stream(ids, sampling):
+        future = self.engine.submit(ids, sampling)
+        for new_ids in future.stream():
             yield answer.push(new_ids)
         yield answer.finish()
+        return future.result().stop_reason
 
     def text(self, ids: Sequence[int], sampling: Sampling, stream: TextStream) -> str:
         """A whole answer's text, up to its stop string."""

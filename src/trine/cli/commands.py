@@ -2,20 +2,24 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from io import TextIOWrapper
 from typing import Any
 
 from trine.config.control import PlayConfig
 from trine.config.registry import STAGES
 from trine.config.use import (
     ChatConfig,
+    CompletionConfig,
+    EnvConfig,
     ExportConfig,
     GenerateConfig,
     ImportConfig,
     PushConfig,
     QuickstartConfig,
+    RecipesConfig,
     ReportConfig,
     RunConfig,
+    ShowRecipeConfig,
 )
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.progress import say
@@ -28,6 +32,8 @@ LONG_COMMANDS = ("quickstart", "run")
 def perform(command: str, config: Any, *, dry_run: bool) -> None:
     """Call the command; results go to standard output, words about it to standard error."""
     keep_freed_memory()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what its encoding cannot express stops no command
     if dry_run:
         from trine.cli.dry_run import describe
 
@@ -52,20 +58,41 @@ def quickstart(config: QuickstartConfig) -> None:
         "\nThree things to try next:\n"
         f"  trine generate {out}/pretrain --prompt 'import numpy as'\n"
         f"  trine chat {out}/ppo\n"
-        f"  trine run quickstart --dry-run --out runs/mine     # then copy the recipe: {_recipe_path()}"
+        "  trine recipes show quickstart > my.yaml     # change it, then: trine run my.yaml --out runs/mine"
     )
-
-
-def _recipe_path() -> Path:
-    import trine.pipeline
-
-    return Path(trine.pipeline.__path__[0]) / "recipes" / "quickstart.yaml"
 
 
 def run_recipe(config: RunConfig) -> None:
     from trine.pipeline.runner import run
 
     run(config)
+
+
+def recipes(config: RecipesConfig) -> None:
+    from trine.pipeline.recipe_file import built_in_recipes, read_recipe_file
+
+    names = built_in_recipes()
+    width = max(map(len, names))
+    sys.stdout.writelines(f"{name:<{width}}  {read_recipe_file(name)[0].title}\n" for name in names)
+    say("trine run NAME --out runs/mine runs one; trine recipes show NAME prints it, to copy and change")
+
+
+def show_recipe(config: ShowRecipeConfig) -> None:
+    from trine.pipeline.recipe_file import recipe_text
+
+    sys.stdout.write(recipe_text(config.recipe))
+
+
+def env(config: EnvConfig) -> None:
+    from trine.cli.environment import describe_environment
+
+    sys.stdout.write(describe_environment())
+
+
+def completion(config: CompletionConfig) -> None:
+    from trine.cli.completion import SCRIPTS
+
+    sys.stdout.write(SCRIPTS[config.shell])
 
 
 def report(config: ReportConfig) -> None:
@@ -115,6 +142,8 @@ def play(config: PlayConfig) -> None:
 _COMMANDS: dict[str, Callable[[Any], None]] = {
     "quickstart": quickstart,
     "run": run_recipe,
+    "recipes": recipes,
+    "recipes show": show_recipe,
     "report": report,
     "generate": generate,
     "chat": chat,
@@ -122,4 +151,6 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "export": export_model,
     "push": push,
     "control play": play,
+    "env": env,
+    "completion": completion,
 }

@@ -6,11 +6,17 @@ Both open the whole model first, so that nothing is written that Trine could not
 import sys
 from pathlib import Path
 
-from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
+from trine.catalog.loading import (
+    OpenedModel,
+    is_reward_model,
+    open_hardware,
+    open_language_model,
+    open_score_model,
+)
 from trine.config.base import HardwareConfig
-from trine.config.use import ExportConfig, ImportConfig
+from trine.config.use import ExportConfig, ImportConfig, ModelConfig
 from trine.model.families import family_of
-from trine.model.folder import save_model
+from trine.model.folder import save_model, save_score_model
 from trine.model.generation_config import write_generation_defaults
 from trine.model.gguf.writing import write_gguf
 from trine.model.weight_files import StoredDtype
@@ -24,9 +30,12 @@ _ON_CPU = HardwareConfig(device="cpu", precision="fp32")
 def import_model(config: ImportConfig) -> None:
     """Write the model as a folder, in the dtype it comes in."""
     _check_free(config.out, overwrite=config.overwrite)
-    opened = open_language_model(config.model, open_hardware(_ON_CPU))
-    write_model_folder(opened, config.out, opened.dtype)
-    _describe(opened, opened.dtype)
+    if config.adapter is None and is_reward_model(config.model):
+        _import_reward_model(config)
+    else:
+        opened = _open(config)
+        write_model_folder(opened, config.out, opened.dtype)
+        _describe(opened, opened.dtype)
     say(f"import: done, in {config.out}")
 
 
@@ -37,13 +46,29 @@ def export_model(config: ExportConfig) -> None:
     _check_free(config.out, overwrite=config.overwrite)
     if config.to == "hf" and config.dtype == "q8_0":
         raise TrineError("--dtype q8_0 is a form of GGUF; choose --to gguf, or float32, float16 or bfloat16")
-    opened = open_language_model(config.model, open_hardware(_ON_CPU))
+    opened = _open(config)
     if config.to == "gguf":
         write_gguf(opened.model, opened.tokenizer, config.out, config.dtype, name=_title(config.model))
     elif config.dtype != "q8_0":
         write_model_folder(opened, config.out, config.dtype)
     _describe(opened, config.dtype)
     say(f"export: done, in {config.out}")
+
+
+def _open(config: ModelConfig) -> OpenedModel:
+    return open_language_model(
+        config.model, open_hardware(_ON_CPU), adapter=config.adapter, ignored=config.ignore_config_keys
+    )
+
+
+def _import_reward_model(config: ImportConfig) -> None:
+    model, tokenizer = open_score_model(config.model, open_hardware(_ON_CPU), ignored=config.ignore_config_keys)
+
+    def fill(aside: Path) -> None:
+        save_score_model(model, aside, pad_token_id=tokenizer.pad)
+        tokenizer.save(aside)
+
+    write_folder(config.out, fill)
 
 
 def write_model_folder(opened: OpenedModel, folder: Path, dtype: StoredDtype) -> None:
@@ -53,7 +78,10 @@ def write_model_folder(opened: OpenedModel, folder: Path, dtype: StoredDtype) ->
         generation = opened.generation
         ends = list(generation.eos_token_ids)
         eos = ends[0] if len(ends) == 1 else ends or None
-        save_model(opened.model, aside, eos_token_id=eos, pad_token_id=generation.pad_token_id, dtype=dtype)
+        save_model(
+            opened.model, aside, eos_token_id=eos, pad_token_id=generation.pad_token_id,
+            bos_token_id=generation.bos_token_id, dtype=dtype,
+        )  # fmt: skip
         write_generation_defaults(aside, generation)
         opened.tokenizer.save(aside)
 

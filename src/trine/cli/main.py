@@ -10,6 +10,9 @@ from trine.config.registry import COMMANDS, STAGES
 from trine.runtime.errors import QuietError, TrineError
 from trine.runtime.launch import launch
 
+COMPLETE = "--complete"
+"""what the shells' completion calls: trine --complete WORDS"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -26,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        everything = ["all"] if arguments[-1] == "all" and len(arguments) > 2 else []
+        arguments = [*arguments[1 : len(arguments) - len(everything)], "--help", *everything]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from trine.cli.overview import print_overview
 
@@ -39,14 +45,21 @@ def _dispatch(arguments: list[str]) -> int:
 
         sys.stdout.write(f"trine {__version__}\n")
         return 0
-    if " ".join(arguments[:2]) in COMMANDS:
-        return _run(" ".join(arguments[:2]), arguments[2:])
-    command = arguments[0]
-    if command not in STAGES and command not in COMMANDS:
+    if arguments[0] == COMPLETE:
+        from trine.cli.completion import print_candidates
+
+        print_candidates(arguments[1:])
+        return 0
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    return _run(_command(" ".join(arguments[:words])), arguments[words:])
+
+
+def _command(name: str) -> str:
+    if name not in STAGES and name not in COMMANDS:
         from trine.config.loading import nearest
 
-        raise TrineError(f"unknown command {command!r}{nearest(command, [*STAGES, *COMMANDS])}")
-    return _run(command, arguments[1:])
+        raise TrineError(f"unknown command {name!r}{nearest(name, [*STAGES, *COMMANDS])}")
+    return name
 
 
 def _run(command: str, arguments: list[str]) -> int:

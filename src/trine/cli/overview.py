@@ -1,13 +1,24 @@
 """`trine --help`, apart from the options of a command, so that it answers before pydantic is imported."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
+
+INDENT = 16
+MIN_WIDTH = 32
 
 
 def print_overview(stages: Mapping[str, str], commands: Mapping[str, str]) -> None:
     """`trine --help`."""
-    lines = ["trine: train, align and serve a language model of your own", "", "usage: trine COMMAND [options]", ""]
-    for title, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
-        lines += [f"{title}:", *(f"  {name:<14}{help_text}" for name, help_text in table.items()), ""]
-    lines.append("trine COMMAND --help lists a command's options.")
+    width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
+    title = textwrap.wrap("trine: train, align and serve a language model of your own", width)
+    lines = [*title, "", "usage: trine COMMAND [options]", ""]
+    for heading, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
+        lines += [f"{heading}:", *(_row(name, about, width) for name, about in table.items()), ""]
+    lines += textwrap.wrap("trine COMMAND --help lists the options one needs first; --help all lists every one.", width)
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _row(name: str, about: str, width: int) -> str:
+    return textwrap.fill(f"  {name:<{INDENT - 2}}{about}", width, subsequent_indent=" " * INDENT)

@@ -4,15 +4,16 @@ A key that was renamed is refused with its new name (`config/renamed.py`).
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from trine.config.base import Config
 from trine.config.renamed import new_name
+from trine.config.values import Refused
+from trine.config.yaml_text import read_file, read_mapping
 from trine.runtime.errors import TrineError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -28,12 +29,18 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 
 
-def validated(cls: type[AnyConfig], values: dict[str, Any], place: str) -> AnyConfig:
+Place = str | Callable[[str], str]
+"""where values come from: a file or a command, or which of several, by the dotted key"""
+
+
+def validated(cls: type[AnyConfig], values: Mapping[str, Any], place: Place) -> AnyConfig:
     """`cls` made from `values`; raises `TrineError` naming `place` and the dotted key of every mistake."""
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise TrineError("\n".join(f"{place}: {_explain(cls, detail)}" for detail in error.errors())) from None
+        mistakes = [(".".join(map(str, detail["loc"])), _explain(cls, detail)) for detail in error.errors()]
+        lines = [f"{place(key) if callable(place) else place}: {words}" for key, words in mistakes]
+        raise TrineError("\n".join(dict.fromkeys(lines))) from None
 
 
 def _explain(cls: type[BaseModel], detail: Any) -> str:
@@ -43,8 +50,35 @@ def _explain(cls: type[BaseModel], detail: Any) -> str:
         return f"unknown key {key!r}{nearest(path[-1], _fields_at(cls, path[:-1]))}"
     if detail["type"] == "missing":
         return f"{key!r} is required: {_description(cls, path)}"
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = _words(detail)
     return f"{key}={detail['input']!r}: {message}" if key else message
+
+
+def _words(detail: Any) -> str:
+    """What is wrong with a value, and how it is written."""
+    value = detail["input"]
+    if isinstance(value, Refused):
+        return value.reason
+    if value is None and detail["type"].endswith(("_type", "_parsing", "_error")) and detail["type"] != "value_error":
+        return "a value is needed here, and null is none; with quotes around it, 'null' is a text"
+    return _HOW_WRITTEN.get(detail["type"]) or str(detail["msg"]).removeprefix("Value error, ")
+
+
+_INTEGER = "not a whole number, an integer: write 1000000, 1_000_000, 1e6 or 1M"
+_HOW_WRITTEN = {
+    "int_parsing": _INTEGER,
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_parsing": "not a number: write 0.001, 1e-3 or 100k",
+    "float_type": "not a number: write 0.001, 1e-3 or 100k",
+    "finite_number": "not a finite number",
+    "bool_parsing": "neither true nor false",
+    "bool_type": "neither true nor false",
+    "string_type": "not a text",
+    "path_type": "not a path",
+    "dict_type": "not a mapping: write {key: value}",
+    "model_type": "not a mapping: write {key: value}",
+}
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
@@ -64,23 +98,15 @@ def _description(cls: type[BaseModel], path: list[str]) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file."""
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise TrineError(f"config file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise TrineError(f"{path}: not readable YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise TrineError(f"{path}: expected a mapping of config keys")
-    return values
+    """A YAML mapping from a file, its values still to be read by the fields they are for."""
+    return read_mapping(read_file(path), str(path))
 
 
-def with_override(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set dotted `key` in nested `values`."""
-    *parents, last = key.split(".")
+def with_override(values: dict[str, Any], key: str | Sequence[str], value: Any) -> None:
+    """Set dotted `key`, or the key of these parts, in nested `values`."""
+    *parents, last = key.split(".") if isinstance(key, str) else key
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise TrineError(f"{key} cannot be set: {parent}={values!r} is not a mapping")
+            raise TrineError(f"{'.'.join((*parents, last))} cannot be set: {parent}={values!r} is not a mapping")
     values[last] = value

@@ -29,6 +29,8 @@ def stage_of(config: "StageConfig") -> Stage:
 COMMANDS: dict[str, tuple[Reference, str]] = {
     "quickstart": ("trine.config.use:QuickstartConfig", "all three steps on Python code, then a report"),
     "run": ("trine.config.use:RunConfig", "run a recipe"),
+    "recipes": ("trine.config.use:RecipesConfig", "list the built-in recipes; recipes show NAME prints one"),
+    "recipes show": ("trine.config.use:ShowRecipeConfig", "print a built-in recipe, to copy"),
     "report": ("trine.config.use:ReportConfig", "write the report of a run"),
     "generate": ("trine.config.use:GenerateConfig", "generate text with a model"),
     "chat": ("trine.config.use:ChatConfig", "chat with a model in the terminal"),
@@ -36,6 +38,8 @@ COMMANDS: dict[str, tuple[Reference, str]] = {
     "push": ("trine.config.use:PushConfig", "upload a model to the Hugging Face Hub"),
     "export": ("trine.config.use:ExportConfig", "export a model for transformers or llama.cpp"),
     "control play": ("trine.config.control:PlayConfig", "watch an agent that `trine control` trained"),
+    "env": ("trine.config.use:EnvConfig", "print what a bug report needs"),
+    "completion": ("trine.config.use:CompletionConfig", "print the completion of a shell"),
 }
 
 

@@ -45,6 +45,7 @@ BUILT_IN = (
         outputs=("all.jsonl", "train.jsonl", "held_out_reward.jsonl", "held_out.jsonl"),
         makes="examples",
         overview="trine.report.overview:functions",
+        sections=("trine.report.data_sections:functions_section",),
     ),
     Stage(
         name="finetune",
@@ -64,6 +65,7 @@ BUILT_IN = (
         outputs=("train.jsonl", "held_out.jsonl"),
         makes=PREFERENCE_PAIRS,
         overview="trine.report.overview:preferences",
+        sections=("trine.report.data_sections:preferences_section",),
     ),
     Stage(
         name="reward",
@@ -104,7 +106,7 @@ BUILT_IN = (
         run="trine.stages.evaluation.compare_policies:run",
         overview="trine.report.overview:evaluate",
         headline="trine.report.outcome:headline_section",
-        gains="trine.report.outcome:gains",
+        verdicts="trine.report.verdicts:verdicts",
         sections=(
             "trine.report.outcome:evaluation_section",
             "trine.report.outcome:samples_section",

@@ -1,18 +1,30 @@
 """Configs of the commands that are not stages: use a model, import and export one, run a recipe."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trine.config.base import Config, HardwareConfig, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share, Word
+from trine.config.values import AS_WRITTEN
 
 
-class OpenConfig(Config):
+class ModelConfig(Config):
+    """A language model by its name."""
+
+    model: ModelName
+    """run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    adapter: ModelName | None = None
+    """LoRA adapter to merge into the model: folder of PEFT's form, run folder, or owner/name on the hub; an adapter
+    that names its base can also stand as the model itself"""
+    ignore_config_keys: tuple[Word, ...] = ()
+    """keys of the model's config.json, adapter_config.json or GGUF metadata to treat as absent, where you know that
+    they do not change the results; without it, keys that could are refused by name"""
+
+
+class OpenConfig(ModelConfig):
     """A language model to open."""
 
-    model: str
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     weights: Literal["compute", "int8"] = "compute"
     """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
@@ -34,7 +46,8 @@ class SamplingConfig(Config):
     repetition_penalty: PositiveFloat | None = None
     """above 1 makes tokens that already occurred less likely; unset: as for top_k"""
     stop_strings: tuple[str, ...] = ()
-    """strings that end the answer and are not part of it"""
+    """strings that end the answer and are not part of it, as they stand; a line break is $'\\n' in
+    bash, "\\n" in YAML"""
     json_schema: str | None = None
     """JSON schema, as text, that the answer has to satisfy"""
     regex: str | None = None
@@ -48,7 +61,9 @@ class WritingConfig(SamplingConfig, OpenConfig):
 
 
 class GenerateConfig(WritingConfig):
-    """Generate text with a model: continue a prompt, or answer it with --chat true."""
+    """Generate text with a model: continue a prompt, or answer it with --chat."""
+
+    first = ("chat", "max_new_tokens", "temperature", "samples", "stop_strings", "seed")
 
     prompt: str
     """the text to continue or the question to answer; '-' reads standard input"""
@@ -61,28 +76,34 @@ class GenerateConfig(WritingConfig):
 class ChatConfig(WritingConfig):
     """Talk with a model in the terminal."""
 
+    first = ("system", "max_new_tokens", "temperature", "seed")
+
     max_new_tokens: PositiveInt = 256
     """maximum number of tokens of an answer, at most half of the model's context"""
     system: str | None = None
     """system prompt"""
+    conversation: Path | None = None
+    """a conversation that /save wrote, to go on with: JSON with `messages`"""
+    history: bool = True
+    """remember messages for the arrow keys, in the user's state folder; only in a terminal"""
 
 
-class ImportConfig(Config):
+class ImportConfig(ModelConfig):
     """Import a model: open and check it, and write it as a model folder that every command accepts."""
 
-    model: str
-    """model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub (owner/name/file.gguf for one file)"""
+    first = ("adapter", "ignore_config_keys", "overwrite")
+
     out: Path
     """model folder to write"""
     overwrite: bool = False
     """replace existing files"""
 
 
-class ExportConfig(Config):
+class ExportConfig(ModelConfig):
     """Export a model: to a Hugging Face folder, or to a GGUF file for llama.cpp and programs based on it."""
 
-    model: str
-    """run or model folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
+    first = ("to", "dtype", "overwrite")
+
     out: Path
     """folder (--to hf) or .gguf file (--to gguf) to write"""
     to: Literal["hf", "gguf"] = "hf"
@@ -96,14 +117,18 @@ class ExportConfig(Config):
 class RunConfig(Config):
     """Run a recipe: its stages in order, finished ones skipped, then the report."""
 
+    first = ("minutes", "depth", "set", "seed")
+
     recipe: str
-    """a recipe file, or the name of a built-in recipe"""
+    """a recipe file, or the name of a built-in recipe (`trine recipes` lists them)"""
     out: Path
     """folder for the run folders of all stages and the report"""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """scale the recipe's budget to about this many minutes on two CPU cores; unset: as written"""
     depth: PositiveInt | None = None
     """pretrain at this many blocks; the recipe's batch size, learning rates and number of tokens are scaled to match"""
+    set: tuple[str, ...] | dict[str, Annotated[Any, AS_WRITTEN]] = ()
+    """step.key=value, to change a key of a step's config: --set pretrain.tokens=2e6 ppo.iterations=5"""
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub to upload the recipe's last model to (log in with `hf auth login`)"""
     seed: NonNegativeInt = 0
@@ -115,6 +140,8 @@ class RunConfig(Config):
 
 class QuickstartConfig(Config):
     """The three steps that made ChatGPT on Python code: tokenizer, GPT, reward model, PPO, report."""
+
+    first = ("out", "minutes", "seed")
 
     out: Path = Path("runs/quickstart")
     """folder for the run folders of all stages and the report"""
@@ -131,6 +158,8 @@ class QuickstartConfig(Config):
 class PushConfig(Config):
     """Upload a finished model to the Hugging Face hub, with a model card: never checkpoints or data."""
 
+    first = ("private",)
+
     model: Path
     """run or model folder"""
     repository: str
@@ -142,7 +171,31 @@ class PushConfig(Config):
 class ReportConfig(Config):
     """Draw the report of a recipe's run folders: report.html, and the same as text."""
 
+    first = ("plots",)
+
     out: Path
     """folder that `trine run` or `trine quickstart` wrote, or runs of `trine control`"""
     plots: bool = False
     """also write each plot to its own file, plots/*.svg"""
+
+
+class RecipesConfig(Config):
+    """List the built-in recipes."""
+
+
+class ShowRecipeConfig(Config):
+    """Print a built-in recipe, to copy and change: trine recipes show quickstart > my.yaml"""
+
+    recipe: str
+    """its name"""
+
+
+class EnvConfig(Config):
+    """Print what a bug report needs: versions, processor, threads, compiler, memory, extras, GPU."""
+
+
+class CompletionConfig(Config):
+    """Print a shell's completion of `trine`: source <(trine completion bash)"""
+
+    shell: Literal["bash", "zsh", "fish"]
+    """for bash and zsh: source <(trine completion bash); for fish: trine completion fish | source"""

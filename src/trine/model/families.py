@@ -2,10 +2,10 @@
 
 A family is data: which key of `config.json` holds which field, and which tensors hold which parameter. One function
 applies the table in each direction. A key of `config.json` that could change the results and is not in the table is
-refused by name.
+refused by name (`config_keys.py` has the rule).
 """
 
-import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from trine.model.config import ModelConfig
-from trine.model.rope import ROPE_KEYS, rope_from_json, rope_to_json
+from trine.model.config_keys import could_change_numbers, how_to_ignore
+from trine.model.rope import MAX_NUMBER, ROPE_KEYS, rope_from_json, rope_to_json
 from trine.runtime.errors import TrineError
 
 Storage = Literal["plain", "transposed", "qkv", "gate_up"]
@@ -138,32 +139,26 @@ _ARCHITECTURE_FIELDS = ("norm", "position", "mlp", "qkv_bias", "projection_bias"
 _FIELD_TYPES = {described.name: described.type for described in fields(ModelConfig)}
 # Larger than any dimension of a real model; the size of a matrix of such dimensions still fits in 64 bits.
 MAX_DIMENSION = 2**24
+
 # Features that no family here has; accepted while they are disabled, never written.
 SWITCHED_OFF: dict[str, Any] = {
     "attn_logit_softcapping": None, "final_logit_softcapping": None, "chunk_size_feed_forward": 0,
     "is_encoder_decoder": False, "partial_rotary_factor": 1.0, "per_layer_config": None, "pruned_heads": {},
     "quantization_config": None, "rope_interleaved": False, "use_mrope": False,
 }  # fmt: skip
-# Keys that do not affect the logits of the four model classes of transformers 5.
-_HARMLESS = {
-    # the origin of the file and the dtype of its tensors
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "_commit_hash",
-    "tokenizer_class", "finetuning_task", "task_specific_params", "is_llama_config", "predict_special_tokens",
-    "transformers.js_config", "trine",
-    # outputs, caches and kernels
-    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "torchscript", "gradient_checkpointing",
-    "_attn_implementation_autoset",
-    # initialisation and dropout, used in training
-    "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop",
-    # heads other than the language modelling head
-    "num_labels", "id2label", "label2id", "problem_type", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    # generation defaults (see generation_config.py)
-    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "do_sample",
-    "temperature", "top_k", "top_p", "repetition_penalty", "max_length", "min_length", "num_beams",
-    # an old alias of n_positions; Qwen's window, which only `use_sliding_window` enables
-    "n_ctx", "sliding_window", "max_window_layers",
-}  # fmt: skip
+# What every family here does, and some codes have a key for.
+_ALWAYS: dict[str, Any] = {"is_causal": True, "causal": True, "use_causal_mask": True}
+_WITH_ROTARY: dict[str, Any] = {"use_rope": True, "use_rotary": True, "rotary": True, "rotary_pct": 1.0}
+# The same functions by other names (tests/model/test_config_keys.py compares them).
+_SAME_FUNCTION = {
+    "gelu_new": ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
+    "silu": ("swish",),
+}
+# `n_ctx` is an old alias of n_positions; windows are looked at together (`_refuse_windows`).
+_WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+_FULL_ATTENTION = "full_attention"
+# Modules that wrap others without computing anything: torch.compile, DistributedDataParallel, FSDP, checkpointing.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -201,20 +196,53 @@ def from_hugging_face_config(described: dict[str, Any], place: str) -> ModelConf
 
 
 def _refuse_unsupported(described: dict[str, Any], family: Family, place: str) -> None:
-    accepted_values = SWITCHED_OFF | family.fixed
-    known = set(family.config_keys.values()) | accepted_values.keys() | _HARMLESS | {"layer_types"}
-    known |= set(ROPE_KEYS) if family.shape.position == "rotary" else set()
-    unknown = described.keys() - known
+    accepted_values = SWITCHED_OFF | _ALWAYS | family.fixed
+    known = set(family.config_keys.values()) | set(_WINDOWS) | {"n_ctx"}
+    if family.shape.position == "rotary":
+        accepted_values |= _WITH_ROTARY | {"use_qk_norm": family.shape.qk_norm, "qk_norm": family.shape.qk_norm}
+        known |= set(ROPE_KEYS)
+    unknown = could_change_numbers(described, known | accepted_values.keys())
     if unknown:
         raise TrineError(
-            f"{place}: unknown keys {sorted(unknown)} could change the results, so the model is not loaded"
+            f"{place}: unknown keys {unknown} could change the results, so the model is not loaded; "
+            f"{how_to_ignore(unknown)}"
         )
     for key, accepted in accepted_values.items():
-        if described.get(key, accepted) != accepted:
-            raise TrineError(f"{place}: {key}={described[key]!r} is not supported, only {accepted!r}")
-    layer_types = described.get("layer_types") or []
-    if not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types):
-        raise TrineError(f"{place}: layer_types={layer_types!r} is not supported, only 'full_attention' everywhere")
+        if key not in _WINDOWS and not _is_accepted(described.get(key, accepted), accepted):
+            raise TrineError(
+                f"{place}: {key}={described[key]!r} is not supported, only {accepted!r}; {how_to_ignore([key])}"
+            )
+    _refuse_windows(described, family, place)
+
+
+def _is_accepted(value: Any, accepted: Any) -> bool:
+    """Whether `value` computes what `accepted` does; null is absent, except where it switches off what is needed."""
+    if value is None:
+        return accepted is not True and not isinstance(accepted, str)
+    same = _SAME_FUNCTION.get(accepted, ()) if isinstance(accepted, str) else ()
+    return value == accepted or value in same
+
+
+def _refuse_windows(described: dict[str, Any], family: Family, place: str) -> None:
+    """Refuse attention that does not see all tokens: a window shorter than the context, in any layer."""
+    switch = "sliding_window" if "sliding_window" in family.fixed else "use_sliding_window"
+    context, layers = (described.get(family.config_keys[name]) for name in ("context", "layers"))
+    sees_all = _at_least(described.get("sliding_window"), context)
+    if switch == "use_sliding_window":  # in Qwen, from layer `max_window_layers` on
+        sees_all |= _at_least(described.get("max_window_layers"), layers)
+    value = described.get(switch)
+    if not (value is None or value is False or (sees_all and type(value) in (bool, int))):
+        raise TrineError(
+            f"{place}: {switch}={value!r} is not supported, only {family.fixed[switch]!r}; {how_to_ignore([switch])}"
+        )
+    kinds = described.get("layer_types") or []
+    allowed = [_FULL_ATTENTION, "sliding_attention"] if sees_all else [_FULL_ATTENTION]
+    if not isinstance(kinds, list) or any(kind not in allowed for kind in kinds):
+        raise TrineError(f"{place}: layer_types={kinds!r} is not supported, only {_FULL_ATTENTION!r} everywhere")
+
+
+def _at_least(value: Any, limit: Any) -> bool:
+    return type(value) is int and type(limit) is int and value >= limit
 
 
 def _read_values(described: dict[str, Any], family: Family, place: str) -> dict[str, Any]:
@@ -245,22 +273,32 @@ def _checked(key: str, value: Any, name: str, place: str) -> Any:
         return value
     if kind is int and type(value) is int and 0 < value <= MAX_DIMENSION:
         return value
-    if kind is float and type(value) in (int, float) and 0 <= value < math.inf:
+    if kind is float and type(value) in (int, float) and 0 <= value <= MAX_NUMBER:  # NaN is not
         return float(value)
     expected = {bool: "true or false", int: f"a whole number from 1 to {MAX_DIMENSION}", float: "a number"}
-    raise TrineError(f"{place}: {key}={value!r} is not {expected[kind]}")  # type: ignore[index]
+    raise TrineError(f"{place}: {key}={value!r:.60} is not {expected[kind]}")  # type: ignore[index]
 
 
 def to_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Our parameters under Hugging Face names, in Hugging Face storage order."""
+    return {name: view.contiguous() for name, view in hugging_face_views(weights, config).items()}
+
+
+def hugging_face_views(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Views of our parameters, by Hugging Face name and in that order: to write into one changes the parameter."""
     result: dict[str, Tensor] = {}
     for ours, theirs, storage in _entries(config):
         if ours not in weights:
             continue
         tensor = weights[ours].T if storage == "transposed" else weights[ours]
         parts = tensor.split(_block_rows(config, storage)) if len(theirs) > 1 else (tensor,)
-        result |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
+        result |= dict(zip(theirs, parts, strict=True))
     return result
+
+
+def transposed_names(config: ModelConfig) -> set[str]:
+    """The Hugging Face tensors that are stored as [in, out]."""
+    return {name for _, theirs, storage in _entries(config) if storage == "transposed" for name in theirs}
 
 
 def from_hugging_face_weights(weights: Mapping[str, Tensor], config: ModelConfig, place: str) -> dict[str, Tensor]:
@@ -274,7 +312,7 @@ def each_parameter(weights: Mapping[str, Tensor], config: ModelConfig, place: st
     Raises `TrineError` before the first is read, naming missing or unexpected tensors.
     """
     names, entries = full_names(weights, config), _entries(config)
-    _check_names(set(names), {name for _, theirs, _ in entries for name in theirs}, config, place)
+    _check_names(names, {name for _, theirs, _ in entries for name in theirs}, config, place)
     return _each_parameter(weights, names, entries, place)
 
 
@@ -304,24 +342,38 @@ def _refuse_untied_head(
 def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
     """Map the tensor names of the family's table to those in the file.
 
-    A base model without head (`GPT2Model`, as GPT-2 itself is published) lacks the prefix of its tensors' names.
+    What wrapped the model when it was saved (`module.`, `_orig_mod.`, `base_model.model.`, ...) is a prefix of all
+    names, or a module of its own inside them; a base model without head (`GPT2Model`, as GPT-2 itself is published)
+    lacks the prefix of its tensors' names.
     """
-    prefix = family_of(config).weights["embedding.weight"][0][0].split(".")[0] + "."
-    names = list(names)
-    if any(name.startswith(prefix) for name in names):
-        return {name: name for name in names}
-    return {name if name.startswith("lm_head.") else prefix + name: name for name in names}
+    embedding = family_of(config).weights["embedding.weight"][0][0]
+    trunk = embedding.split(".")[0] + "."
+    plain = {_WRAPPERS.sub("", name): name for name in names}
+    for table, missing in ((embedding, ""), (embedding.removeprefix(trunk), trunk)):
+        prefixes = [name.removesuffix(table) for name in plain if f".{name}".endswith(f".{table}")]
+        prefix = min(prefixes, key=len, default=None)
+        if prefix is not None and all(name.startswith((prefix, "lm_head.")) for name in plain):
+            return {_with_trunk(name.removeprefix(prefix), missing): written for name, written in plain.items()}
+    return plain
 
 
-def _check_names(given: set[str], wanted: set[str], config: ModelConfig, place: str) -> None:
-    missing = sorted(wanted - given)
-    if missing:
-        raise TrineError(f"{place}: tensors {missing[:5]} are missing")
+def _with_trunk(name: str, trunk: str) -> str:
+    return name if name.startswith("lm_head.") else trunk + name
+
+
+def _check_names(names: dict[str, str], wanted: set[str], config: ModelConfig, place: str) -> None:
+    """Refuse missing tensors and those that would be left over, with the names that the file has."""
+    given = names.keys()
     # Ignore masks and frequencies that older versions stored, and the second copy of tied embeddings.
     left = {name for name in given - wanted if not name.endswith((".attn.bias", ".attn.masked_bias", "inv_freq"))}
     left -= {"lm_head.weight"} if config.tied_embeddings else set()
+    missing = sorted(wanted - given)
+    if missing:
+        others = sorted(names[name] for name in left)[:5]
+        there = f"; of {len(names)} in the file these are unknown: {others}" if others else ""
+        raise TrineError(f"{place}: tensors {missing[:5]} are missing{there}")
     if left:
-        raise TrineError(f"{place}: tensors {sorted(left)[:5]} have no place in the model")
+        raise TrineError(f"{place}: tensors {sorted(names[name] for name in left)[:5]} have no place in the model")
 
 
 def _entries(config: ModelConfig) -> list[_Entry]:

@@ -5,6 +5,7 @@ label: the score is the logit plus `trine.reward_offset` of config.json. In memo
 allocated before config.json and the headers of the weight files agree on every shape.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from trine.model.families import (
 )
 from trine.model.generation_config import GenerationDefaults, write_generation_defaults
 from trine.model.heads import ScoreModel
-from trine.model.json_object import read_json_object
 from trine.model.lora import plain_weights
+from trine.model.rope import MAX_NUMBER
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
+from trine.runtime.json_object import read_json_object
 
 SCORE_WEIGHT = "score.weight"
 
@@ -37,6 +39,7 @@ def save_model(
     *,
     eos_token_id: int | list[int] | None = None,
     pad_token_id: int | None = None,
+    bos_token_id: int | None = None,
     dtype: StoredDtype = "float32",
     max_shard_bytes: int = MAX_SHARD,
 ) -> None:
@@ -46,6 +49,7 @@ def save_model(
     `max_shard_bytes` are split into shards with an index.
     """
     described = to_hugging_face_config(model.config) | _token_keys(eos_token_id, pad_token_id, dtype)
+    described["bos_token_id"] = bos_token_id
     write_json(folder / "config.json", described)
     write_weights(folder, to_hugging_face_weights(_on_cpu(model), model.config), dtype, max_shard_bytes)
     if eos_token_id is not None or pad_token_id is not None:
@@ -73,22 +77,28 @@ def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> N
     write_weights(folder, weights | {SCORE_WEIGHT: model.head.weight}, "float32", MAX_SHARD)
 
 
-def load_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
+def load_model(
+    folder: Path, compute_dtype: torch.dtype, device: torch.device, *, ignored: Collection[str] = ()
+) -> Transformer:
     """Load the language model in `folder`: fp32 weights, products in `compute_dtype`.
+
+    Keys `ignored` of config.json are treated as absent.
 
     Example::
 
         model = load_model(Path("runs/base/model"), torch.float32, torch.device("cpu"))
     """
-    config, described, weights = _open(folder)
+    config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT in weights:
         raise TrineError(f"{folder} holds a reward model ({described.get('architectures')}), not a language model")
     return _fill(config, weights, compute_dtype, device, str(folder))
 
 
-def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> ScoreModel:
+def load_score_model(
+    folder: Path, compute_dtype: torch.dtype, device: torch.device, *, ignored: Collection[str] = ()
+) -> ScoreModel:
     """Load the reward model or critic in `folder`."""
-    config, described, weights = _open(folder)
+    config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT not in weights:
         raise TrineError(f"{folder} holds no reward model: tensor {SCORE_WEIGHT} is missing")
     score = weights.places.pop(SCORE_WEIGHT)
@@ -102,7 +112,9 @@ def load_score_model(folder: Path, compute_dtype: torch.dtype, device: torch.dev
         if table is not None:
             weights.places["lm_head.weight"] = weights.places[table]
     model = ScoreModel(_fill(config, weights, compute_dtype, device, str(folder)))
-    model.head.weight.data.copy_(score.read())
+    head = score.read()
+    refuse_non_finite(SCORE_WEIGHT, head, str(folder))
+    model.head.weight.data.copy_(head)
     model.offset = _reward_offset(described, folder)
     return model.to(device)
 
@@ -116,9 +128,9 @@ def read_config(folder: Path) -> ModelConfig:
 def _reward_offset(described: dict[str, Any], folder: Path) -> float:
     ours = described.get("trine", {})
     offset = ours.get("reward_offset", 0.0) if isinstance(ours, dict) else None
-    if not isinstance(offset, (int, float)):
+    if type(offset) not in (int, float) or not abs(offset or 0.0) <= MAX_NUMBER:  # NaN is not <= either
         raise TrineError(f"{folder}/config.json: trine={ours!r} must be an object with a number as reward_offset")
-    return float(offset)
+    return float(offset or 0.0)
 
 
 def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:
@@ -130,9 +142,9 @@ def _on_cpu(model: Transformer) -> dict[str, Tensor]:
     return {name: weight.cpu().float() for name, weight in plain_weights(model).items()}
 
 
-def _open(folder: Path) -> tuple[ModelConfig, dict[str, Any], WeightFiles]:
+def _open(folder: Path, ignored: Collection[str]) -> tuple[ModelConfig, dict[str, Any], WeightFiles]:
     path = Path(folder) / "config.json"
-    described = read_json_object(path)
+    described = read_json_object(path, ignored)
     config = from_hugging_face_config(described, str(path))
     weights = open_weights(folder)
     if config.layers > len(weights):
@@ -150,8 +162,19 @@ def _fill(
     model.to_empty(device=device)
     with torch.no_grad():
         for name, tensor in parameters:
+            refuse_non_finite(name, tensor, place)
             model.get_parameter(name).copy_(tensor)
     return model
+
+
+def refuse_non_finite(name: str, tensor: Tensor, place: str) -> None:
+    """Refuse NaN and infinity: a model that has them writes noise. The sum is one pass, and finite only without."""
+    if not tensor.sum().isfinite() and not tensor.isfinite().all():
+        wrong = int((~tensor.isfinite()).sum())
+        raise TrineError(
+            f"{place}: {name} holds {wrong} values that are NaN or infinite, of {tensor.numel()}; the training that "
+            "wrote it diverged, or the file is damaged: take an earlier checkpoint, or download it again"
+        )
 
 
 def _check_tensors(weights: WeightFiles, expected: dict[str, Tensor], config: ModelConfig) -> None:

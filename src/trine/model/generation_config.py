@@ -6,21 +6,23 @@ an error.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from trine.model.json_object import read_json_object
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
+from trine.runtime.json_object import read_json_object
+from trine.tokenizer.files import end_ids
 
 FILE = "generation_config.json"
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """`eos_token_ids` end a text. None: not given in the file. `top_k` 0 disables the filter, and so does 1 for `top_p`
-    and `repetition_penalty`; `do_sample` False means greedy decoding, whatever the temperature."""
+    """`eos_token_ids` end a text, and so do `stop_strings`. None: not given in the file. `top_k` 0 disables the filter,
+    and so does 1 for `top_p` and `repetition_penalty`; `do_sample` False means greedy decoding, whatever the
+    temperature."""
 
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
@@ -31,6 +33,8 @@ class GenerationDefaults:
     min_p: float | None = None
     repetition_penalty: float | None = None
     do_sample: bool | None = None
+    max_new_tokens: int | None = None
+    stop_strings: tuple[str, ...] | None = None
 
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:
@@ -44,20 +48,14 @@ def read_generation_defaults(folder: Path) -> GenerationDefaults:
     else:
         path = Path(folder) / "config.json"
         given, names = read_json_object(path), {"bos_token_id", "pad_token_id"}
-    ends = given.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [ends]
     values = {name: _checked(name, given[name], path) for name in names - {"eos_token_ids"} if name in given}
-    ids = (_checked("eos_token_id", end, path) for end in ends)
-    return GenerationDefaults(eos_token_ids=tuple(end for end in ids if end is not None), **values)
+    return GenerationDefaults(eos_token_ids=end_ids(given.get("eos_token_id"), path), **values)
 
 
 def write_generation_defaults(folder: Path, defaults: GenerationDefaults) -> None:
     """Write generation_config.json into an existing `folder`, where `generate` of transformers reads it too."""
-    described: dict[str, Any] = {
-        field.name: getattr(defaults, field.name)
-        for field in fields(defaults)
-        if field.name != "eos_token_ids" and getattr(defaults, field.name) is not None
-    }
+    described = {name: value for name, value in asdict(defaults).items() if value is not None}
+    del described["eos_token_ids"]
     ends = list(defaults.eos_token_ids)
     if ends:
         described["eos_token_id"] = ends if len(ends) > 1 else ends[0]
@@ -68,15 +66,21 @@ def _checked(name: str, value: Any, path: Path) -> Any:
     """Return a valid `value` of `name`; a negative token id, as in early Llama folders, becomes None."""
     if value is None:
         return None
-    if name.endswith("token_id"):
-        if type(value) is int:
-            return value if value >= 0 else None
-    elif name == "do_sample":
-        if isinstance(value, bool):
-            return value
-    elif name == "top_k":
-        if type(value) is int and value >= 0:
-            return value
-    elif type(value) in (int, float) and 0 <= value < math.inf:
+    whole, number = type(value) is int, type(value) in (int, float)
+    if name.endswith("token_id") and whole:
+        return value if value >= 0 else None
+    if (name == "do_sample" and isinstance(value, bool)) or (name == "top_k" and whole and value >= 0):
+        return value
+    if name == "max_new_tokens" and whole and value > 0:
+        return value
+    if name == "stop_strings" and _are_strings(value):
+        return (value,) if isinstance(value, str) else tuple(value)
+    if name in ("temperature", "top_p", "min_p", "repetition_penalty") and number and 0 <= value < math.inf:
         return float(value)
     raise TrineError(f"{path}: {name}={value!r} is invalid; correct it or remove the key")
+
+
+def _are_strings(value: Any) -> bool:
+    """Whether `value` is text or a list of texts, none of them empty."""
+    texts = [value] if isinstance(value, str) else value
+    return isinstance(texts, list) and all(isinstance(text, str) and text for text in texts)

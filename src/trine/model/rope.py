@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from trine.model.config import ModelConfig, RopeScaling
+from trine.model.config_keys import could_change_numbers, how_to_ignore
 from trine.runtime.errors import TrineError
 
+MAX_NUMBER = 1e30  # of any setting; an integer of JSON may be too large for a float
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 _CPU = torch.device("cpu")
 # RopeScaling field -> key of `rope_scaling` and `rope_parameters`, for every kind.
@@ -78,7 +80,7 @@ def rope_from_json(described: dict[str, Any], context: int, place: str) -> dict[
     if not isinstance(rope, dict):
         raise TrineError(f"{place}: rope scaling is {rope!r}, not a JSON object")
     theta = _number(rope.get("rope_theta", described.get("rope_theta", 10000.0)), "rope_theta", place)
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = next((rope[key] for key in ("rope_type", "type") if rope.get(key) is not None), "default")
     if not isinstance(kind, str) or kind not in _SCALING_KEYS:
         raise TrineError(f"{place}: rope_type={kind!r} is not supported, only {', '.join(_SCALING_KEYS)}")
     keys = _SCALING_KEYS[kind]
@@ -99,14 +101,15 @@ def rope_from_json(described: dict[str, Any], context: int, place: str) -> dict[
 
 
 def _refuse_other_keys(rope: dict[str, Any], known: set[str], kind: str, place: str) -> None:
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
         raise TrineError(f"{place}: rope's partial_rotary_factor={rope['partial_rotary_factor']} is not supported")
-    unknown = rope.keys() - known - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    known |= {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    unknown = could_change_numbers(rope, known)
     if unknown:
-        raise TrineError(f"{place}: unknown rope keys {sorted(unknown)} beside rope_type={kind!r}")
+        raise TrineError(f"{place}: unknown rope keys {unknown} beside rope_type={kind!r}; {how_to_ignore(unknown)}")
 
 
 def _number(value: Any, key: str, place: str) -> float:
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise TrineError(f"{place}: {key}={value!r} is not a positive number")
+    if type(value) not in (int, float) or not 0 < value <= MAX_NUMBER:  # as an int it may be too large for a float
+        raise TrineError(f"{place}: {key}={value!r:.60} is not a positive number")
     return float(value)

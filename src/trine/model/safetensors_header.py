@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from trine.model.json_object import parse_json_object
 from trine.runtime.errors import TrineError
+from trine.runtime.json_object import parse_json_object
+from trine.runtime.mistaken import FIRST_BYTES, refuse_mistaken
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 MAX_RANK = 16
@@ -70,6 +71,9 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER):
+                file.seek(0)
+                refuse_mistaken(path, file.read(FIRST_BYTES))
             if size < 8 or length > size - 8:
                 _damaged(path, f"its header should have {length} bytes, the file has {size}")
             if length > MAX_HEADER:

@@ -28,7 +28,7 @@ from trine.runtime.working_memory import empty, empty_like
 HERE = Path(__file__).parent / "native"
 FILES = (
     "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "linear.h", "norms.h",
-    "tiles.h", "vectors.h",
+    "team.h", "tiles.h", "vectors.h",
 )  # fmt: skip
 SOURCE = NativeSource(
     "training",

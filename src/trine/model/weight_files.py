@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trine.model.json_object import read_json_object
 from trine.model.safetensors_header import TensorPlace, read_header
 from trine.runtime.errors import TrineError
 from trine.runtime.files import disk_errors, write_json
+from trine.runtime.json_object import read_json_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD = 5_000_000_000
 StoredDtype = Literal["float32", "bfloat16", "float16"]
+_PICKLED = ("pytorch_model*.bin", "model*.bin", "model*.pt", "model*.pth", "*.ckpt", "consolidated*.pth")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,13 +53,56 @@ def open_weights(folder: Path) -> WeightFiles:
         return WeightFiles(read_header(folder / SINGLE))
     if (folder / INDEX).exists():
         return WeightFiles(_read_shards(folder))
-    pickled = [path.name for path in sorted(folder.glob("pytorch_model*.bin"))]
+    shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+    if shards:
+        return WeightFiles(_read_without_index(folder, shards))
+    raise TrineError(_what_is_there(folder))
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` holds a model's weights, in whatever form."""
+    return any(True for pattern in (*_PICKLED, "model*.safetensors") for _ in Path(folder).glob(pattern))
+
+
+def _what_is_there(folder: Path) -> str:
+    """What to say of a folder without weights that Trine reads."""
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
-        raise TrineError(
+        return (
             f"{folder} holds its weights as {pickled[0]}, a pickle, which can run any code and is never opened; "
-            "use a safetensors version, or, if you trust the file, convert it with save_pretrained of transformers"
+            f"use a safetensors version, or, if you trust the file, {how_to_convert(str(folder))}"
         )
-    raise TrineError(f"{folder / SINGLE} does not exist, and neither does {INDEX}; a model folder has one of them")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = f"; rename {others[0]} to {SINGLE} if that is it" if len(others) == 1 else ""
+    found = f"; there are {', '.join(others[:5])}" if len(others) > 1 else found
+    return f"{folder / SINGLE} does not exist, and neither does {INDEX}; a model folder has one of them{found}"
+
+
+def how_to_convert(name: str) -> str:
+    """What to type to get safetensors of a model that is stored as a pickle."""
+    return (
+        'convert it with save_pretrained of transformers: python -c "from transformers import AutoModelForCausalLM as M'
+        f"; M.from_pretrained('{name}').save_pretrained('converted')\", and copy the tokenizer's files beside"
+    )
+
+
+def _read_without_index(folder: Path, shards: list[str]) -> dict[str, TensorPlace]:
+    """Shards without their index: enough where all are there, by the count in their names."""
+    total = shards[0].removesuffix(".safetensors").rsplit("-", 1)[-1]
+    if shards != [f"model-{number:05}-of-{total}.safetensors" for number in range(1, len(shards) + 1)] or not (
+        total.isdecimal() and int(total) == len(shards)
+    ):
+        raise TrineError(
+            f"{folder} holds {len(shards)} of the {total} shards that {shards[0]} speaks of, and no {INDEX}; "
+            "download the others, and the index"
+        )
+    places: dict[str, TensorPlace] = {}
+    for shard in shards:
+        for name, place in read_header(folder / shard).items():
+            if name in places:
+                raise TrineError(f"{folder / shard}: tensor {name} is in {places[name].path.name} too")
+            places[name] = place
+    return places
 
 
 def _read_shards(folder: Path) -> dict[str, TensorPlace]:

@@ -5,15 +5,18 @@ multiplies matrices compared with the machine the recipe was written on.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from trine.catalog.publishing import check_publishing, push_model
+from trine.config.extras import check_extras
 from trine.config.registry import STAGES
 from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
-from trine.pipeline.recipes import Recipe, load_recipe
+from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.allocator import release_memory
 from trine.runtime.device import choose_hardware
+from trine.runtime.durations import spoken
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_json
 from trine.runtime.launch import one_process_only
@@ -28,10 +31,10 @@ def run(config: RunConfig) -> Path:
     one_process_only("a recipe")
     if config.push_to_hub is not None:
         check_publishing(config.push_to_hub)
-    recipe = load_recipe(config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth)
+    recipe = recipe_of(config)
     pushed = _last_model(recipe) if config.push_to_hub is not None else None
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
+    estimate = f": about {spoken(60 * recipe.minutes * time_factor(hardware))}" if recipe.minutes else ""
     say(f"{recipe.title} on {hardware.description}{estimate}")
     with folder_lock(config.out):
         _run_stages(recipe, config)
@@ -56,6 +59,9 @@ def _last_model(recipe: Recipe) -> Path:
 
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:
     """Run what is not finished; after each stage, write recipe.json: the stages so far and how long each took."""
+    for step in recipe.steps:
+        if not (step.config.out / "done.json").exists():
+            check_extras(step.config)
     seconds: dict[str, float] = {}
     changes = {"overwrite": True} if config.overwrite else {}
     for number, step in enumerate(recipe.steps, 1):
@@ -73,7 +79,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         release_memory()
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
-        say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")
+        say(f"   {'finished before' if done_before else spoken(seconds[step.name])}")
 
 
 def _seconds(marker: Path) -> float:
@@ -87,6 +93,7 @@ def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -
         "recipe": config.recipe,
         "seed": config.seed,
         "minutes": config.minutes,
+        "set": dict(config.set) if isinstance(config.set, Mapping) else list(config.set),
         "stages": [
             {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]}
             for step in recipe.steps

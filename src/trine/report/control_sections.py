@@ -25,12 +25,12 @@ STEPS = "thousand environment steps"
 ALGORITHMS = {"reinforce": "REINFORCE", "actor_critic": "actor-critic", "ppo": "PPO"}
 # Key of the metrics, vertical axis, caption.
 CURVES = (
-    ("entropy", "nats", "Entropy of the policy: 0 is a deterministic one."),
+    ("entropy", "entropy, nats", "Entropy of the policy: 0 is a deterministic one."),
     ("explained_variance", "explained variance", EXPLAINED_VARIANCE),
-    ("approximate_kl", "nats", APPROXIMATE_KL),
+    ("approximate_kl", "approximate KL, nats", APPROXIMATE_KL),
     (
         "clip_fraction",
-        "share of steps",
+        "clip fraction",
         "Clip fraction: share of steps with a clipped ratio. Up to about 0.2 is usual.",
     ),
 )
@@ -96,7 +96,13 @@ def _table(groups: Sequence[Group]) -> Table:
     ]
     counts = {len(run.results.get("sampled", {}).get("returns", ())) for group in groups for run in group.runs}
     caption = f"Mean return of {'/'.join(map(str, sorted(counts)))} new episodes of each run." if any(counts) else ""
-    return Table(("algorithm", "seeds", "steps", "stochastic policy", "deterministic policy", "steps/s"), rows, caption)
+    return Table(
+        ("algorithm", "seeds", "steps", "stochastic policy", "deterministic policy", "steps/s"),
+        rows,
+        caption,
+        title="Returns after training",
+        open=True,
+    )
 
 
 def _returns(group: Group, kind: str) -> str:
@@ -125,7 +131,7 @@ def _plots(environment: str, groups: Sequence[Group]) -> list[Plot]:
     ]
     says = f"{environment}: return over environment steps"
     lines = [line for line in lines if line.x]
-    svg = line_plot(lines, STEPS, "return of an episode", says, bands=bands) if lines else None
+    svg = line_plot(lines, STEPS, "episode return", says, bands=bands) if lines else None
     plots = [Plot(svg, "Returns in training.", leading=True)] if svg is not None else []
     for key, y_label, caption in CURVES:
         curves_of_key = [(group, _curve(group, key, lambda row: 1.0)) for group in groups]

@@ -16,19 +16,19 @@ HEADLINE = "Rewards, before and after PPO: mean and median"
 
 
 def headline_section(run: FinishedStage, recipe: RecipeRun) -> Section:
-    """The one table to look at first."""
-    scaled = all(units(recipe.made_at(run.config.get(reward), REWARD_MODEL)) != "raw" for reward in REWARDS)
-    unit = (
-        "Scores are in standard deviations over the fine-tuned model's answers: 0 is their mean on the prompts that "
-        "the reward model was trained on, +1 is one standard deviation better."
-        if scaled
-        else "Scores are as the reward models give them, not scaled to the fine-tuned model's answers."
-    )
+    """What to look at first: the scores before and after, as distributions and as means and medians."""
     words = (
-        f"{unit} PPO maximised the reward, so a gain there is expected; the held-out reward model is a second one, "
-        "which PPO did not use. Good is a gain in both; a gain in the reward alone is reward hacking."
+        "PPO maximised the reward, so a gain there is expected; the held-out reward model is a second one, which PPO "
+        "did not use. Good is a gain in both; a gain in the reward alone is reward hacking. A score has no zero and no "
+        "unit of its own, only differences mean something: in deviations, they are divided by the standard deviation "
+        f"of the scores before PPO ({_deviations(run)})."
     )
-    return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)])
+    return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)], _score_plots(run, recipe))
+
+
+def _deviations(run: FinishedStage) -> str:
+    names = {"reward": "reward", "held_out_reward": "held-out"}
+    return ", ".join(f"{name} {number(run.results['before'][key].get('deviation'), 2)}" for key, name in names.items())
 
 
 def reward_label(reward: str, run: FinishedStage) -> str:
@@ -54,7 +54,9 @@ def rewards_table(run: FinishedStage) -> Table:
         f"{whole(results.get('prompts'))} answers to held-out prompts on each side. In deviations: the gain over the "
         "standard deviation of the scores before. ± is one standard error of the mean gain, answer by answer."
     )
-    return Table(("score", "before", "after", "gain", "in deviations"), rows, caption)
+    return Table(
+        ("score", "before", "after", "gain", "in deviations"), rows, caption, title="Means and medians", open=True
+    )
 
 
 def _standard_error(results: dict[str, Any], reward: str) -> float | None:
@@ -62,17 +64,6 @@ def _standard_error(results: dict[str, Any], reward: str) -> float | None:
     scores = results.get("scores", {}).get(reward, {})
     differences = [b - a for a, b in zip(scores.get("before", []), scores.get("after", []), strict=False)]
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
-
-
-def gains(run: FinishedStage) -> list[tuple[str, str, str]]:
-    """Label, gain in deviations, and the means before and after: the large figures on top of the page."""
-    found = []
-    for reward in REWARDS:
-        gain = run.results.get(f"{reward}_gain_in_deviations", {}).get("mean")
-        before, after = (run.results[side][reward]["mean"] for side in ("before", "after"))
-        detail = f"standard deviations gained by PPO; mean {number(before, 2)} → {number(after, 2)}"
-        found.append((reward_label(reward, run), signed(gain), detail))
-    return found
 
 
 def evaluation_section(run: FinishedStage, recipe: RecipeRun) -> Section:
@@ -86,7 +77,7 @@ def evaluation_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     rewards = [reward for reward in REWARDS if recipe.made_at(run.config.get(reward), REWARD_MODEL)]
     if rewards:
         tables.append(_rewards_table(run, recipe, rewards))
-    return Section(titled("What PPO changed", run, recipe), words, tables, _score_plots(run, recipe))
+    return Section(titled("What PPO changed", run, recipe), words, tables)
 
 
 def changes_table(run: FinishedStage) -> Table:
@@ -105,7 +96,7 @@ def changes_table(run: FinishedStage) -> Table:
     ]
     caption = "A completion cut at max_new_tokens counts up to its last complete statement. ± is one standard error."
     headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
-    return Table((run.name, *(headings[name] for name in names)), rows, caption)
+    return Table((run.name, *(headings[name] for name in names)), rows, caption, title="Before and after", open=True)
 
 
 def _kl(run: FinishedStage, side: str) -> str:
@@ -133,7 +124,13 @@ def _rewards_table(run: FinishedStage, recipe: RecipeRun, rewards: list[str]) ->
         seed, right = str(model.config.get("seed", 0)), percent(model.results.get("accuracy"))
         rows.append((reward_label(reward, run), prompts, samples, seed, right))
     caption = "The held-out reward model is independent of the other as far as these differ."
-    return Table(("reward model", "prompts", "samples", "seed", "accuracy"), rows, caption, brief=False)
+    return Table(
+        ("reward model", "prompts", "samples", "seed", "accuracy"),
+        rows,
+        caption,
+        brief=False,
+        title="Where the two reward models come from",
+    )
 
 
 def _score_plots(run: FinishedStage, recipe: RecipeRun) -> list[Plot]:
@@ -147,8 +144,8 @@ def _score_plots(run: FinishedStage, recipe: RecipeRun) -> list[Plot]:
             ]
             unit = units(recipe.made_at(run.config.get(reward), REWARD_MODEL))
             label = reward_label(reward, run)
-            svg = histogram_plot(groups, f"score, {unit}", f"{run.name}: scores of the {label}")
-            plots.append(Plot(svg, f"Scores of the {label}; dashed: means."))
+            svg = histogram_plot(groups, f"score, {unit}", f"{run.name}: scores of the {label} before and after PPO")
+            plots.append(Plot(svg, f"Scores of single answers by the {label}; dashed: means."))
     return plots
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from trine.config.registry import STAGES
 from trine.config.stage import follow
 from trine.report.run_reader import FinishedStage, RecipeRun
-from trine.report.sections import Section
-from trine.report.tables import Table, duration, number, percent, whole
+from trine.report.sections import MISSHAPEN, Section
+from trine.report.tables import ABSENT, Table, duration, number, percent, whole
 
 COMMIT_LENGTH = 12
 Results = dict[str, Any]
@@ -22,8 +22,8 @@ def overview_section(recipe: RecipeRun) -> Section:
         "The stages in order, what each made and how long it took. The same recipe, seed and versions on the same "
         "kind of machine make the same models.",
         [
-            Table(("stage", "time", "what it made"), rows, prose=True),
-            Table(("", ""), _facts(recipe), prose=True),
+            Table(("stage", "time", "what it made"), rows, prose=True, title="Stages"),
+            Table(("", ""), _facts(recipe), prose=True, title="Seed, corpus, versions"),
         ],
     )
 
@@ -34,7 +34,10 @@ def _named(run: FinishedStage) -> str:
 
 def _made(run: FinishedStage) -> str:
     stage = STAGES.get(run.stage)
-    return str(follow(stage.overview)(run.results)) if stage is not None and stage.overview else ""
+    try:
+        return str(follow(stage.overview)(run.results)) if stage is not None and stage.overview else ""
+    except MISSHAPEN:
+        return f"{ABSENT} (done.json is damaged)"
 
 
 def _facts(recipe: RecipeRun) -> list[tuple[str, ...]]:

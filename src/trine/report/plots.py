@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -31,19 +31,21 @@ COLOURS: dict[Colour, str] = {
 Group = tuple[str, Sequence[float], Colour]
 SIZE = (5.4, 3.1)
 COMPACT = (4.0, 2.5)
+TEXT = 10.5
+"""Points: legible where a figure is as wide as a phone."""
 BINS = 30
 MAX_POINTS = 600
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `faint` is for single steps, `dashed` for a reference."""
+    """A curve: `faint` is for single steps, `dashed` for a reference; `points` are not joined."""
 
     x: Sequence[float]
     y: Sequence[float]
     label: str = ""
     colour: Colour = "accent"
-    style: Literal["solid", "faint", "dashed"] = "solid"
+    style: Literal["solid", "faint", "dashed", "points"] = "solid"
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,13 @@ def line_plot(
 
 def _draw(axes: Axes, line: Line) -> None:
     x, y = _thinned(line.x), _thinned(line.y)
-    faint, dashed = line.style == "faint", line.style == "dashed"
+    faint, dashed, points = (line.style == style for style in ("faint", "dashed", "points"))
     axes.plot(
         x, y,
         color=COLOURS[line.colour], label=line.label or "_",
         linewidth=0.8 if faint else 1.8, alpha=0.35 if faint else 1.0,
-        linestyle=(0, (4, 3)) if dashed else "-", marker="o" if len(x) < 12 and not dashed else "", markersize=4,
+        linestyle=(0, (4, 3)) if dashed else "" if points else "-",
+        marker="D" if points else "o" if len(x) < 12 and not dashed else "", markersize=5 if points else 4,
     )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def _thinned(values: Sequence[float]) -> list[float]:
 
 def histogram_plot(groups: Sequence[Group], x_label: str, says: str) -> Markup:
     """Distributions over common bins, each with its mean as a dashed line."""
-    figure, axes = _canvas(x_label, "answers")
+    figure, axes = _canvas(x_label, "number of answers")
     finite = [(label, [v for v in values if math.isfinite(v)], colour) for label, values, colour in groups]
     bins = _bins([value for _, values, _ in finite for value in values])
     for label, values, colour in finite:
@@ -127,7 +130,7 @@ def _bins(values: Sequence[float]) -> list[float]:
 
 def reliability_plot(rows: Sequence[Sequence[float]], says: str) -> Markup:
     """Accuracy over confidence; the area of a point is the number of pairs in it."""
-    figure, axes = _canvas("confidence", "accuracy")
+    figure, axes = _canvas("confidence (sigmoid of the score difference)", "accuracy")
     axes.plot([0.5, 1.0], [0.5, 1.0], color=COLOURS["before"], linestyle=(0, (4, 3)), linewidth=1.2, label="perfect")
     predicted, right, counts = ([float(row[i]) for row in rows] for i in range(3))
     errors = [math.sqrt(max(p * (1 - p), 0.0) / n) for p, n in zip(right, counts, strict=True)]
@@ -149,15 +152,17 @@ def _canvas(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tup
     axes.spines[["left", "bottom"]].set_color(COLOURS["line"])
     axes.grid(color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=9, labelcolor=COLOURS["ink"])
-    axes.set_xlabel(x_label, color=COLOURS["ink"], fontsize=9.5)
-    axes.set_ylabel(y_label, color=COLOURS["ink"], fontsize=9.5)
+    axes.tick_params(length=0, labelsize=TEXT, labelcolor=COLOURS["ink"])
+    axes.set_xlabel(x_label, color=COLOURS["ink"], fontsize=TEXT)
+    axes.set_ylabel(y_label, color=COLOURS["ink"], fontsize=TEXT)
     return figure, axes
 
 
 def _legend(axes: Axes, count: int) -> None:
+    """Among the curves; above them where there are too many to leave room."""
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2} if count > 3 else {}
     if count > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=COLOURS["ink"])
+        axes.legend(frameon=False, fontsize=TEXT - 0.5, labelcolor=COLOURS["ink"], **place)
 
 
 def standalone(svg: Markup) -> str:

@@ -20,10 +20,10 @@ BITS = "bits_per_byte/"
 
 # Metrics over steps: key, vertical axis, caption.
 CURVES = (
-    ("tokens_per_second", "tokens a second", "Throughput. Dips are other work on the machine."),
-    ("matmul_share", "share", "Share of the machine's measured rate of matrix products (as MFU)."),
-    ("gradient_norm", "norm", "Norm of the gradient before clipping: many spikes announce divergence."),
-    ("learning_rate", "rate", "Learning rate of the matrices: warm-up and decay."),
+    ("tokens_per_second", "tokens per second", "Throughput. Dips are other work on the machine."),
+    ("matmul_share", "share of the peak rate", "Share of the machine's measured rate of matrix products (as MFU)."),
+    ("gradient_norm", "gradient norm", "Norm of the gradient before clipping: many spikes announce divergence."),
+    ("learning_rate", "learning rate", "Learning rate of the matrices: warm-up and decay."),
 )
 
 
@@ -60,7 +60,7 @@ def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict
     broken = sum(each.get("broken", 0) for each in records)
     if rows and records:
         rows.append(("records that cannot be read", whole(broken), "", ""))
-    return Table(("documents", "count", "MB", "share"), rows)
+    return Table(("documents", "count", "MB", "share"), rows, title="Documents kept and left out")
 
 
 def _outcome(name: str) -> str:
@@ -72,7 +72,9 @@ def _sources_table(sources: dict[str, dict[str, dict[str, int]]]) -> Table:
         (name, whole(_count(outcomes, "seen")), whole(_count(outcomes, "kept")), f"{_bytes(outcomes) / 1e6:,.1f}")
         for name, outcomes in sources.items()
     ]
-    return Table(("source", "documents", "kept", "kept MB"), rows if len(rows) > 1 else [], brief=False)
+    return Table(
+        ("source", "documents", "kept", "kept MB"), rows if len(rows) > 1 else [], brief=False, title="Sources"
+    )
 
 
 def _count(outcomes: dict[str, dict[str, int]], outcome: str) -> int:
@@ -94,7 +96,7 @@ def _encoding_table(results: dict[str, Any]) -> Table:
         workers = results.get("workers")
         label = "MB a second, reading to writing" + (f", {workers} processes" if workers else "")
         rows.append((label, number(results["megabytes_per_second"], 1)))
-    return Table(("", ""), rows)
+    return Table(("", ""), rows, title="Tokens and speed")
 
 
 def _part_label(part: str) -> str:
@@ -111,7 +113,7 @@ def pretrain_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         "model has learned more than repetition."
     )
     tables = [table for table in (held_out_table(results, row_tokens),) if table.rows]
-    tables.append(Table(("", ""), _facts(run), brief=False))
+    tables.append(Table(("", ""), _facts(run), brief=False, title="The training run"))
     if "outcomes" in results:
         tables += corpus_tables(results)
     return Section(titled("Pretraining", run, recipe), words, tables, _pretrain_plots(run), _samples_over_time(run))
@@ -162,6 +164,7 @@ def held_out_table(results: dict[str, Any], row_tokens: int | None) -> Table:
         rows,
         f"{context}Known lines: share of held-out lines of at least 12 characters "
         "that stand verbatim in the training part.",
+        title="Bits per byte, beside a compressor",
     )
 
 
@@ -174,9 +177,12 @@ def _parts(keys: Any) -> list[str]:
 def _pretrain_plots(run: FinishedStage) -> list[Plot]:
     plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
     tokens, minutes = _progress(run, "tokens", 1e6), _progress(run, "seconds", 60)
-    caption = "Held-out bits per byte. The last point is measured on all held-out text, earlier ones on its beginning."
+    caption = (
+        "Held-out bits per byte. The curve is measured on the beginning of the held-out text; the diamond, after the "
+        "last step, and xz on all of it, so the diamond does not continue the curve."
+    )
     for progress, axis, words in (
-        (tokens, "tokens read, millions", caption),
+        (tokens, "tokens of training, millions", caption),
         (minutes, "minutes of training", "The same over training time."),
     ):
         lines = _bits_lines(run, progress) if progress else []
@@ -205,12 +211,28 @@ def _bits_lines(run: FinishedStage, progress: dict[float, float]) -> list[Line]:
         points = [(progress[step], value) for step, value in zip(steps, bits, strict=True) if step in progress]
         if not points:
             continue
-        x, y = ([float(point[axis]) for point in points] for axis in range(2))
-        lines.append(Line(x, y, label, colour))
+        curve, whole_text = (points, []) if _same_text(run, part) else (points[:-1], points[-1:])
+        if curve:
+            lines.append(Line(*_axes(curve), label, colour))
+        if whole_text:
+            lines.append(Line(*_axes(whole_text), f"{label}, all of it", colour, "points"))
         level = run.results.get(f"xz_bits_per_byte/{part}")
         if level is not None:
-            lines.append(Line([0.0, x[-1]], [level, level], f"{label}, xz -9", colour, "dashed"))
+            lines.append(Line([0.0, points[-1][0]], [level, level], f"{label}, xz -9", colour, "dashed"))
     return lines
+
+
+def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _same_text(run: FinishedStage, part: str) -> bool:
+    """Whether the evaluations during training read all of the held-out part, as the last one does."""
+    last = run.by_step(f"{BITS}{part}")[1][-1:]
+    if last != [run.results.get(f"{BITS}{part}")]:
+        return True  # the row of the last evaluation is missing
+    held_out = (run.results.get("parts") or {}).get(part, {}).get("tokens")
+    return held_out is not None and held_out <= (run.config.get("evaluation_tokens") or 0)
 
 
 def _curves(run: FinishedStage) -> list[Plot]:

@@ -1,9 +1,11 @@
 """The report of a recipe: run folders in, one HTML page and the same as plain text out.
 
-Which sections a stage has, and which figures stand on top of the page, is in its description (`config/stages.py`). The
-page stands alone: plots are inline SVG, nothing is loaded, no script runs. Everything a model wrote is escaped.
+Which sections a stage has, and which sentences stand on top of the page, is in its description (`config/stages.py`).
+The page stands alone: plots are inline SVG, nothing is loaded, no script runs. Everything a model wrote is escaped.
+What cannot be read or drawn is left out with a note; nothing is missing without one.
 """
 
+import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,24 @@ from trine.config.stage import Reference, follow
 from trine.report.overview import overview_section
 from trine.report.plots import standalone
 from trine.report.run_reader import RecipeRun, read_recipe_run
-from trine.report.sections import Section
+from trine.report.sections import MISSHAPEN, Section, Verdict
 from trine.report.tables import WIDTH, duration, printable, shortened
 from trine.runtime.files import write_text
 
 
 @dataclass(frozen=True)
-class Sections:
-    """What to look at first, and everything else, from the overview on."""
+class Report:
+    """What the runs showed, what to look at first, a section or more of each stage, and what was run."""
 
+    recipe: RecipeRun
+    verdicts: list[Verdict]
     headlines: list[Section]
-    rest: list[Section]
+    stages: list[Section]
+    overview: Section
+
+    @property
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(self.recipe.notes))
 
 
 def write_report(out: Path, *, plots: bool = False) -> tuple[Path, str]:
@@ -34,13 +43,12 @@ def write_report(out: Path, *, plots: bool = False) -> tuple[Path, str]:
 
     With `plots`, every plot is written as `out`/plots/SECTION-NUMBER.svg too.
     """
-    recipe = read_recipe_run(Path(out))
-    sections = _sections(recipe)
+    report = _report(read_recipe_run(Path(out)))
     path = Path(out) / "report.html"
-    write_text(path, _writable(_page(recipe, sections)))
+    write_text(path, _writable(_page(report)))
     if plots:
-        _write_plots(Path(out) / "plots", [*sections.headlines, *sections.rest])
-    return path, _writable(_text(recipe, sections))
+        _write_plots(Path(out) / "plots", [*report.headlines, *report.stages])
+    return path, _writable(_text(report))
 
 
 def _write_plots(folder: Path, sections: list[Section]) -> None:
@@ -50,35 +58,44 @@ def _write_plots(folder: Path, sections: list[Section]) -> None:
             write_text(folder / f"{name}-{number}.svg", standalone(plot.svg))
 
 
-def _sections(recipe: RecipeRun) -> Sections:
-    """Headlines, then the overview, then the stages' sections in the order of the descriptions; empty ones left out."""
+def _report(recipe: RecipeRun) -> Report:
+    """Sections in the order of the stages' descriptions; empty ones are left out."""
     stages = STAGES.values()
-    headlines = [section for stage in stages for section in _made(recipe, stage.name, stage.headline)]
-    own = [section for stage in stages for each in stage.sections for section in _made(recipe, stage.name, each)]
-    return Sections(headlines, [overview_section(recipe), *own])
+    verdicts = [each for stage in stages for made in _made(recipe, stage.name, stage.verdicts) for each in made]
+    headlines = [section for stage in stages for section in _sections(recipe, stage.name, stage.headline)]
+    own = [section for stage in stages for each in stage.sections for section in _sections(recipe, stage.name, each)]
+    return Report(recipe, verdicts, headlines, own, overview_section(recipe))
 
 
-def _made(recipe: RecipeRun, stage: str, section: Reference | None) -> list[Section]:
+def _sections(recipe: RecipeRun, stage: str, section: Reference | None) -> list[Section]:
     """The section of every run of `stage` that has something to show there."""
-    made = [follow(section)(run, recipe) for run in recipe.of_stage(stage)] if section else []
+    made = _made(recipe, stage, section)
     return [section for section in made if section.tables or section.plots or section.samples]
 
 
-def _gains(recipe: RecipeRun) -> list[Any]:
-    """Label, figure and detail of each large figure on top of the page."""
-    described = [(stage.name, follow(stage.gains)) for stage in STAGES.values() if stage.gains]
-    return [gain for stage, gains in described for run in recipe.of_stage(stage) for gain in gains(run)]
+def _made(recipe: RecipeRun, stage: str, part: Reference | None) -> list[Any]:
+    """`part` of every run of `stage`, or a note where its files do not hold what that needs."""
+    made = []
+    for run in recipe.of_stage(stage) if part else []:
+        try:
+            made.append(follow(str(part))(run, recipe))
+        except MISSHAPEN as error:
+            name = str(part).rpartition(":")[2]
+            why = shortened(f"{type(error).__name__}: {error}", 60)
+            recipe.notes.append(f"{run.folder}: done.json and metrics.jsonl do not hold what {name} needs ({why})")
+    return made
 
 
-def _page(recipe: RecipeRun, sections: Sections) -> str:
+def _page(report: Report) -> str:
     environment = Environment(loader=PackageLoader("trine.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     return environment.get_template("report.html.j2").render(
-        recipe=recipe,
-        subtitle=_subtitle(recipe),
-        gains=_gains(recipe),
-        headlines=len(sections.headlines),
-        sections=[*sections.headlines, *sections.rest],
+        recipe=report.recipe,
+        subtitle=_subtitle(report.recipe),
+        verdicts=report.verdicts,
+        notes=report.notes,
+        headlines=len(report.headlines),
+        sections=[*report.headlines, *report.stages, report.overview],
     )
 
 
@@ -88,15 +105,20 @@ def _subtitle(recipe: RecipeRun) -> str:
     return f"{count} {'stage' if count == 1 else 'stages'} in {duration(seconds)}, seed {recipe.seed}"
 
 
-def _text(recipe: RecipeRun, sections: Sections) -> str:
-    """Titles and key tables, the headline last: that is where a terminal's reader looks."""
-    parts = [*_wrapped(recipe.title), _subtitle(recipe)]
-    for section in [*sections.rest, *sections.headlines]:
-        tables = [table for table in section.tables if table.brief]
-        if tables:
-            title = shortened(section.title, WIDTH)
-            parts += ["", title, "=" * len(title), *(f"{table.text()}\n" for table in tables)]
-    return "\n".join(parts).replace("\n\n\n", "\n\n").rstrip() + "\n"
+def _text(report: Report) -> str:
+    """Titles and key tables, the verdict and the headline last: that is where a terminal's reader looks."""
+    parts = [*_wrapped(report.recipe.title), _subtitle(report.recipe)]
+    parts += [text for section in [report.overview, *report.stages] for text in _section_text(section)]
+    parts += ["", *(line for note in report.notes for line in _wrapped(f"not shown: {note}"))]
+    parts += ["", *(line for verdict in report.verdicts for line in _wrapped(verdict.sentence))]
+    parts += [text for section in report.headlines for text in _section_text(section)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def _section_text(section: Section) -> list[str]:
+    tables = [table for table in section.tables if table.brief]
+    title = shortened(section.title, WIDTH)
+    return ["", title, "=" * len(title), *(f"{table.text()}\n" for table in tables)] if tables else []
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,6 +1,13 @@
-"""What a recipe left on disk, read back: recipe.json and the run folders of its finished stages."""
+"""What a recipe left on disk, read back: recipe.json and the run folders of its finished stages.
 
-from dataclasses import dataclass
+Disks fail and people edit: what cannot be read of a run folder is left out, and a note says which file and why. Only
+without recipe.json, or with one that names no stages, there is nothing to report on.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +15,9 @@ import yaml
 
 from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, read_jsonl
+from trine.runtime.files import read_json
 
+MAX_NUMBER = 1e300
 Series = tuple[list[float], list[float]]
 
 
@@ -29,7 +37,7 @@ class FinishedStage:
 
     def by_step(self, key: str) -> Series:
         """Steps and values of the rows that hold `key`."""
-        rows = [row for row in self.metrics if _is_number(row.get(key)) and "step" in row]
+        rows = [row for row in self.metrics if is_number(row.get(key)) and is_number(row.get("step"))]
         return [float(row["step"]) for row in rows], [float(row[key]) for row in rows]
 
     def by_iteration(self, key: str) -> Series:
@@ -40,20 +48,21 @@ class FinishedStage:
         groups: dict[float, list[float]] = {}
         iteration = 0.0
         for row in self.metrics:
-            iteration = float(row.get("iteration", iteration))
-            if _is_number(row.get(key)):
+            iteration = float(row["iteration"]) if is_number(row.get("iteration")) else iteration
+            if is_number(row.get(key)):
                 groups.setdefault(iteration + 1, []).append(float(row[key]))
         return list(groups), [sum(values) / len(values) for values in groups.values()]
 
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """A recipe's title, seed and minutes, and its finished stages in order."""
+    """A recipe's title, seed and minutes, its finished stages in order, and notes on what cannot be read of them."""
 
     title: str
     seed: int
     minutes: float | None
     stages: list[FinishedStage]
+    notes: list[str] = field(default_factory=list)
 
     def of_stage(self, stage: str) -> list[FinishedStage]:
         return [run for run in self.stages if run.stage == stage]
@@ -61,7 +70,8 @@ class RecipeRun:
     def made_at(self, path: Any, makes: str) -> FinishedStage | None:
         """The run whose folder a config names as `path`, if its stage makes this (`config/stages.py`)."""
         makers = [run for run in self.stages if run.stage in STAGES and STAGES[run.stage].makes == makes]
-        return next((run for run in makers if run.name == Path(str(path)).name), None)
+        parts = reversed(Path(str(path)).parts)  # of a run folder, or of something in one
+        return next((run for part in parts for run in makers if run.name == part), None)
 
     def made_with(self) -> dict[str, str]:
         """Versions, machine and commit; where stages differ, every value once."""
@@ -75,66 +85,147 @@ class RecipeRun:
 
 
 def read_recipe_run(out: Path) -> RecipeRun:
-    """Read `out`; stages that are missing or unfinished are left out.
+    """Read `out`; stages that are missing, unfinished or unreadable are left out, the last with a note.
 
     Without a recipe, `out` may be the run folder of one stage, or hold several.
     """
-    described = read_json(out / "recipe.json") if (out / "recipe.json").exists() else _runs_in(out)
+    reader, recipe = RunReader(), out / "recipe.json"
+    described = read_json(recipe) if recipe.exists() else _runs_in(out, reader)
     if not isinstance(described, dict) or not isinstance(described.get("stages"), list):
-        raise TrineError(f"{out / 'recipe.json'} names no stages; `trine run` writes it")
-    stages = [_read_stage(out / entry["name"], entry) for entry in described["stages"]]
+        raise TrineError(f"{recipe} names no stages; `trine run` writes it")
+    entries = [_entry(entry, recipe) for entry in described["stages"]]
+    stages = [_read_stage(out / entry["name"], entry, reader) for entry in entries]
+    seed = described.get("seed", 0)
     return RecipeRun(
         str(described.get("title", out.name)),
-        int(described.get("seed", 0)),
-        described.get("minutes"),
+        int(seed) if is_number(seed) else 0,
+        _number(described.get("minutes")),
         [run for run in stages if run is not None],
+        reader.notes,
     )
 
 
-def _runs_in(out: Path) -> dict[str, Any]:
+def _entry(entry: Any, recipe: Path) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "stage")):
+        raise TrineError(f"{recipe}: every entry of `stages` needs a name and a stage, found {entry!r:.60}")
+    return entry
+
+
+class RunReader:
+    """Reads files of run folders. What cannot be read is left out, and `notes` say of which file and why."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def json(self, path: Path) -> dict[str, Any] | None:
+        """The JSON object in `path`; None where there is no such file, or it is damaged."""
+        try:
+            value = read_json(path) if path.exists() else None
+        except TrineError as error:
+            self.notes.append(str(error))
+            return None
+        return self._mapping(value, path)
+
+    def yaml(self, path: Path) -> dict[str, Any]:
+        """The mapping in `path`; empty where there is none."""
+        try:
+            value = yaml.safe_load(path.read_bytes()) if path.exists() else {}
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            self.notes.append(f"{path} is not readable YAML: {str(error).splitlines()[0]}")
+            return {}
+        return self._mapping(value, path) or {}
+
+    def _mapping(self, value: Any, path: Path) -> dict[str, Any] | None:
+        if value is None or isinstance(value, dict):
+            return value
+        self.notes.append(f"{path} holds no mapping of names to values, but {value!r:.40}")
+        return None
+
+    def rows(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a JSONL file that can be read."""
+        return list(self.each_row(path))
+
+    def first_row(self, path: Path) -> dict[str, Any] | None:
+        return next(iter(islice(self.each_row(path), 1)), None)
+
+    def each_row(self, path: Path) -> Iterator[dict[str, Any]]:
+        broken: list[int] = []
+        try:
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    row = _row(line)
+                    if row is not None:
+                        yield row
+                    elif line.strip():
+                        broken.append(number)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.notes.append(f"{path} cannot be read: {error.strerror}")
+        if broken:
+            lines = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines, the first of them {broken[0]}"
+            self.notes.append(f"{path}: no JSON objects, and left out: {lines}")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _runs_in(out: Path, reader: RunReader) -> dict[str, Any]:
     """What a recipe of the finished runs in `out` would say."""
     folders = [out, *sorted(path for path in out.iterdir() if path.is_dir())] if out.is_dir() else []
-    runs = [(path, stage) for path in folders if (path / "done.json").exists() and (stage := _stage_of(path))]
+    runs = []
+    for path in filter(_done, folders):
+        # The stage is named by run.json; folders that earlier versions wrote have none.
+        record = RunReader()
+        stage = (record.json(path / "run.json") or {}).get("stage")
+        if isinstance(stage, str) and stage:
+            runs.append((path, stage))
+        else:
+            reader.notes += record.notes
     if not runs:
-        raise TrineError(f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage")
-    seeds = [yaml.safe_load((path / "config.yaml").read_text("utf-8")).get("seed", 0) for path, _ in runs]
-    stages = [
-        {
-            "name": path.relative_to(out).as_posix(),
-            "stage": stage,
-            "seconds": sum(float(row.get("seconds", 0.0)) for row in _rows(path / "metrics.jsonl")),
-        }
-        for path, stage in runs
-    ]
+        damaged = "".join(f"; {note}" for note in reader.notes)
+        raise TrineError(
+            f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage{damaged}"
+        )
+    seeds = [_number(RunReader().yaml(path / "config.yaml").get("seed")) or 0 for path, _ in runs]
+    stages = [{"name": path.relative_to(out).as_posix(), "stage": stage} for path, stage in runs]
     return {"title": f"Runs in {out.name}", "seed": min(seeds), "stages": stages}
 
 
-def _stage_of(folder: Path) -> str:
-    """The stage that run.json names; empty where there is none, as in folders that earlier versions wrote."""
-    record = folder / "run.json"
-    return str(read_json(record).get("stage", "")) if record.exists() else ""
+def _done(folder: Path) -> bool:
+    return (folder / "done.json").exists()
 
 
-def _read_stage(folder: Path, entry: dict[str, Any]) -> FinishedStage | None:
-    if not (folder / "done.json").exists():
+def _read_stage(folder: Path, entry: dict[str, Any], reader: RunReader) -> FinishedStage | None:
+    results = reader.json(folder / "done.json") if _done(folder) else None
+    if results is None:
         return None
-    config, record = folder / "config.yaml", folder / "run.json"
+    metrics = reader.rows(folder / "metrics.jsonl")
+    trained = sum(_number(row.get("seconds")) or 0.0 for row in metrics)
+    record = reader.json(folder / "run.json") or {}
+    parts = [part for part in (record.get("made_with"), record.get("ran_on")) if isinstance(part, dict)]
     return FinishedStage(
-        name=str(entry["name"]),
-        stage=str(entry["stage"]),
-        seconds=entry.get("seconds"),
-        config=yaml.safe_load(config.read_text("utf-8")) if config.exists() else {},
-        made_with=read_json(record).get("made_with", {}) if record.exists() else {},
-        results=read_json(folder / "done.json"),
-        metrics=_rows(folder / "metrics.jsonl"),
-        samples=_rows(folder / "samples.jsonl"),
+        name=entry["name"],
+        stage=entry["stage"],
+        seconds=_number(entry.get("seconds", trained)),
+        config=reader.yaml(folder / "config.yaml"),
+        made_with={key: str(value) for part in parts for key, value in part.items()},
+        results=results,
+        metrics=metrics,
+        samples=reader.rows(folder / "samples.jsonl"),
         folder=folder,
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.exists() else []
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number that can be counted with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    return float(value) if is_number(value) else None

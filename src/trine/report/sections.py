@@ -11,6 +11,9 @@ from markupsafe import Markup
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.tables import Table
 
+# What a section raises where done.json or metrics.jsonl are JSON, but not what the stage wrote.
+MISSHAPEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -48,8 +51,17 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a run showed, in a sentence with its interval; `shown`: whether the interval leaves out no difference."""
+
+    sentence: str
+    detail: str = ""
+    shown: bool = True
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, the sentences below it, and tables, plots, samples and films."""
+    """A heading, the sentences below it, and films, plots, tables and samples, in this order."""
 
     title: str
     words: str
@@ -65,5 +77,5 @@ def titled(title: str, run: FinishedStage, recipe: RecipeRun) -> str:
 
 
 def units(run: FinishedStage | None) -> str:
-    """What one unit of a reward model's score is."""
-    return "standard deviations" if run is None or run.config.get("normalize", True) else "raw"
+    """Whether a reward model's scores were scaled after training, or are as it gives them."""
+    return "normalized" if run is None or run.config.get("normalize", True) else "raw"

@@ -14,7 +14,8 @@ ABSENT = "–"
 class Table:
     """Rows of text under columns. `brief` tables are shown in the terminal too.
 
-    `prose` says that the last column is text: it is aligned left, and wrapped where the terminal ends.
+    `title` names the table where the page folds it; an `open` one is not folded. `prose` says that the last column is
+    text: it is aligned left, and wrapped where the terminal ends.
     """
 
     columns: tuple[str, ...]
@@ -22,6 +23,8 @@ class Table:
     caption: str = ""
     brief: bool = True
     prose: bool = False
+    title: str = "Figures"
+    open: bool = False
 
     def text(self, width: int = WIDTH) -> str:
         """Aligned text of at most `width` columns: the first column left, numbers right."""

@@ -36,7 +36,9 @@ def finetune_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     if "held_out_cross_entropy" in run.results:
         rows.append(("held-out cross-entropy", number(run.results["held_out_cross_entropy"])))
     plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
-    return Section(titled("Fine-tuning", run, recipe), words, [Table(("", ""), rows)], plots)
+    return Section(
+        titled("Fine-tuning", run, recipe), words, [Table(("", ""), rows, title="Examples and cross-entropy")], plots
+    )
 
 
 def reward_section(run: FinishedStage, recipe: RecipeRun) -> Section:
@@ -64,12 +66,12 @@ def accuracy_table(name: str, results: dict[str, Any]) -> Table:
         ("a classifier on the bag of tokens", share_of(results.get("accuracy_bag_of_tokens"), pairs), whole(pairs)),
     ]
     caption = f"Share of held-out pairs ranked right; all trained on {whole(results.get('training_pairs'))} pairs."
-    return Table((name, "accuracy", "pairs"), rows, caption)
+    return Table((name, "accuracy", "pairs"), rows, caption, title="Accuracy beside baselines")
 
 
 def _reward_plots(run: FinishedStage) -> list[Plot]:
     caption = "Ranking loss in training; ln 2 = 0.69 is chance."
-    plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "loss, nats per pair")]
+    plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "ranking loss, nats per pair")]
     plots += _accuracy_plot(run)
     results = run.results
     if results.get("reliability"):
@@ -102,19 +104,23 @@ EXPLAINED_VARIANCE = "Explained variance of the returns by the critic: 1 is perf
 APPROXIMATE_KL = "Approximate KL between the policy before and after an iteration's updates: should stay small."
 # Metrics of one plot, its vertical axis, its caption.
 PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("score", "score_median"), "score", "Score of each iteration's responses: should rise."),
-    (("kl",), "nats per response", "KL divergence from the reference policy: should level off."),
-    (("length",), "tokens", "Mean length of responses. A steady drift, up or down, may be reward hacking."),
-    (("entropy",), "nats per token", "Entropy of the policy. A fall to 0 is collapse."),
+    (("score", "score_median"), "reward", "Reward of each iteration's responses: should rise."),
+    (("kl",), "KL divergence, nats per response", "KL divergence from the reference policy: should level off."),
+    (
+        ("length",),
+        "response length, tokens",
+        "Mean length of responses. A steady drift, up or down, may be reward hacking.",
+    ),
+    (("entropy",), "entropy, nats per token", "Entropy of the policy. A fall to 0 is collapse."),
     (
         ("clip_fraction",),
-        "share of tokens",
+        "clip fraction",
         "Clip fraction: share of tokens with a clipped ratio. Up to about 0.2 is usual.",
     ),
     (("explained_variance",), "explained variance", EXPLAINED_VARIANCE),
-    (("kl_coefficient",), "reward per nat", "KL coefficient: what the reward is reduced by for each nat of KL."),
-    (("approximate_kl",), "nats per token", APPROXIMATE_KL),
-    (("ended_share",), "share of responses", "Responses that ended with the end token, within max_new_tokens."),
+    (("kl_coefficient",), "KL coefficient", "KL coefficient: what the reward is reduced by for each nat of KL."),
+    (("approximate_kl",), "approximate KL, nats per token", APPROXIMATE_KL),
+    (("ended_share",), "share that ended", "Responses that ended with the end token, within max_new_tokens."),
 )
 
 
@@ -134,7 +140,7 @@ def ppo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         ("KL coefficient", f"{number(kl.get('coefficient'))}, {target}"),
     ]
     tables = [table for table in (_ppo_table(run),) if table.rows]
-    tables.append(Table(("", ""), rows, brief=False))
+    tables.append(Table(("", ""), rows, brief=False, title="Settings"))
     return Section(titled("PPO", run, recipe), words, tables, _ppo_plots(run))
 
 
@@ -164,7 +170,7 @@ def _ppo_table(run: FinishedStage) -> Table:
             ends = (values[:window], values[-window:])
             rows.append((label, *(number(sum(part) / window, digits) for part in ends)))
     caption = f"Means of the first and last {window} iterations." if window > 1 else ""
-    return Table((run.name, "first", "last"), rows, caption)
+    return Table((run.name, "first", "last"), rows, caption, title="The curves in numbers")
 
 
 def _ppo_plots(run: FinishedStage) -> list[Plot]:
@@ -176,7 +182,7 @@ def _ppo_plots(run: FinishedStage) -> list[Plot]:
         lines = [Line(*curve, label, colour) for (curve, colour), label in zip(curves, labels, strict=True) if curve[0]]
         if lines:
             svg = line_plot(
-                lines, "iteration", y_label, f"{run.name}: {keys[0]} over iterations", counted=True, compact=True
+                lines, "PPO iteration", y_label, f"{run.name}: {keys[0]} over iterations", counted=True, compact=True
             )
             plots.append(Plot(svg, caption))
     return plots

@@ -21,7 +21,7 @@ OPTIONS = (
     "-O3",
     "-march=native",
     "-std=c++17",
-    "-fopenmp",
+    "-pthread",
     "-shared",
     "-fPIC",
     "-ffp-contract=fast",

@@ -3,20 +3,23 @@
 No normaliser, no unknown token. Trained by `tokenizers`, encoded by `tiktoken` with the same merges (several times
 faster; a test checks that both give the same ids). The first four ids are reserved, in this order: end of text, pad,
 start of turn, end of turn.
+
+Training runs in a process of its own (`bpe_training.py`), which a signal can end at any moment. A piece of more than
+`MAX_PIECE_BYTES` bytes without a break, such as a hundred thousand blanks, is cut there: learning from one piece takes
+time in the square of its length. No ordinary text has such pieces.
 """
 
 import json
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
-
 from trine.runtime.errors import TrineError
+from trine.tokenizer.bpe_training import learned_pipeline
 from trine.tokenizer.files import CONFIG, PIPELINE, TokenizerFiles
 from trine.tokenizer.tokenizer import Tokenizer
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, TURN_START, TURN_END)
+MAX_PIECE_BYTES = 1024
 MIN_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 CHATML_TEMPLATE = (
@@ -36,7 +39,7 @@ _CONFIG = {
 }
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a tokenizer of `vocab_size` entries, reserved ids included, on `texts`; deterministic.
 
     Example::
@@ -51,20 +54,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, progress: bool = F
             f"vocab_size={vocab_size} is too small: 256 bytes and {len(SPECIAL_TOKENS)} reserved tokens "
             f"need at least {MIN_VOCABULARY}"
         )
-    backend = HuggingFaceTokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=progress,
-    )
-    backend.train_from_iterator(texts, trainer)
-    if backend.get_vocab_size() < vocab_size:
+    pipeline = learned_pipeline(texts, vocab_size, SPECIAL_TOKENS, MAX_PIECE_BYTES)
+    size = len(json.loads(pipeline)["model"]["vocab"])
+    if size < vocab_size:
         raise TrineError(
-            f"the corpus is too small for vocab_size={vocab_size}: it yields only "
-            f"{backend.get_vocab_size()} entries; give more text or a smaller vocabulary"
+            f"the corpus is too small for vocab_size={vocab_size}: it yields only {size} entries; give more text or a "
+            "smaller vocabulary"
         )
     config = json.dumps(_CONFIG, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-    return Tokenizer(TokenizerFiles({PIPELINE: backend.to_str(pretty=True), CONFIG: config}))
+    return Tokenizer(TokenizerFiles({PIPELINE: pipeline, CONFIG: config}))

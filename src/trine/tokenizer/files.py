@@ -1,11 +1,11 @@
 """The files of a tokenizer, kept unchanged, and the settings in them.
 
-`tokenizer.json` is the pipeline. BOS and EOS tokens and the chat template are in `tokenizer_config.json`,
-`special_tokens_map.json` and `chat_template.jinja`; the ids that end generation are in the model's
-`generation_config.json` or `config.json`, which this module only reads.
+`tokenizer.json` is the pipeline; where it is missing, it is built from `vocab.json` and `merges.txt`. BOS and EOS
+tokens and the chat template are in `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`; added
+tokens may be in any of these and in `added_tokens.json` (`added_tokens.py`). The ids that end generation are in the
+model's `generation_config.json` or `config.json`, which this module only reads.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_text
+from trine.runtime.files import write_text
+from trine.runtime.json_object import parse_json_object, read_json_object, read_text
+from trine.tokenizer.added_tokens import with_added_tokens
+from trine.tokenizer.pipeline import check_pipeline
+from trine.tokenizer.vocab_and_merges import pipeline_of
 
-PIPELINE, CONFIG, NAMED_TOKENS, TEMPLATE = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+PIPELINE, CONFIG, NAMED_TOKENS, ADDED_TOKENS, TEMPLATE = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
+_FILES = (PIPELINE, CONFIG, NAMED_TOKENS, ADDED_TOKENS, TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,35 @@ class TokenizerFiles:
 
     @staticmethod
     def read(folder: Path) -> "TokenizerFiles":
-        """Read the tokenizer in `folder`; raises `TrineError` if tokenizer.json is missing or a file is invalid."""
+        """Read the tokenizer in `folder`; raises `TrineError` if there is none or a file is invalid."""
         folder = Path(folder)
-        if not (folder / PIPELINE).exists():
-            raise TrineError(f"{folder / PIPELINE} does not exist")
-        names = (name for name in (PIPELINE, CONFIG, NAMED_TOKENS, TEMPLATE) if (folder / name).exists())
-        texts = {name: _read_text(folder / name) for name in names}
+        texts = {name: read_text(folder / name) for name in _FILES if (folder / name).exists()}
+        if PIPELINE not in texts:
+            texts = {PIPELINE: pipeline_of(folder), **texts}
         return TokenizerFiles(texts, _model_end_ids(folder), str(folder / PIPELINE))
 
     def write(self, folder: Path) -> None:
         for name, text in self.texts.items():
             write_text(folder / name, text)
 
+    def place_of(self, name: str) -> str:
+        """The path of the file `name`, for messages; a GGUF file holds all of them itself."""
+        place = Path(self.place)
+        return str(place.with_name(name)) if place.name == PIPELINE else self.place
+
+    @property
+    def template_place(self) -> str:
+        """The path of the file with the chat template, for messages."""
+        return self.place_of(TEMPLATE if TEMPLATE in self.texts else CONFIG)
+
     @cached_property
     def description(self) -> dict[str, Any]:
-        """`tokenizer.json`."""
-        return self._json(PIPELINE)
+        """`tokenizer.json`, with the added tokens that only the other files name."""
+        pipeline = self._json(PIPELINE)
+        check_pipeline(pipeline, self.place)
+        return with_added_tokens(
+            pipeline, {name: self._json(name) for name in (CONFIG, NAMED_TOKENS, ADDED_TOKENS)}, self.place_of
+        )
 
     @cached_property
     def named_tokens(self) -> dict[str, str]:
@@ -56,47 +74,65 @@ class TokenizerFiles:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The Jinja source of the chat template; of several, the one called `default`."""
+        """The Jinja source of the chat template; of several, the one called `default`.
+
+        Raises `TrineError` if there are several and none is called so.
+        """
         if TEMPLATE in self.texts:
             return self.texts[TEMPLATE]
-        template = self._config.get("chat_template")
-        if isinstance(template, list):
-            return next((entry["template"] for entry in template if entry["name"] == "default"), None)
-        return template
+        given = self._config.get("chat_template")
+        if given is None or isinstance(given, str):
+            return given
+        place = self.place_of(CONFIG)
+        templates = _named_templates(given, place)
+        if "default" in templates or len(templates) < 2:
+            return templates.get("default", next(iter(templates.values()), None))
+        raise TrineError(
+            f"{place}: none of the chat templates {', '.join(templates)} is called default; rename the one to use"
+        )
 
     @cached_property
     def bos_token(self) -> str | None:
-        """The token that every text begins with, from the post-processor or else `add_bos_token`."""
-        otherwise = self.named_tokens.get("bos_token") if self._config.get("add_bos_token") else None
-        return _first_of_post_processor(self.description.get("post_processor")) or otherwise
+        """The token that every text begins with: what the post-processor says, as in transformers 5.
+
+        `add_bos_token` is what the post-processor was made from; where they differ, transformers ignores it.
+        """
+        return _first_of_post_processor(self.description.get("post_processor"), self.place)
 
     @property
     def _config(self) -> dict[str, Any]:
         return self._json(CONFIG)
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            value = json.loads(self.texts.get(name, "{}"))
-        except json.JSONDecodeError as error:
-            raise TrineError(f"{Path(self.place).with_name(name)} is not readable JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise TrineError(f"{Path(self.place).with_name(name)} is not a JSON object")
-        return value
+        return parse_json_object(self.texts.get(name, "{}").encode("utf-8", "surrogatepass"), self.place_of(name))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrineError(f"{path} is not readable text: {error}") from None
+def end_ids(value: Any, place: Path) -> tuple[int, ...]:
+    """`eos_token_id` of the config `place`: an id, several or null. A negative one, as in early Llama's, is none."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(token_id) is not int for token_id in ids):
+        raise TrineError(
+            f"{place}: eos_token_id={value!r} is invalid: a token's id is a whole number; correct it or remove the key"
+        )
+    return tuple(token_id for token_id in ids if token_id >= 0)
 
 
 def _model_end_ids(folder: Path) -> tuple[int, ...]:
     for path in (folder / "generation_config.json", folder / "config.json"):
-        ids = read_json(path).get("eos_token_id") if path.exists() else None
-        if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (ids,)
+        ids = end_ids(read_json_object(path).get("eos_token_id"), path) if path.exists() else ()
+        if ids:
+            return ids
     return ()
+
+
+def _named_templates(given: Any, place: str) -> dict[str, str]:
+    """Chat templates by name: an object, or a list of objects with `name` and `template`."""
+    entries = given if isinstance(given, list) else []
+    if all(isinstance(entry, dict) and {"name", "template"} <= entry.keys() for entry in entries):
+        templates = given if isinstance(given, dict) else {entry["name"]: entry["template"] for entry in entries}
+        if isinstance(given, dict | list) and all(isinstance(part, str) for pair in templates.items() for part in pair):
+            return templates
+    raise TrineError(f"{place}: chat_template must be text, or templates by name; it is {str(given)[:80]}")
 
 
 def _spelling(token: Any) -> str | None:
@@ -105,8 +141,11 @@ def _spelling(token: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _first_of_post_processor(processor: dict[str, Any] | None) -> str | None:
-    for step in (processor or {}).get("processors", [processor or {}]):
-        if step.get("type") == "TemplateProcessing" and "SpecialToken" in step["single"][0]:
-            return str(step["single"][0]["SpecialToken"]["id"])
+def _first_of_post_processor(processor: dict[str, Any] | None, place: str) -> str | None:
+    try:
+        for step in (processor or {}).get("processors", [processor or {}]):
+            if step.get("type") == "TemplateProcessing" and "SpecialToken" in step["single"][0]:
+                return str(step["single"][0]["SpecialToken"]["id"])
+    except (LookupError, TypeError, AttributeError):
+        raise TrineError(f"{place}: its post_processor is damaged: {str(processor)[:200]}") from None
     return None

@@ -2,7 +2,8 @@
 
 - Byte-level (GPT-2, Llama-3, Qwen, SmolLM2, Trine): each character of an entry stands for one byte.
 - With byte fallback (Llama-2, TinyLlama, Mistral): an entry is text with `▁` for a space; other
-  characters are encoded byte by byte, in entries such as `<0x0A>`.
+  characters are encoded byte by byte, in entries such as `<0x0A>`. The decoder is a sequence of `Replace`,
+  `ByteFallback`, `Fuse` and `Strip`, or `Metaspace` in place of some of them.
 """
 
 import re
@@ -12,12 +13,7 @@ from typing import Any
 from trine.runtime.errors import TrineError
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_FALLBACK = (
-    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-    {"type": "ByteFallback"},
-    {"type": "Fuse"},
-)
-_STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+_LOW_LINES = ({"String": "▁"}, {"Regex": "▁"})
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,44 @@ class Spelling:
 
 def spelling_of(description: dict[str, Any], place: str) -> Spelling:
     """The spelling of the vocabulary in tokenizer.json; raises `TrineError` if it is unsupported."""
-    kind = description.get("model", {}).get("type")
-    if kind != "BPE":
-        raise TrineError(f"{place} is a tokenizer of type {kind}; only BPE is supported: GPT-2, Llama, SmolLM2, Qwen")
-    decoder = description.get("decoder") or {}
-    if decoder.get("type") == "ByteLevel":
+    steps = _steps(description.get("decoder") or {})
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"]:
         return Spelling(byte_level=True)
-    steps = tuple(decoder.get("decoders", ()))
-    if steps == _FALLBACK:
-        return Spelling(byte_level=False)
-    if steps == (*_FALLBACK, _STRIP):
-        return Spelling(byte_level=False, leading=" ")
+    spaces = [_is_spaces(step) for step in steps].count(True)
+    fused = kinds.index("Fuse") if "Fuse" in kinds else len(kinds)
+    strips = [_is_strip(step) for step in steps[fused:]].count(True)  # before they are joined, each token is stripped
+    if spaces == 1 and spaces + strips + kinds.count("ByteFallback") + kinds.count("Fuse") == len(steps) and strips < 2:
+        return Spelling(byte_level=False, leading=" " if strips or any(map(_strips_first, steps)) else "")
     raise TrineError(
-        f"{place} is a BPE tokenizer with decoder {decoder.get('type')}; Trine reads byte-level ones (GPT-2, "
-        "Llama-3, SmolLM2, Qwen) and those with byte fallback (Llama-2)"
+        f"{place} is a BPE tokenizer with decoder {', '.join(map(str, kinds))}; Trine reads byte-level ones (GPT-2, "
+        "Llama-3, SmolLM2, Qwen) and those that write ▁ for a space (Llama-2)"
     )
+
+
+def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    """The decoder as a flat list of steps."""
+    inner = decoder.get("decoders") if decoder.get("type") == "Sequence" else None
+    if isinstance(inner, list) and all(isinstance(step, dict) for step in inner):
+        return [step for one in inner for step in _steps(one)]
+    return [decoder]
+
+
+def _is_spaces(step: dict[str, Any]) -> bool:
+    """Whether the step writes spaces for ▁, which is the same text as a regular expression."""
+    if step.get("type") == "Metaspace":
+        return step.get("replacement") == "▁"
+    return step.get("type") == "Replace" and step.get("content") == " " and step.get("pattern") in _LOW_LINES
+
+
+def _is_strip(step: dict[str, Any]) -> bool:
+    return step == {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+
+def _strips_first(step: dict[str, Any]) -> bool:
+    """Whether a Metaspace step removes the space that it puts before a text."""
+    scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+    return step.get("type") == "Metaspace" and scheme != "never"
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -1,68 +1,109 @@
-"""Chat templates of imported models: untrusted Jinja source, run in Jinja's sandbox.
+"""Chat templates of imported models: untrusted Jinja source, run in Jinja's sandbox in a process with limits.
 
-The environment is that of `transformers` (trim_blocks, lstrip_blocks, loop controls, `tojson` without
-HTML escapes, `raise_exception`, `strftime_now`, and `{% generation %}`, which has no effect here).
+A template is a program: it can loop without end, raise 10 to the power of a billion, or write without end, and no
+check of its source tells. So it runs in a child process (`template_process.py`), at most `SECONDS` of processor time a
+conversation and `MAX_BYTES` of memory; what it does wrong ends there, as a `TrineError` that names it.
 """
 
+import atexit
 import json
+import os
+import secrets
+import signal
+import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
-
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from subprocess import Popen
+from typing import Any
 
 from trine.records import Message
+from trine.runtime.child_process import end_child, start_child
 from trine.runtime.errors import TrineError
+
+SECONDS = 5.0
+MAX_BYTES = 1_000_000_000
+# What a template may write besides the conversation itself.
+MAX_CHARACTERS = 10_000_000
 
 
 class ChatTemplate:
     """Renders conversations to text. `variables` are passed to the template: `bos_token`, `enable_thinking` ..."""
 
     def __init__(self, source: str, variables: Mapping[str, Any], place: str) -> None:
-        self._variables, self._place = variables, place
-        try:
-            self._template = _environment().from_string(source)
-        except TemplateError as error:
-            raise TrineError(f"the chat template of {place} is not valid Jinja: {error}") from None
+        self._source, self._variables, self._place = source, variables, place
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         """The conversation as text; `generation_prompt` begins an answer. Raises `TrineError` if the template fails."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._template.render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=generation_prompt, **self._variables
-            )
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
-            raise TrineError(f"the chat template of {self._place} refuses this conversation: {error}") from None
+        given = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": generation_prompt}
+        limit = MAX_CHARACTERS + 10 * sum(len(message.content) for message in messages)
+        result = _renderer().ask(
+            {"source": self._source, "given": given | dict(self._variables), "seconds": SECONDS, "characters": limit}
+        )
+        if "text" not in result:
+            raise TrineError(f"the chat template of {self._place} {result['error']}")
+        return str(result["text"])
 
 
-class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}` marks an answer; its contents are rendered as they are."""
+class _Renderer:
+    """The process that renders, started at the first use and again after it was ended. Threads take turns."""
 
-    tags = {"generation"}  # noqa: RUF012  (Jinja's own declaration is a plain set)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: Popen[bytes] | None = None
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the process answers to `request`, or an error if it ended instead."""
+        line = json.dumps(request).encode() + b"\n"
+        with self._lock:
+            if self._child is None:
+                self._child = start_child("trine.tokenizer.template_process", str(MAX_BYTES))
+            child, self._child = self._child, None  # left behind when interrupted: its answer would be the next one's
+            try:
+                answer = _exchange(child, line)
+            except BaseException:
+                end_child(child)
+                raise
+            if answer is None:
+                return {"error": _why_it_ended(child, request["seconds"])}
+            self._child = child
+            return answer
+
+    def close(self) -> None:
+        if self._child is not None:
+            end_child(self._child)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
-    return environment
+def _exchange(child: "Popen[bytes]", line: bytes) -> dict[str, Any] | None:
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        child.stdin.write(line)
+        child.stdin.flush()
+        answer = child.stdout.readline()
+    except BrokenPipeError:
+        return None
+    return json.loads(answer) if answer.endswith(b"\n") else None
 
 
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _why_it_ended(child: "Popen[bytes]", seconds: float) -> str:
+    child.wait()
+    code = child.returncode
+    end_child(child)
+    if code == -signal.SIGPROF:
+        return f"was stopped: it took more than {seconds:g} seconds of processor time for one conversation"
+    return f"broke the process that renders it (exit status {code})"
 
 
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
+_renderers: dict[int, _Renderer] = {}
+
+
+def _renderer() -> _Renderer:
+    """This process's own: a forked one must not talk to its parent's."""
+    if os.getpid() not in _renderers:
+        _renderers[os.getpid()] = _Renderer()
+        atexit.register(_renderers[os.getpid()].close)
+    return _renderers[os.getpid()]
+
+
+def random_digits() -> str:
+    """Text that no template contains, and that no change of case, trimming or quoting alters."""
+    return str(10**23 + secrets.randbelow(9 * 10**23))

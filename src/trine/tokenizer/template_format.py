@@ -12,11 +12,9 @@ from typing import Any
 
 from trine.records import Message, TokenSpan
 from trine.runtime.errors import TrineError
-from trine.tokenizer.template import ChatTemplate
+from trine.tokenizer.template import ChatTemplate, random_digits
 from trine.tokenizer.text_stream import TextStream
 from trine.tokenizer.tokenizer import Tokenizer
-
-_QUESTION, _ANSWER = "Question", "Answer"
 
 
 class TemplateFormat:
@@ -31,7 +29,8 @@ class TemplateFormat:
         self.tokenizer = tokenizer
         self._encoder = tokenizer.sealed_encoder
         named = {"eos_token": tokenizer.name_of(tokenizer.end_of_text), **tokenizer.files.named_tokens}
-        self._template = ChatTemplate(tokenizer.chat_template, named | variables, tokenizer.files.place)
+        self._question = random_digits()
+        self._template = ChatTemplate(tokenizer.chat_template, named | variables, tokenizer.files.template_place)
         self._learn_answer()
 
     @property
@@ -82,8 +81,14 @@ class TemplateFormat:
 
     def _learn_answer(self) -> None:
         """Find what the template writes around an answer: `_lead`, `_trail`, and the token after it, `_end`."""
-        opened, answered = self._opened_and_answered(_ANSWER)
-        before, _, after = answered.rpartition(_ANSWER)
+        answer = random_digits()
+        opened, answered = self._opened_and_answered(answer)
+        before, found, after = answered.rpartition(answer)
+        if not found:
+            raise TrineError(
+                f"the chat template of {self.tokenizer.files.template_place} does not write the assistant's message as "
+                "it is, so a model cannot learn to answer by it"
+            )
         end = self._encoder.sealed(after)
         self._last_of_prompt = self._encoder.last_piece(opened)
         self._lead = before.removeprefix(opened) if before.startswith(opened) else ""
@@ -93,7 +98,7 @@ class TemplateFormat:
 
     def _opened_and_answered(self, answer: str) -> tuple[str, str]:
         """A question without and with its answer. (Rendered at the same time: templates may contain the time.)"""
-        question = Message("user", _QUESTION)
+        question = Message("user", self._question)
         answered = self._render([question, Message("assistant", answer)], generation_prompt=False)
         return self._render([question], generation_prompt=True), answered
 

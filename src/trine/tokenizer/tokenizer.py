@@ -38,18 +38,18 @@ class Tokenizer:
     def __init__(self, files: TokenizerFiles) -> None:
         self.files = files
         self.spelling = spelling_of(files.description, files.place)
-        added = {token["content"]: token for token in files.description.get("added_tokens", [])}
+        added = files.description.get("added_tokens") or []
         self.vocabulary: dict[str, int] = files.description["model"]["vocab"] | {
-            name: token["id"] for name, token in added.items()
+            token["content"]: token["id"] for token in added
         }
-        named = {name for name in files.named_tokens.values() if name in self.vocabulary}
-        names = named | {name for name, token in added.items() if token["special"]}
+        # A single character is never special, whatever marks it so: text could not be written without it.
+        names = {token["content"] for token in added if token.get("special") and len(token["content"]) > 1}
         self.special = {name: self.vocabulary[name] for name in sorted(names, key=self.vocabulary.__getitem__)}
         self.special_ids = frozenset(self.special.values())
         self.vocab_size = 1 + max(self.vocabulary.values())
         self.end_of_text = self._end_of_text()
         self.pad = self._named("pad_token", self.end_of_text)
-        self.bos_id = self.special.get(files.bos_token or "")
+        self.bos_id = self.vocabulary.get(files.bos_token or "")
 
     def _end_of_text(self) -> int:
         end = self._named("eos_token", next(iter(self.files.model_end_ids), -1))
@@ -57,10 +57,15 @@ class Tokenizer:
             raise TrineError(
                 f"no file beside {self.files.place} names the end-of-text token; set eos_token in tokenizer_config.json"
             )
+        if end not in self._names:
+            raise TrineError(
+                f"{self.files.place} has no token with id {end}, the eos_token_id of the model's configs; set "
+                "eos_token in tokenizer_config.json"
+            )
         return end
 
     def _named(self, role: str, otherwise: int) -> int:
-        return self.special.get(self.files.named_tokens.get(role, ""), otherwise)
+        return self.vocabulary.get(self.files.named_tokens.get(role, ""), otherwise)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -74,7 +79,11 @@ class Tokenizer:
 
     def name_of(self, token_id: int) -> str:
         """The vocabulary entry of an id."""
-        return next(name for name, known in self.vocabulary.items() if known == token_id)
+        return self._names[token_id]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {token_id: name for name, token_id in self.vocabulary.items()}
 
     def with_chat_template(self, template: str) -> "Tokenizer":
         """The same tokenizer with another chat template, to fine-tune a model on."""
@@ -104,7 +113,7 @@ class Tokenizer:
         ranks = self.spelling.byte_level and byte_level_ranks(
             self.files.description, self.vocabulary, self.special, self.token_bytes
         )
-        return TiktokenEncoder(ranks) if ranks else self.sealed_encoder
+        return TiktokenEncoder(ranks, self.files.place) if ranks else self.sealed_encoder
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; names of special tokens in it stay ordinary text."""

@@ -14,8 +14,6 @@ from torch import nn
 
 from trine.catalog.adapters import begin_lora
 from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_model
-from trine.catalog.rewards import is_function
 from trine.config.base import LoopConfig, OptimizerConfig, StageConfig
 from trine.config.lora import LoraConfig
 from trine.model.config import ModelConfig
@@ -24,9 +22,10 @@ from trine.runtime.device import Hardware
 from trine.runtime.files import write_folder
 from trine.runtime.seeds import seed_torch
 from trine.tokenizer.tokenizer import Tokenizer
+from trine.training.inputs import input_fingerprint
 from trine.training.loop import Loop, Objective
 from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import RunFolder, fingerprint, open_run
+from trine.training.run_folder import RunFolder, open_run
 
 Config = TypeVar("Config", bound=StageConfig)
 Work = Callable[[Config, "StageRun"], dict[str, Any]]
@@ -37,6 +36,9 @@ class TrainingConfig(Protocol):
 
     @property
     def model(self) -> str: ...
+
+    @property
+    def adapter(self) -> str | None: ...
 
     @property
     def seed(self) -> int: ...
@@ -67,13 +69,13 @@ class StageRun:
     def path(self) -> Path:
         return self.folder.path
 
-    def open_model(self, name: str) -> tuple[Transformer, Tokenizer]:
-        """A language model and its tokenizer."""
-        return open_model(name, self.hardware)
+    def open_model(self, name: str, adapter: str | None = None) -> tuple[Transformer, Tokenizer]:
+        """A language model, with the adapter called `adapter` merged into it, and its tokenizer."""
+        return open_model(name, self.hardware, adapter)
 
     def open_trainable(self, config: TrainingConfig) -> tuple[Transformer, Tokenizer]:
         """The model to train and its tokenizer; with the adapters of `config.lora`, where it asks for them."""
-        model, tokenizer = self.open_model(config.model)
+        model, tokenizer = self.open_model(config.model, config.adapter)
         begin_lora(model, config.lora, config.seed)
         return model, tokenizer
 
@@ -111,8 +113,8 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         def run(config: Config) -> Path:
             hardware = open_hardware(config.hardware)
             values = {name: getattr(config, name) for name in inputs}
-            fingerprints = {name: _fingerprint(value) for name, value in values.items() if value}
-            with open_run(config, fingerprints) as folder:
+            fingerprints = {name: input_fingerprint(name, value) for name, value in values.items() if value}
+            with open_run(config, fingerprints, hardware=hardware) as folder:
                 if not folder.finished:
                     seed_torch(config.seed)
                     folder.finish(work(config, StageRun(hardware, folder)))
@@ -121,9 +123,3 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         return run
 
     return decorate
-
-
-def _fingerprint(value: Path | str) -> str:
-    if isinstance(value, Path):
-        return fingerprint(value)
-    return value if is_function(value) else fingerprint(find_model(value))

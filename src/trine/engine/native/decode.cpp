@@ -2,12 +2,12 @@
 //
 // The plain reference is trine/model/transformer.py; a test holds the two together. Differences: the residual stream and the
 // attention weights stay in fp32 (the reference rounds them to the compute dtype), and no sum depends on the batch.
-#include <omp.h>
 #include <type_traits>
 #include <vector>
 #include "attention.h"
 #include "products.h"
 #include "sample.h"
+#include "team.h"
 
 struct Layer {
     Matrix qkv, out, up, down;
@@ -148,9 +148,8 @@ static std::vector<Unit> units_of(const Model& m, const Batch& batch) {
     return units;
 }
 
-static void embed(const Model& m, const Batch& batch) {
-#pragma omp for
-    for (int64_t r = 0; r < batch.chunks; r++)
+static void embed(Member& member, const Model& m, const Batch& batch) {
+    member.each(batch.chunks, [&](int64_t r) {
         for (int64_t t = 0; t < batch.chunk[r].count; t++) {
             int64_t token = batch.chunk[r].first + t;
             float* x = m.residual + token * padded(m.width);
@@ -158,49 +157,53 @@ static void embed(const Model& m, const Batch& batch) {
             const float* position = m.positions ? m.positions + (batch.chunk[r].start + t) * m.width : nullptr;
             for (int64_t i = 0; i < m.width; i++) x[i] = word[i] + (position ? position[i] : 0.0f);
         }
+    });
+    member.barrier();
 }
 
 template <class W>
-static void normalize_all(const Model& m, int64_t tokens, const int64_t* select, const float* weight, const float* bias) {
-#pragma omp for
-    for (int64_t t = 0; t < tokens; t++)
+static void normalize_all(Member& member, const Model& m, int64_t tokens, const int64_t* select, const float* weight,
+                          const float* bias) {
+    member.each(tokens, [&](int64_t t) {
         normalize(m, m.residual + (select ? select[t] : t) * padded(m.width), weight, bias,
                   (Input<W>*)m.input + t * padded(m.width));
+    });
+    member.barrier();
 }
 
 template <class W, class C>
-static void attention_half(const Model& m, const Layer& layer, const Batch& batch, const std::vector<Unit>& units,
-                           std::vector<float>& scores) {
+static void attention_half(Member& member, const Model& m, const Layer& layer, const Batch& batch,
+                           const std::vector<Unit>& units, std::vector<float>& scores) {
     int64_t heads = m.heads + 2 * m.kv_heads, row = padded(heads * m.head_dim), width = padded(m.width);
-    normalize_all<W>(m, batch.tokens, nullptr, layer.attention_norm, layer.attention_norm_bias);
-    product<W>(layer.qkv, (const Input<W>*)m.input, width, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
+    normalize_all<W>(member, m, batch.tokens, nullptr, layer.attention_norm, layer.attention_norm_bias);
+    product<W>(member, layer.qkv, (const Input<W>*)m.input, width, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
         for (int v = 0; v < VECTORS; v++) store(m.qkv + t * row + panel * PANEL + v * LANES, sums[v]);
     });
-#pragma omp barrier
+    member.barrier();
     for (int64_t r = 0; r < batch.chunks; r++) {
         const Chunk& chunk = batch.chunk[r];
-#pragma omp for nowait
-        for (int64_t i = 0; i < chunk.count * heads; i++)
+        member.each(chunk.count * heads, [&](int64_t i) {
             store_head<C>(m, layer, chunk, i / heads, i % heads,
                           m.qkv + (chunk.first + i / heads) * row + i % heads * m.head_dim);
+        });
     }
-#pragma omp barrier
-#pragma omp for schedule(dynamic, 1)
-    for (size_t u = 0; u < units.size(); u++) attend_unit<C>(m, layer, units[u], scores, (Input<W>*)m.mixed);
-    product<W>(layer.out, (const Input<W>*)m.mixed, padded(m.heads * m.head_dim), batch.tokens,
+    member.barrier();
+    member.take(units.size(), [&](int64_t u) { attend_unit<C>(m, layer, units[u], scores, (Input<W>*)m.mixed); });
+    member.barrier();
+    product<W>(member, layer.out, (const Input<W>*)m.mixed, padded(m.heads * m.head_dim), batch.tokens,
                [&](int64_t t, int64_t panel, floats* sums) {
                    float* x = m.residual + t * width + panel * PANEL;
                    for (int v = 0; v < VECTORS; v++) store(x + v * LANES, load(x + v * LANES) + sums[v]);
                });
-#pragma omp barrier
+    member.barrier();
 }
 
 // A gated layer's panels hold 32 gates and the 32 values they open, so that the product is finished in registers.
-template <class W> static void mlp_half(const Model& m, const Layer& layer, const Batch& batch) {
+template <class W> static void mlp_half(Member& member, const Model& m, const Layer& layer, const Batch& batch) {
     int64_t row = padded(m.mlp_width), width = padded(m.width);
     Input<W>* hidden = (Input<W>*)m.hidden;
-    normalize_all<W>(m, batch.tokens, nullptr, layer.mlp_norm, layer.mlp_norm_bias);
-    product<W>(layer.up, (const Input<W>*)m.input, width, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
+    normalize_all<W>(member, m, batch.tokens, nullptr, layer.mlp_norm, layer.mlp_norm_bias);
+    product<W>(member, layer.up, (const Input<W>*)m.input, width, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
         if (m.gated) {
             Input<W>* target = hidden + t * row + panel * (PANEL / 2);
             for (int v = 0; v < VECTORS / 2; v++) store(target + v * LANES, silu(sums[v]) * sums[v + VECTORS / 2]);
@@ -208,46 +211,46 @@ template <class W> static void mlp_half(const Model& m, const Layer& layer, cons
             for (int v = 0; v < VECTORS; v++) store(hidden + t * row + panel * PANEL + v * LANES, gelu(sums[v]));
         }
     });
-#pragma omp barrier
-    product<W>(layer.down, hidden, row, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
+    member.barrier();
+    product<W>(member, layer.down, hidden, row, batch.tokens, [&](int64_t t, int64_t panel, floats* sums) {
         float* x = m.residual + t * width + panel * PANEL;
         for (int v = 0; v < VECTORS; v++) store(x + v * LANES, load(x + v * LANES) + sums[v]);
     });
-#pragma omp barrier
+    member.barrier();
 }
 
-template <class W> static void read_logits(const Model& m, const int64_t* select, int64_t count) {
-    normalize_all<W>(m, count, select, m.norm, m.norm_bias);
-    product<W>(m.head, (const Input<W>*)m.input, padded(m.width), count, [&](int64_t t, int64_t panel, floats* sums) {
+template <class W> static void read_logits(Member& member, const Model& m, const int64_t* select, int64_t count) {
+    normalize_all<W>(member, m, count, select, m.norm, m.norm_bias);
+    product<W>(member, m.head, (const Input<W>*)m.input, padded(m.width), count, [&](int64_t t, int64_t panel, floats* sums) {
         float* target = m.logits + t * padded(m.vocabulary) + panel * PANEL;
         for (int v = 0; v < VECTORS; v++) store(target + v * LANES, sums[v]);
     });
-#pragma omp barrier
+    member.barrier();
 }
 
-static void write_log_probs(const Model& m, const Batch& batch, int64_t first, int64_t count) {
-#pragma omp for
-    for (int64_t i = 0; i < count; i++)
+static void write_log_probs(Member& member, const Model& m, const Batch& batch, int64_t first, int64_t count) {
+    member.each(count, [&](int64_t i) {
         batch.log_probs[first + i] = log_probability(m.logits + i * padded(m.vocabulary), m.vocabulary,
                                                      batch.temperature, batch.targets[first + i]);
+    });
+    member.barrier();
 }
 
 template <class W, class C> static void forward(const Model& m, const Batch& batch) {
     std::vector<Unit> units = units_of(m, batch);
-#pragma omp parallel num_threads((int)m.threads)
-    {
+    in_parallel(m.threads, [&](Member& member) {
         std::vector<float> scores;
-        embed(m, batch);
+        embed(member, m, batch);
         for (int64_t l = 0; l < m.layers; l++) {
-            attention_half<W, C>(m, m.layer[l], batch, units, scores);
-            mlp_half<W>(m, m.layer[l], batch);
+            attention_half<W, C>(member, m, m.layer[l], batch, units, scores);
+            mlp_half<W>(member, m, m.layer[l], batch);
         }
         for (int64_t first = 0; first < batch.selected; first += m.logit_rows) {
             int64_t count = std::min(m.logit_rows, batch.selected - first);
-            read_logits<W>(m, batch.select + first, count);
-            if (batch.targets) write_log_probs(m, batch, first, count);
+            read_logits<W>(member, m, batch.select + first, count);
+            if (batch.targets) write_log_probs(member, m, batch, first, count);
         }
-    }
+    });
 }
 
 extern "C" {
@@ -268,13 +271,13 @@ void trine_forward(const Model* m, const Batch* batch) {
 // Samples from row indices[i] of m->logits with (seeds, counters, temperatures)[i].
 void trine_sample(const Model* m, int64_t count, const int64_t* indices, const int64_t* seeds, const int64_t* counters,
                   const float* temperatures, int64_t* ids, float* log_probs) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads((int)m->threads)
-    for (int64_t i = 0; i < count; i++) {
+    auto sample_row = [&](int64_t i) {
         const float* logits = m->logits + indices[i] * padded(m->vocabulary);
         SampledToken token = sample_token(logits, m->vocabulary, temperatures[i], uniform(seeds[i], counters[i]));
         ids[i] = token.id;
         log_probs[i] = token.log_prob;
-    }
+    };
+    in_parallel(count > 1 ? m->threads : 1, [&](Member& member) { member.take(count, sample_row); });
 }
 
 // Up to `steps` tokens for every row, into ids and log_probs [steps][rows]; stops after the step in which a row sampled one

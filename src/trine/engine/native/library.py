@@ -10,7 +10,11 @@ from trine.runtime.native_library import NativeSource, load_native
 HERE, SHARED = Path(__file__).parent, Path(shared.__file__).parent
 SOURCE = NativeSource(
     "decode",
-    (*(HERE / name for name in ("decode.cpp", "attention.h", "products.h", "sample.h")), SHARED / "vectors.h"),
+    (
+        *(HERE / name for name in ("decode.cpp", "attention.h", "products.h", "sample.h")),
+        SHARED / "team.h",
+        SHARED / "vectors.h",
+    ),
     "the decoding step",
     "generation runs on PyTorch, several times slower",
 )

@@ -4,6 +4,7 @@
 // one fixed order whatever the number of rows: a row's numbers do not depend on what shares its batch.
 //   float, int8: [N / 64][K][64]          bf16: [N / 64][K / 2][64][2], pairs of k side by side
 #pragma once
+#include "team.h"
 #include "vectors.h"
 
 constexpr int PANEL = 64;
@@ -90,12 +91,10 @@ inline void panel_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64
     }
 }
 
-// x [rows, K] through the whole matrix, shared by the threads of the enclosing parallel region. No barrier at the end.
+// x [rows, K] through the whole matrix, shared by the members of the team. No barrier at the end.
 template <class W, class Finish>
-inline void product(const Matrix& m, const Input<W>* x, int64_t stride, int64_t rows, Finish&& finish) {
-    int64_t panels = (m.outputs + PANEL - 1) / PANEL;
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t panel = 0; panel < panels; panel++) {
+inline void product(Member& member, const Matrix& m, const Input<W>* x, int64_t stride, int64_t rows, Finish&& finish) {
+    member.take((m.outputs + PANEL - 1) / PANEL, [&](int64_t panel) {
         int64_t row = 0;
         for (; row + MAX_ROWS <= rows; row += MAX_ROWS) panel_rows<MAX_ROWS, W>(m, x, stride, row, panel, finish);
         switch (rows - row) {
@@ -105,5 +104,5 @@ inline void product(const Matrix& m, const Input<W>* x, int64_t stride, int64_t 
             case 2: panel_rows<2, W>(m, x, stride, row, panel, finish); break;
             case 1: panel_rows<1, W>(m, x, stride, row, panel, finish); break;
         }
-    }
+    });
 }

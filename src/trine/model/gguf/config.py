@@ -1,8 +1,9 @@
 """Conversion between GGUF metadata and the contents of `config.json`.
 
-An unknown key under the architecture's prefix could change the results and is refused by name; `general.*` and other
-prefixes describe the origin of the file and are ignored. A 32-bit float becomes the shortest decimal with the same
-value, which is what the author of the file had (1e-05, not 9.999999747378752e-06).
+An unknown key under the architecture's prefix that could change the results is refused by name (`config_keys.py` has
+the rule; in llama.cpp 0 too stands for what is switched off); `general.*` and other prefixes describe the origin of the
+file and are ignored. A 32-bit float becomes the shortest decimal with the same value, which is what the author of the
+file had (1e-05, not 9.999999747378752e-06).
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.model.config_keys import harmless_name, how_to_ignore, switched_off
 from trine.model.gguf.container import Container
 from trine.model.gguf.rope import read_rope, rope_settings
 from trine.model.gguf.tables import ARCHITECTURES, Architecture
@@ -37,8 +39,6 @@ def architecture_of(container: Container) -> Architecture:
     kind = container.metadata.get("general.type", "model")
     if kind != "model":
         container.refuse("general.type", f"is {kind!r}; only complete models are supported")
-    if container.metadata.get("split.count", 1) not in (0, 1):
-        container.refuse("split.count", "says that this is one of several parts; merge them with llama-gguf-split")
     if name not in list(ARCHITECTURES):  # a list, because in a malicious file the name may be unhashable
         container.refuse("general.architecture", f"is {name!r}; Trine opens {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
@@ -73,19 +73,30 @@ def _decimal(value: Any) -> Any:
 
 
 def _refuse_unknown(container: Container, name: str, table: Architecture, settings: dict[str, Any]) -> None:
+    for key in table.required:
+        if key not in settings:
+            container.refuse(f"{name}.{key}", "is missing")
     rope = _ROPE if "rope.freq_base" in table.keys else ()
     for key, value in settings.items():
         if key in table.keys:
             whole = not key.endswith(("epsilon", "freq_base"))
             if type(value) is not (int if whole else float) or not 0 < value < math.inf:
                 container.refuse(f"{name}.{key}", f"is {value!r}, not a positive {'whole ' if whole else ''}number")
+        elif key == "attention.sliding_window" and type(value) is int and value >= settings["context_length"]:
+            continue  # a window as long as the context hides nothing
         elif key in _NEUTRAL and value != _NEUTRAL[key]:
-            container.refuse(f"{name}.{key}", f"is {value!r}, which Trine does not support, only {_NEUTRAL[key]!r}")
-        elif key not in (*_NEUTRAL, *_REPEATED, *rope):
-            container.refuse(f"{name}.{key}", "is unknown and could change the results, so the file is not loaded")
-    for key in table.required:
-        if key not in settings:
-            container.refuse(f"{name}.{key}", "is missing")
+            way_out = how_to_ignore([f"{name}.{key}"])
+            container.refuse(
+                f"{name}.{key}", f"is {value!r}, which Trine does not support, only {_NEUTRAL[key]!r}; {way_out}"
+            )
+        elif key not in (*_NEUTRAL, *_REPEATED, *rope) and not (
+            value == 0 or switched_off(value) or harmless_name(key)
+        ):
+            way_out = how_to_ignore([f"{name}.{key}"])
+            container.refuse(
+                f"{name}.{key}",
+                f"is unknown and could change the results, so the file is not loaded; {way_out}",
+            )
 
 
 def _rotary(container: Container, name: str, settings: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ it; errors name file and field. Tensors are read one at a time.
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +19,8 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from trine.runtime.errors import TrineError
+from trine.runtime.mistaken import FIRST_BYTES, refuse_mistaken
 
-READABLE_TYPES = (
-    GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0,
-    GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K,
-)  # fmt: skip
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
@@ -37,6 +35,7 @@ _MIN_TENSOR = 8 + 1 + 4 + 8 + 4 + 8  # name length, a character, dimension count
 class TensorInfo:
     """The location of a tensor. `shape` is in PyTorch's order, rows first (the file has the reverse order)."""
 
+    path: Path
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
@@ -48,28 +47,35 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """A validated header: `metadata` by key, `tensors` by name."""
+    """A validated header: `metadata` by key, `tensors` by name (of all parts, where a model is split into files)."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
+
+    def without(self, ignored: Collection[str]) -> "Container":
+        """The same file without the metadata keys `ignored`."""
+        return replace(self, metadata={key: value for key, value in self.metadata.items() if key not in ignored})
 
     def refuse(self, field: str, reason: str) -> NoReturn:
         """Raise a `TrineError` that names the file and the field."""
         raise TrineError(f"{self.path}: {field} {reason}")
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The values of one tensor as fp32; raises `TrineError` if its type is not in `READABLE_TYPES`."""
+        """The values of one tensor as fp32; raises `TrineError` if its type is one that holds no weights."""
         info = self.tensors[name]
-        if info.type not in READABLE_TYPES:
-            readable = ", ".join(kind.name for kind in READABLE_TYPES)
-            self.refuse(f"tensor {name}", f"is stored as {info.type.name}; Trine reads {readable}")
-        with open(self.path, "rb") as file:
+        with open(info.path, "rb") as file:
             file.seek(info.offset)
             data = np.fromfile(file, np.uint8, info.size)
         if data.size != info.size:
             self.refuse(f"tensor {name}", "is truncated; download the file again")
-        return dequantize(data.reshape(*info.shape[:-1], -1), info.type).reshape(info.shape)
+        if info.type == GGMLQuantizationType.F64:
+            return data.view(np.float64).astype(np.float32).reshape(info.shape)
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is refused with the tensor's name
+                return dequantize(data.reshape(*info.shape[:-1], -1), info.type).reshape(info.shape)
+        except NotImplementedError:
+            self.refuse(f"tensor {name}", f"is stored as {info.type.name}, which the gguf package cannot dequantise")
 
 
 def read_container(path: Path) -> Container:
@@ -109,6 +115,7 @@ class _Header:
 
     def _read_counts(self) -> tuple[int, int]:
         if self.data[:4] != b"GGUF":
+            refuse_mistaken(self.path, self.data[:FIRST_BYTES])
             self._refuse("magic", f"is {self.data[:4]!r}, not b'GGUF'; this is not a GGUF file")
         self.position = 4
         version = self._number("I", "version")
@@ -139,7 +146,7 @@ class _Header:
             self._refuse(field, f"has rows of {shape[-1]} values; {kind.name} stores multiples of {block}")
         if offset % alignment:
             self._refuse(field, f"has offset {offset}, which is not a multiple of general.alignment={alignment}")
-        return TensorInfo(name, shape, kind, offset, math.prod(shape) // block * block_bytes)
+        return TensorInfo(self.path, name, shape, kind, offset, math.prod(shape) // block * block_bytes)
 
     def _placed(self, infos: list[TensorInfo], start: int) -> dict[str, TensorInfo]:
         """The tensors by name, with absolute offsets; checks that they lie inside the file and do not overlap."""
@@ -156,7 +163,7 @@ class _Header:
                 self._refuse(
                     f"tensor {info.name!r}", f"ends at byte {end}, beyond the file's {len(self.data)}; it is truncated"
                 )
-            tensors[info.name] = TensorInfo(info.name, info.shape, info.type, offset, info.size)
+            tensors[info.name] = replace(info, offset=offset)
         return tensors
 
     def _value(self, kind: int, field: str) -> Any:

@@ -1,5 +1,6 @@
 """Reading GGUF: a file becomes the parts of a Hugging Face folder, and from there takes the normal path."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from trine.model.families import from_hugging_face_config, from_hugging_face_weights
 from trine.model.generation_config import GenerationDefaults
 from trine.model.gguf.config import architecture_of, read_config
-from trine.model.gguf.container import read_container
+from trine.model.gguf.parts import read_model_file
 from trine.model.gguf.vocabulary import read_tokenizer
 from trine.model.gguf.weights import attention_heads, read_weights, stored_dtype
 from trine.model.transformer import Transformer
@@ -47,8 +48,10 @@ class HuggingFaceParts:
         return model.requires_grad_(True).to(device)
 
 
-def read_gguf(path: Path) -> HuggingFaceParts:
+def read_gguf(path: Path, ignored: Collection[str] = ()) -> HuggingFaceParts:
     """Read the GGUF file `path`; raises `TrineError` naming the file and what is damaged or unsupported.
+
+    Metadata keys `ignored` are treated as absent.
 
     Example::
 
@@ -56,7 +59,7 @@ def read_gguf(path: Path) -> HuggingFaceParts:
         model = parts.model(torch.float32, torch.device("cpu"))
         tokenizer = Tokenizer(parts.tokenizer)
     """
-    container = read_container(path)
+    container = read_model_file(Path(path)).without(ignored)
     table, config = architecture_of(container), read_config(container)
     context, layers = (config[table.keys[key]] for key in ("context_length", "block_count"))
     tokenizer, generation = read_tokenizer(container, config["vocab_size"], context)

@@ -38,6 +38,17 @@ class Split:
 _QWEN2_SPLIT = _splits(_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"))
 _DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _GPT2_BYTES]}
 
+_FALCON_SPLIT = _splits(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")
+_WORDS = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_CASED = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_UNCASED = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_TEKKEN = rf"{_CASED}*{_UNCASED}+|{_CASED}+{_UNCASED}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT4O = (
+    rf"{_CASED}*{_UNCASED}+{_ENDINGS}|{_CASED}+{_UNCASED}*{_ENDINGS}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 SPLITS: dict[str, Split] = {
     "gpt-2": Split(_GPT2_BYTES),
     "llama-bpe": Split(_splits(_LLAMA3), ignore_merges=True, adds_bos=True),
@@ -46,8 +57,29 @@ SPLITS: dict[str, Split] = {
     "smollm": Split(_DIGITS),
     "starcoder": Split(_DIGITS),
     "default": Split(_splits(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "falcon": Split(_FALCON_SPLIT),
+    "deepseek-coder": Split(_splits(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")),
+    "viking": Split(_splits(_WORDS, r"\p{N}")),
+    "bloom": Split(_splits(_WORDS)),
+    "tekken": Split(_splits(_TEKKEN), ignore_merges=True, adds_bos=True),
+    "gpt-4o": Split(_splits(_GPT4O)),
 }
 """By `tokenizer.ggml.pre`; of identical ones the first name is written."""
+# Names that llama.cpp reads alike.
+_ALIASES = {
+    "gpt-2": (
+        "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "exaone4", "mpt",
+        "olmo", "jais", "trillion", "granite-docling",
+    ),
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "deepseek-r1-qwen": ("stablelm2", "kormo", "megrez", "hunyuan", "solar-open", "grok-2"),
+    "smollm": ("refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    "bloom": ("poro-chat", "gpt3-finnish"),
+    "gpt-4o": ("llama4", "kanana2"),
+}  # fmt: skip
+SPLITS |= {alias: SPLITS[name] for name, aliases in _ALIASES.items() for alias in aliases}
+# The expression of llama-bpe, whose tokenizers add no BOS and merge what is an entry of the vocabulary too.
+SPLITS |= dict.fromkeys(("smaug-bpe", "dbrx"), Split(_splits(_LLAMA3)))
 
 
 def split_name(description: dict[str, Any]) -> str | None:

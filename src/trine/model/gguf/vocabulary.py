@@ -31,12 +31,16 @@ _MAX_TOKEN_CHARACTERS = 1024
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 SPACE = "▁"
-SENTENCEPIECE_NORMALIZER = {
+SENTENCEPIECE_NORMALIZER: dict[str, Any] = {
     "type": "Sequence",
     "normalizers": [
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
     ],
+}
+SPACES_ONLY: dict[str, Any] = {
+    "type": "Sequence",
+    "normalizers": [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}],
 }
 _SENTENCEPIECE_DECODER = {
     "type": "Sequence",
@@ -195,9 +199,9 @@ def _sentencepiece(container: Container, vocabulary: _Vocabulary) -> tuple[dict[
     }
     model = _bpe(vocabulary.ids(), merges_of_scores(pieces, scores)) | {"fuse_unk": True, "byte_fallback": True}
     model["unk_token"] = vocabulary.named("unknown")
-    normalizer, decoder = dict(SENTENCEPIECE_NORMALIZER), dict(_SENTENCEPIECE_DECODER)
+    normalizer, decoder = SENTENCEPIECE_NORMALIZER, dict(_SENTENCEPIECE_DECODER)
     if not vocabulary.flag("add_space_prefix", otherwise=True):
-        normalizer["normalizers"] = SENTENCEPIECE_NORMALIZER["normalizers"][1:]  # type: ignore[index]
+        normalizer = SPACES_ONLY
         decoder["decoders"] = _SENTENCEPIECE_DECODER["decoders"][:-1]
     return model, {"normalizer": normalizer, "pre_tokenizer": None, "decoder": decoder}
 

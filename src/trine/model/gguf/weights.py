@@ -15,6 +15,7 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trine.model.folder import refuse_non_finite
 from trine.model.gguf.container import Container
 from trine.model.gguf.tables import ROPE_FACTORS, SMALL_NAMES, Architecture
 from trine.model.weight_files import StoredDtype
@@ -47,6 +48,7 @@ def read_weights(container: Container, table: Architecture, heads: dict[str, int
         if theirs == ROPE_FACTORS:
             continue
         tensor = torch.from_numpy(container.read(theirs))
+        refuse_non_finite(theirs, tensor, str(container.path))
         if theirs.endswith(table.transposed) and tensor.dim() == 2:
             tensor = tensor.T.contiguous()
         elif theirs.endswith(table.interleaved):

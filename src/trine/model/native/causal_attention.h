@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "team.h"
 #include "tiles.h"
 
 constexpr int64_t BLOCK = 32;  // query rows; even, and a multiple of TILE_ROWS
@@ -66,13 +67,11 @@ inline void softmax_row(const float* scores, bf16* shares, const Block& block, i
 inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_t threads) {
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
     float scale = 1.0f / std::sqrt((float)d);
-#pragma omp parallel num_threads(threads)
-    {
+    in_parallel(threads, [&](Member& member) {
         Scratch<uint32_t> keys(d / 2 * time), values(time / 2 * d);
         Scratch<float> scores(BLOCK * time), mixed(BLOCK * d);
         Scratch<bf16> shares(BLOCK * time);
-#pragma omp for schedule(static)
-        for (int64_t index = 0; index < h.batch * h.kv_heads; index++) {
+        member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
             const bf16* row = h.qkv + b * h.time * h.stride();
             const bf16 *key = row + (h.heads + shared) * d, *value = key + h.kv_heads * d;
@@ -100,8 +99,8 @@ inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_
                             store(out + ((b * h.time + first + i) * h.heads + head) * d + j,
                                   load(mixed + i * d + j) * (1.0f / totals[i]));
                 }
-        }
-    }
+        });
+    });
 }
 
 // Keys and values of one head in all packed formats, and the accumulated gradients, transposed.
@@ -202,11 +201,9 @@ inline void store_transposed(const float* sums, int64_t sums_stride, int64_t tim
 inline void attention_backward(const Backward& w, int64_t threads) {
     const Heads& h = w.h;
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
-#pragma omp parallel num_threads(threads)
-    {
+    in_parallel(threads, [&](Member& member) {
         BackwardScratch s(time, d);
-#pragma omp for schedule(static)
-        for (int64_t index = 0; index < h.batch * h.kv_heads; index++) {
+        member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
             int64_t key_place = b * h.time * h.stride() + (h.heads + shared) * d, value_place = key_place + h.kv_heads * d;
             const bf16 *key = h.qkv + key_place, *value = h.qkv + value_place;
@@ -221,6 +218,6 @@ inline void attention_backward(const Backward& w, int64_t threads) {
                     backward_block(w, s, Block(h, b, first), b, head);
             store_transposed(s.key_gradient, time, h.time, d, w.gradient + key_place, h.stride());
             store_transposed(s.value_gradient, time, h.time, d, w.gradient + value_place, h.stride());
-        }
-    }
+        });
+    });
 }

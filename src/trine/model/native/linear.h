@@ -102,8 +102,7 @@ void multiply_panels(const Left& left, int64_t rows, const uint32_t* panels, int
                      const float* bias, Out* out, int64_t threads) {
     int64_t chunks = (rows + ROW_CHUNK - 1) / ROW_CHUNK, count = panels_of(columns);
     int64_t step = sizeof(Out) == sizeof(float) ? PAIR_CHUNK : pairs;  // bf16 holds no partial sums
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t task = 0; task < chunks * count; task++) {
+    over_each(chunks * count, threads, [&](int64_t task) {
         int64_t chunk = task / count, panel = task % count, end = std::min(rows, (chunk + 1) * ROW_CHUNK);
         for (int64_t first = 0; first < pairs; first += step) {
             Left part{left.at + first * left.pair_stride, left.row_stride, left.pair_stride};
@@ -111,7 +110,7 @@ void multiply_panels(const Left& left, int64_t rows, const uint32_t* panels, int
                 panel_tile(part, panels + panel * panel_stride(pairs) + first * PANEL, std::min(step, pairs - first), row, end,
                            panel * PANEL, columns, first ? nullptr : bias, out, first > 0);
         }
-    }
+    });
 }
 
 struct LinearSizes {

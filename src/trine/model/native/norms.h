@@ -3,13 +3,19 @@
 #include <cmath>
 #include <vector>
 
+#include "team.h"
 #include "vectors.h"
 
-// Each thread gets a contiguous range of rows, so that the order of summation depends on the thread count only.
-template <class Work> inline void over_rows(int64_t rows, int64_t threads, Work work) {
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-    for (int64_t thread = 0; thread < threads; thread++)
-        work(thread, rows * thread / threads, rows * (thread + 1) / threads);
+// Each of `threads` parts is a contiguous range of rows, so that the order of summation depends on their number only.
+template <class Work> inline void over_rows(int64_t rows, int64_t threads, const Work& work) {
+    in_parallel(threads, [&](Member& member) {
+        member.each(threads, [&](int64_t part) { work(part, rows * part / threads, rows * (part + 1) / threads); });
+    });
+}
+
+// work(i) for 0 .. count - 1, in any order.
+template <class Work> inline void over_each(int64_t count, int64_t threads, const Work& work) {
+    in_parallel(threads, [&](Member& member) { member.each(count, work); });
 }
 
 // Partial sums of each thread, added in the order of threads.

@@ -13,7 +13,6 @@ import torch
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
 from trine.catalog.loading import open_hardware, open_model, open_score_model
-from trine.catalog.locating import find_model
 from trine.config.evaluation import EvaluateConfig
 from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
@@ -31,7 +30,8 @@ from trine.stages.rl.experience import pad_rollouts
 from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.inputs import fingerprint, model_fingerprint
+from trine.training.run_folder import open_run
 
 ROWS_AT_ONCE = 64
 PLAIN_PROMPTS = (
@@ -57,9 +57,9 @@ def run(config: EvaluateConfig) -> Path:
     """Write evaluation figures to done.json and samples.jsonl."""
     hardware = open_hardware(config.hardware)
     models = ("before", "after", "base", "reward", "held_out_reward")
-    inputs = {role: fingerprint(find_model(getattr(config, role))) for role in models}
+    inputs = {role: model_fingerprint(getattr(config, role)) for role in models}
     inputs["prompts"] = fingerprint(config.prompts)
-    with open_run(config, inputs) as folder:
+    with open_run(config, inputs, hardware=hardware) as folder:
         if folder.finished:
             return folder.path
         examples = read_examples(config.prompts)

@@ -113,7 +113,7 @@ def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) ->
     return spans
 
 
-@stage_run("model", "examples", "held_out")
+@stage_run("model", "adapter", "examples", "held_out")
 def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     model, tokenizer = stage.open_trainable(config)
@@ -126,7 +126,7 @@ def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     parallel = Parallel(World(device=stage.hardware.device), LanguageModelLoss(model))
     objective = FinetuneObjective(parallel, packed, held_out, config)
     results = stage.train(config, objective, model, model.config, steps)
-    finish_lora(model, stage.path / "adapter", config.model)
+    finish_lora(model, stage.path / "adapter", config.model, config.adapter)
     stage.write_model(
         "model",
         chat.tokenizer,

@@ -22,10 +22,10 @@ from trine.training.stage_run import StageRun, stage_run
 MISMATCH_CANDIDATES = 8
 
 
-@stage_run("model", "examples", "held_out")
+@stage_run("model", "adapter", "examples", "held_out")
 def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
     """Sample answers and write train.jsonl and held_out.jsonl of preference pairs."""
-    model, tokenizer = stage.open_model(config.model)
+    model, tokenizer = stage.open_model(config.model, config.adapter)
     engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
     examples = _chosen(read_examples(config.examples), config)
     train, left_out = sampled_pairs(engine, chat, examples * config.samples, config, "train")

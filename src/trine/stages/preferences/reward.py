@@ -77,7 +77,7 @@ class RewardObjective(StepObjective):
         return {"held_out_accuracy": pair_accuracy(chosen, rejected)}
 
 
-@stage_run("model", "preferences", "held_out")
+@stage_run("model", "adapter", "preferences", "held_out")
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
     trunk, tokenizer = stage.open_trainable(config)

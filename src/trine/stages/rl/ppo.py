@@ -75,11 +75,11 @@ def gae_of_responses(
     return masked_whiten(advantages, mask), returns
 
 
-@stage_run("model", "prompts", "reward")
+@stage_run("model", "adapter", "prompts", "reward")
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     policy, tokenizer = stage.open_trainable(config)
-    reference = policy if config.lora.rank else stage.open_model(config.model)[0].requires_grad_(False)
+    reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
     model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
     chat = chat_format(tokenizer)
     prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
@@ -88,7 +88,7 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     stage.train(config, objective, model, policy.config, steps)
-    finish_lora(policy, stage.path / "adapter", config.model)
+    finish_lora(policy, stage.path / "adapter", config.model, config.adapter)
     merge_lora(model)  # a critic of its own has adapters too
     write_policy(stage, model, chat)
     return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
@@ -108,7 +108,7 @@ def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
     if config.critic == "shared":
         return None
     if config.critic == "policy":
-        critic = stage.open_model(config.model)[0]
+        critic = stage.open_model(config.model, config.adapter)[0]
     else:
         # Only the reward model's trunk: its head reads whole answers, and its scores of half an answer mislead the
         # policy (docs/LOG.md), so the values start at 0.
