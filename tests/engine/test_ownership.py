@@ -253,7 +253,7 @@ def test_log_probs_of_much_let_streams_move_on(
     prompts, answers = [[1, number] for number in range(40)], [[2, 3, number] for number in range(40)]
     expected = engine.log_probs(prompts, answers)
     events: list[str] = []
-    score, step = engine.score, engine.step
+    score, step = engine.log_probs_of, engine.step
 
     def scored(*given: Any) -> Any:
         events.append("score")
@@ -263,7 +263,7 @@ def test_log_probs_of_much_let_streams_move_on(
         events.append("step")
         return step(**given)
 
-    monkeypatch.setattr(engine, "score", scored)
+    monkeypatch.setattr(engine, "log_probs_of", scored)
     monkeypatch.setattr(engine, "step", stepped)
     with EngineWorker(engine) as worker:
         stream = worker.stream([1, 2], LONG)

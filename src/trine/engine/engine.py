@@ -209,9 +209,9 @@ class Engine:
         Where running requests hold the memory that this needs, they are stepped until there is room. Raises
         `TrineError` where a prompt or response is empty or too long for the context, or one lacks the other.
         """
-        return self.score(self.make_continuations(prompts, responses), score_temperature(temperature))
+        return self.log_probs_of(self.make_continuations(prompts, responses), score_temperature(temperature))
 
-    def score(self, rows: Sequence[Continuation], temperature: float) -> list[list[float]]:
+    def log_probs_of(self, rows: Sequence[Continuation], temperature: float) -> list[list[float]]:
         """`log_probs` of what `make_continuations` has made."""
         with self.one_thread:
             while not self.can_score(max((row.pages for row in rows), default=0)):

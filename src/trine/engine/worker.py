@@ -117,7 +117,7 @@ class EngineWorker:
 
     def _scoring(self, rows: Sequence[Continuation], temperature: float) -> "_Call":
         need = max(row.pages for row in rows)
-        return _Call(lambda: self._engine.can_score(need), lambda: self._engine.score(rows, temperature))
+        return _Call(lambda: self._engine.can_score(need), lambda: self._engine.log_probs_of(rows, temperature))
 
     def swap_weights(self, source: Transformer | Mapping[str, Tensor], *, drain: bool = True) -> str:
         """Take over the weights of `source` between requests; waits until that is done. Their name, as in rollouts.
