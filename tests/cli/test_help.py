@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Command
-from trine.cli.help import MIN_WIDTH, help_text
+from trine.cli.help import help_text
+from trine.cli.overview import MIN_WIDTH
 from trine.config.fields import config_fields
 from trine.config.registry import COMMANDS, STAGES, command_config_class
 

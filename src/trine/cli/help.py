@@ -3,12 +3,12 @@
 Each option shows its type or choices, what it is for and its default, within the width of the terminal (COLUMNS).
 """
 
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trine.cli.overview import terminal_width
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, placeholder
 from trine.runtime.errors import TrineError
@@ -21,15 +21,13 @@ OF_EVERY_COMMAND = (
 )
 
 INDENT = 26
-MIN_WIDTH = 32
 
 
 def print_help(command: str, cls: type[Config], asked: str) -> None:
     """The help of a command on standard output; `asked` is what stands behind --help: nothing, or all."""
     if asked not in ("", "all"):
         raise TrineError(f"trine {command}: --help {asked} is unknown; --help all shows every option")
-    width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
-    sys.stdout.write(help_text(command, cls, everything=asked == "all", width=width))
+    sys.stdout.write(help_text(command, cls, everything=asked == "all", width=terminal_width()))
 
 
 def help_text(command: str, cls: type[Config], *, everything: bool, width: int) -> str:
