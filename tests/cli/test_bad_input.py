@@ -241,7 +241,14 @@ def test_a_run_folder_of_another_config(command: Command, corpus_folder: Path, o
     assert command(*tokenizer(corpus_folder, out))[0] == 0
     before = (out / "tokenizer.json").read_bytes()
     again = ("tokenizer", "--out", out, "--corpus.folders", corpus_folder, "--vocab_size", 280, "--seed", 3)
-    refused(command(*again), f"{out} holds a run with another config (seed, vocab_size changed)", "--overwrite true")
+    refused(
+        command(*again),
+        f"{out} holds a run with other settings:",
+        "seed: 0 → 3",
+        "vocab_size: ",
+        "→ 280",
+        "--overwrite true would delete",
+    )
     assert (out / "tokenizer.json").read_bytes() == before
     code, _, message = command(*again, "--overwrite", "true")
     assert code == 0, message

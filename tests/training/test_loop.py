@@ -126,7 +126,7 @@ class Line:
     def restore(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
 
-    def observations(self) -> dict[str, float]:
+    def observations(self, taken: bool = True) -> dict[str, float]:
         return {"seen": float(self.seen)}
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -386,7 +386,7 @@ def test_a_jump_is_a_bad_step_where_jumps_are_watched(tmp_path: Path) -> None:
 
 def test_speed_is_logged_where_tokens_are_counted(tmp_path: Path) -> None:
     class Counting(Line):
-        def observations(self) -> dict[str, float]:
+        def observations(self, taken: bool = True) -> dict[str, float]:
             return {"tokens": 1000.0}
 
     loop, model, run = line_loop(tmp_path, LoopConfig(save_every=0))

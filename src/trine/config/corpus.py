@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trine.config.base import Config, PositiveFloat, Share, Word
+from trine.config.resumption import ByContent, MayChange
 
 # What codeparrot-clean was filtered by (its data set card and preprocessing.py, after Chen et al. 2021).
 CODEPARROT = {
@@ -68,10 +69,10 @@ class SourceConfig(Config):
 
     name: str = ""
     """name in reports; empty: that of the folder, data set or distribution"""
-    folder: Path | None = None
+    folder: ByContent[Path | None] = None
     """folder or file of .txt .md .py (a document each), .jsonl .ndjson .csv .tsv .parquet (a document a record), each
     also as .gz .bz2 .xz .zst; .json where files or folder name it. Of a single text file, the tail is held out"""
-    dataset: str | None = None
+    dataset: ByContent[str | None] = None
     """Hugging Face data set by name, or the folder of one (pip install 'trine[hub]')"""
     distribution: str | None = None
     """an installed distribution's Python files"""
@@ -110,7 +111,7 @@ class SourceConfig(Config):
     """of a data set: split to read"""
     revision: str | None = None
     """of a data set: commit, branch or tag; null: the newest"""
-    streaming: bool = False
+    streaming: MayChange[bool] = False
     """of a data set: stream it over the network, instead of downloading it to the Hugging Face cache"""
 
     @model_validator(mode="after")
@@ -142,7 +143,7 @@ class SourceConfig(Config):
 class CorpusConfig(Config):
     """Which text to train on."""
 
-    folders: tuple[Path, ...] = ()
+    folders: ByContent[tuple[Path, ...]] = ()
     """folders or files of text: .py .txt .md, and .jsonl .csv .tsv .parquet with a field 'text'; also compressed"""
     separator: str = ""
     """of folders: what stands between two documents of a text file, such as <|endoftext|>; blank_line: one or more
@@ -160,7 +161,7 @@ class CorpusConfig(Config):
     held_out_share: Share = 0.1
     """share of top-level modules (or files of a folder, or records) held out for evaluation, by a hash of their name;
     of a folder that is a single text file, the tail"""
-    max_broken_share: Share = 0.0
+    max_broken_share: MayChange[Share] = 0.0
     """share of records that cannot be read and may be left out and counted, of each source: 0.01; at 0 the first is an
     error"""
 

@@ -6,6 +6,7 @@ function of the step, so a checkpoint is weights, optimizer state, the objective
 run is bitwise the run that was never stopped.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +29,9 @@ from trine.training.checkpoints import (
 )
 from trine.training.guard import StepGuard
 from trine.training.optimizers import set_learning_rates
-from trine.training.parallel import Parallel, clip_gradients
+from trine.training.parallel import Parallel, clip_gradients, local
 from trine.training.run_folder import RunFolder
+from trine.training.schedules import schedule_warning, step_before_decay
 
 Batch = TypeVar("Batch")
 
@@ -63,8 +65,11 @@ class Objective(Protocol[Batch]):
 
     def restore(self, state: dict[str, Any]) -> None: ...
 
-    def observations(self) -> dict[str, float]:
-        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second."""
+    def observations(self, taken: bool = True) -> dict[str, float]:
+        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second.
+
+        Called once a step. A step that is not `taken` was dropped by the guard: no running state may learn from it.
+        """
         ...
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -84,7 +89,7 @@ class StepObjective:
     def restore(self, state: dict[str, Any]) -> None:
         """The data position is the step."""
 
-    def observations(self) -> dict[str, float]:
+    def observations(self, taken: bool = True) -> dict[str, float]:
         return {}
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -136,10 +141,16 @@ class Loop:
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
         self._unlogged: list[dict[str, float]] = []
+        self._maxima: set[str] = set()
+        self._before_decay = self._step_before_decay(steps)
 
     def train(self) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint if there is one; returns the final evaluation."""
+        warning = schedule_warning(self.steps, self.optimizer_config)
+        if warning:
+            say(f"{self.objective.name}: {warning}", style="yellow")
         step, saving = self._resume(), False
+        self.run.checkpoint_to_keep = self._before_decay
         with progress_bar(self.objective.name, self.steps, step) as bar:
             while step < self.steps:
                 started = time.perf_counter()
@@ -155,6 +166,7 @@ class Loop:
                     saving = False
                     if stopping:
                         stop_request.check()
+        self._refuse_broken_weights(step)
         results = self._evaluate(final=True)
         if results:
             self.run.log({"step": step, **results})
@@ -166,7 +178,7 @@ class Loop:
             self.model.train()
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
-        batches = self.objective.batches(step)
+        batches = self._batches(step)
         totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
         terms = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
@@ -183,6 +195,15 @@ class Loop:
             parameter.grad = None
         observed = self.objective.observations()
         return {"loss": loss, **figures, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
+
+    def _batches(self, step: int) -> Sequence[Any]:
+        """The step's batches. A reward function or an environment that fails loses no update made before it."""
+        try:
+            return self.objective.batches(step)
+        except Exception:
+            if step and self.objective.may_save(step) and self.world.size == 1:
+                self._save(step, *self._before_step)
+            raise
 
     def _backward(self, batches: Sequence[Any], totals: dict[str, float]) -> list[dict[str, Term]]:
         """Leave the gradient of the whole step in the parameters; returns each micro-batch's terms, for the log."""
@@ -201,6 +222,7 @@ class Loop:
         for terms in batches:
             for kind, rows in kinds.items():
                 rows.append({name: term.value for name, term in terms.items() if term.reduction == kind})
+        self._maxima |= {name for terms in kinds["max"] for name in terms}
         sums, maxima = self.world.all_reduce_sum(add_up(kinds["sum"])), self.world.all_reduce_max(largest(kinds["max"]))
         return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
 
@@ -209,8 +231,9 @@ class Loop:
         self.model.zero_grad()
         before = self.guard.state()
         goes_on = self.guard.may_skip(step)
-        place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on}, figures,
-                                        self.objective.describe_batch(step))  # fmt: skip
+        observed = self.objective.observations(taken=False)
+        place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on},
+                                        figures | observed, self.objective.describe_batch(step))  # fmt: skip
         if not goes_on:
             if step and self.objective.may_save(step):
                 self.guard.restore(before)
@@ -221,18 +244,21 @@ class Loop:
                 "(optimizer.learning_rate)"
             )
         say(f"{self.objective.name}: {problem}: skipped; {place} identifies the batch", style="yellow")
-        return self._skipped()
+        return {name: value for name, value in observed.items() if math.isfinite(value)} | self._skipped()
 
     def _log(self, step: int, row: dict[str, float]) -> None:
-        """Write one row per `log_every` steps: the sum of their seconds, the means of all other figures."""
+        """Write one row per `log_every` steps: the sum of seconds, the largest of maxima, the mean of all else."""
         self._unlogged.append(row)
         if step % self.log_every and step < self.steps:
             return
         rows, self._unlogged = self._unlogged, []
         names = dict.fromkeys(name for each in rows for name in each)
         values = {name: [each[name] for each in rows if name in each] for name in names}
-        means = {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
-        self.run.log({"step": step, **means, "seconds": sum(values["seconds"]), **self._skipped()})
+        joined = {
+            name: max(of_name) if name in self._maxima else sum(of_name) / len(of_name)
+            for name, of_name in values.items()
+        }
+        self.run.log({"step": step, **joined, "seconds": sum(values["seconds"]), **self._skipped()})
 
     def _skipped(self) -> dict[str, float]:
         return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
@@ -265,17 +291,34 @@ class Loop:
         return every > 0 and step % every == 0 and step < self.steps
 
     def _save_due(self, step: int) -> bool:
-        """At the last step too: what follows (evaluation, writing) may take long."""
-        return self._due(step, self.config.save_every) or (self.config.save_every > 0 and step == self.steps)
+        """At the last step too, since what follows may take long, and at the step that wsd is extended from."""
+        always = self.config.save_every > 0 and step in (self.steps, self._before_decay)
+        return always or self._due(step, self.config.save_every)
+
+    def _step_before_decay(self, steps: int) -> int:
+        return step_before_decay(steps, self.optimizer_config, self.objective.may_save)
 
     def _save(self, step: int, objective: dict[str, Any] | None = None, random_state: Tensor | None = None) -> None:
         """Write a checkpoint; `objective` and `random_state` replace the current ones, for the state before a step."""
+        self._refuse_broken_weights(step)
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state() if random_state is None else random_state
-        state = {"objective": objective or self.objective.state(), "guard": self.guard.state()}
-        save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints, self.world)
+        state = {"objective": objective or self.objective.state(), "guard": self.guard.state(), "steps": self.steps}
+        state |= {"rows": dict(self.run.rows)}
+        keep, protected = self.config.keep_checkpoints, self._before_decay
+        save_checkpoint(self.run.checkpoints, step, tensors, state, keep, self.world, protected=protected)
+
+    def _refuse_broken_weights(self, step: int) -> None:
+        """Raise `TrineError` if an update left a weight that is not finite: such a model is never saved."""
+        broken = [name for name, each in self._trained() if not bool(local(each.detach()).isfinite().all())]
+        if self.world.all_reduce_max({"broken": float(bool(broken))})["broken"]:
+            raise (TrineError if self.world.is_main else QuietError)(
+                f"{self.objective.name}: after step {step} of {self.steps} weights are not finite "
+                f"({', '.join(broken[:3]) or 'in another process'}); they are not saved, and checkpoints before that "
+                "step are kept. Lower the learning rate (optimizer.learning_rate)"
+            )
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """Frozen parameters are not saved: a resumed run opens the same ones."""
@@ -285,11 +328,34 @@ class Loop:
         like: dict[str, Tensor] = {f"model/{name}": parameter for name, parameter in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             like |= optimizer_parameters(optimizer, f"optimizer{index}")
-        loaded = load_checkpoint(self.run.checkpoints, like, self.world)
+        loaded = load_checkpoint(self.run.checkpoints, like, self.world, self._can_continue_from)
         if loaded is None:
             self.run.forget_after(-1)
             return 0
         tensors, state = loaded
+        self._restore(tensors, state)
+        step, planned = int(state["step"]), int(state["steps"])
+        ended = step == planned  # saved at what was the end, where no evaluation was due but the final one
+        self.run.forget_after(step, ended=ended, expected=state["rows"])
+        before = "" if planned == self.steps else f" (it was to end after {planned})"
+        say(f"{self.objective.name}: continuing after step {step} of {self.steps}{before}")
+        if ended and self._due(step, self.config.evaluate_every):
+            self.run.log({"step": step, **self._evaluate(final=False)})
+        return step
+
+    def _can_continue_from(self, state: dict[str, Any]) -> bool:
+        """A run of another length is the same until its decay begins."""
+        before_decay = self._step_before_decay(int(state["steps"]))
+        return state["steps"] == self.steps or not before_decay or state["step"] <= before_decay
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        odd = [name for name, each in self._trained() if shapes.get(f"model/{name}") != each.shape]
+        if odd or int(state["step"]) > self.steps:
+            raise TrineError(
+                f"the checkpoint of step {state['step']} in {self.run.checkpoints} is of another run than this one of "
+                f"{self.steps} steps{f': {odd[0]} differs' if odd else ''}; give another --out"
+            )
         with torch.no_grad():
             for name, parameter in self._trained():
                 parameter.copy_(tensors[f"model/{name}"])
@@ -298,10 +364,6 @@ class Loop:
         torch.set_rng_state(tensors["torch_random_state"])
         self.objective.restore(state["objective"])
         self.guard.restore(state["guard"])
-        step = int(state["step"])
-        self.run.forget_after(step)
-        say(f"{self.objective.name}: continuing after step {step} of {self.steps}")
-        return step
 
 
 def _mean_part(term: Term, total: float) -> Tensor:

@@ -19,7 +19,7 @@ from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
-from trine.records import Answer, Example, Message, Rollout
+from trine.records import Answer, Closing, Example, Message, Rollout
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
 from trine.runtime.errors import TrineError
@@ -30,8 +30,8 @@ from trine.stages.rl.experience import pad_rollouts
 from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.run_folder import fingerprint, open_run
-from trine.training.stage_run import fingerprint_model
+from trine.training.inputs import fingerprint, model_fingerprint
+from trine.training.run_folder import open_run
 
 ROWS_AT_ONCE = 64
 PLAIN_PROMPTS = (
@@ -57,9 +57,9 @@ def run(config: EvaluateConfig) -> Path:
     """Write evaluation figures to done.json and samples.jsonl."""
     hardware = open_hardware(config.hardware)
     models = ("before", "after", "base", "reward", "held_out_reward")
-    inputs = {role: fingerprint_model(getattr(config, role)) for role in models}
+    inputs = {role: model_fingerprint(getattr(config, role)) for role in models}
     inputs["prompts"] = fingerprint(config.prompts)
-    with open_run(config, inputs) as folder:
+    with open_run(config, inputs, hardware=hardware) as folder:
         if folder.finished:
             return folder.path
         examples = read_examples(config.prompts)
@@ -75,7 +75,7 @@ def run(config: EvaluateConfig) -> Path:
             "person": _persons(examples, chat),
         }
         scores = {
-            reward: _score(getattr(config, reward), sides, tokenizer, hardware)
+            reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
             for reward in ("reward", "held_out_reward")
         }
         results = _figures(sides, scores, examples)
@@ -115,10 +115,10 @@ def _persons(examples: list[Example], chat: Chat) -> Side:
 
 
 def _score(
-    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware
+    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
     model, tokenizer = open_score_model(name, hardware)
-    reward = ModelReward(model, tokenizer)
+    reward = ModelReward(model, tokenizer, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
     reward.check_reads(policy_tokenizer, longest, name)
@@ -173,7 +173,7 @@ def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], te
             )
             for model in (policy, reference)
         ]
-        total += float((logs[0] - logs[1]).sum())
+        total += float((logs[0] - logs[1]).double().sum())
     return total / len(rollouts)
 
 

@@ -13,9 +13,11 @@ from trine.data.shard_making import Target, make_shards
 from trine.data.shards import Shards
 from trine.runtime.device import available_cores
 from trine.runtime.errors import TrineError
+from trine.runtime.files import sha256_of
 from trine.runtime.progress import say
 from trine.tokenizer.tokenizer import Tokenizer, array_encoder
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.inputs import tokenizer_fingerprint
+from trine.training.run_folder import open_run
 
 FOLDER = "shards"
 
@@ -24,7 +26,7 @@ def run(config: ShardsConfig) -> Path:
     """Make the shards and write them to `shards/` of the run folder."""
     corpus, tokenizer = open_corpus(config.corpus), Tokenizer.load(config.tokenizer)
     say(f"corpus: {corpus.description}")
-    inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
+    inputs = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     with open_run(config, inputs) as folder:
         if not folder.finished:
             shards = encode_corpus(folder.path / FOLDER, corpus, tokenizer, config.hardware)
@@ -66,3 +68,8 @@ def open_shards(run_folder: Path, tokenizer: Tokenizer) -> Shards:
             "they were made with, or make shards for this one"
         )
     return shards
+
+
+def shards_fingerprint(shards: Shards) -> str:
+    """Of what was encoded, by which tokenizer, and how often each source is read."""
+    return sha256_of(shards.fingerprint, repr(shards.weights))

@@ -20,7 +20,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.inputs import tokenizer_fingerprint
+from trine.training.run_folder import open_run
 
 DOCUMENTS_AT_A_TIME = 64
 PARTS_AHEAD = 8
@@ -34,7 +35,7 @@ def run(config: FunctionsConfig) -> Path:
     corpus = open_corpus(config.corpus)
     say(f"corpus: {corpus.description}")
     tokenizer = Tokenizer.load(config.tokenizer)
-    inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
+    inputs = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
