@@ -8,7 +8,6 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 """
 
 import base64
-import importlib
 import sys
 import zlib
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from trine.agents.distributions import Array
 from trine.agents.spaces import Actions, actions_of, observation_size
 from trine.runtime.errors import TrineError
 from trine.runtime.foreign import FOREIGN_ERRORS, told
-from trine.runtime.importing import search_working_directory
+from trine.runtime.importing import import_module, search_working_directory
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.runtime.source_code import own_files, source_digest
@@ -56,7 +55,7 @@ def environment_sources(name: str) -> dict[str, str]:
     try:
         entry = gymnasium.spec(name).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-        made_by = getattr(importlib.import_module(module), attribute) if module else entry
+        made_by = getattr(import_module(module), attribute) if module else entry
     except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
         return {}
     defined = [made_by, sys.modules.get(name.partition(":")[0])]
@@ -190,7 +189,7 @@ class Environments:
                     f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
                     "stop, so the run cannot be resumed exactly. Resume with new episodes (--resume "
-                    "new_episodes), or start over (--overwrite true)"
+                    "new_episodes), or start over in another run folder (--out)"
                 )
 
     def start_next_episodes(self, state: list[dict[str, Any]]) -> None:

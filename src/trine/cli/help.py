@@ -7,10 +7,12 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 from trine.cli.overview import terminal_width
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, placeholder
+from trine.config.resumption import Resumption
 from trine.runtime.errors import TrineError
 
 OF_EVERY_COMMAND = (
@@ -74,12 +76,18 @@ def _option(each: ConfigField, width: int) -> list[str]:
     value = "{true,false}" if on else "" if each.is_switch else placeholder(each.kind)
     header = f"  --{each.name} {value}".rstrip()
     lines = list(_wrapped(header, width, 6, separators=",")) if len(header) > width else [header]
-    about = f"{each.description} ({_default(each)})"
+    about = f"{each.description} ({'; '.join((_default(each), *_on_resuming(each)))})"
     indent = INDENT if width >= 3 * INDENT else 6
     body = list(_wrapped(about, width, indent, first=indent))
     if len(lines) == 1 and len(header) <= indent - 2:
         return [header.ljust(indent) + body[0].lstrip(), *body[1:]]
     return [*lines, *body]
+
+
+def _on_resuming(each: ConfigField) -> Iterator[str]:
+    """What another value means to a run that is there already, where it is not another run."""
+    kinds = (mark for mark in get_args(each.kind) if isinstance(mark, Resumption))
+    return (kind.value for kind in kinds if kind not in (Resumption.IDENTITY, Resumption.BY_CONTENT))
 
 
 def _default(each: ConfigField) -> str:

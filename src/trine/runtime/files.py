@@ -49,11 +49,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # safetensors writes in Rust and has its own error for a full disk
         reason = getattr(error, "strerror", None) or error
-        raise TrineError(f"cannot write {path}: {reason}; {_remedy(error)}") from error
+        raise TrineError(f"cannot write {path}: {reason}; {remedy(error)}") from error
 
 
-def _remedy(error: Exception) -> str:
-    in_rust = re.search(r"os error (\d+)", str(error))
+def remedy(error: BaseException) -> str:
+    """What to do about an error of writing, by its number, which errors of Rust and of PyTorch have in their words."""
+    in_rust = re.search(r"(?:os error |\[Errno )(\d+)", str(error))
     number = getattr(error, "errno", None) or (int(in_rust[1]) if in_rust else 0)
     return _REMEDIES.get(number, "choose another place")
 
