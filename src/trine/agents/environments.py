@@ -8,7 +8,6 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 """
 
 import base64
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,13 +51,15 @@ def environment_sources(name: str) -> dict[str, str]:
 
     Its class or function, and the module that registers it; an installed environment is known by its id.
     """
+    search_working_directory()
     try:
-        entry = gymnasium.spec(name).entry_point
+        registers = [import_module(each) for each in name.split(":")[:-1]]
+        entry = gymnasium.spec(name.rsplit(":", maxsplit=1)[-1]).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
         made_by = getattr(import_module(module), attribute) if module else entry
-    except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
+    except FOREIGN_ERRORS:  # `make_environment` says what is wrong
         return {}
-    defined = [made_by, sys.modules.get(name.partition(":")[0])]
+    defined = [made_by, *registers]
     return {"environment": source_digest("environment", *defined)} if own_files(*defined) else {}
 
 
@@ -189,7 +190,7 @@ class Environments:
                     f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
                     "stop, so the run cannot be resumed exactly. Resume with new episodes (--resume "
-                    "new_episodes), or start over in another run folder (--out)"
+                    "new_episodes), or give another --out"
                 )
 
     def start_next_episodes(self, state: list[dict[str, Any]]) -> None:
