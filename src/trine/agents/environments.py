@@ -8,7 +8,6 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 """
 
 import base64
-import importlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from trine.agents.distributions import Array
 from trine.agents.spaces import Actions, actions_of, observation_size
 from trine.runtime.errors import TrineError
 from trine.runtime.foreign import FOREIGN_ERRORS, told
-from trine.runtime.importing import search_working_directory
+from trine.runtime.importing import import_module, search_working_directory
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.runtime.source_code import own_files, source_digest
@@ -54,10 +53,10 @@ def environment_sources(name: str) -> dict[str, str]:
     """
     search_working_directory()
     try:
-        registers = [importlib.import_module(each) for each in name.split(":")[:-1]]
+        registers = [import_module(each) for each in name.split(":")[:-1]]
         entry = gymnasium.spec(name.rsplit(":", maxsplit=1)[-1]).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-        made_by = getattr(importlib.import_module(module), attribute) if module else entry
+        made_by = getattr(import_module(module), attribute) if module else entry
     except FOREIGN_ERRORS:  # `make_environment` says what is wrong
         return {}
     defined = [made_by, *registers]
