@@ -129,7 +129,7 @@ def test_another_config_is_refused_and_overwriting_removes_its_outputs_only(comm
     (tmp_path / "model").mkdir()  # an output of other stages, and here nobody's
     (tmp_path / "diary.txt").write_text("mine")
     code, _, words = command("toy", "--out", tmp_path, "--count", 2)
-    assert code == 2 and "(count changed)" in words and read_json(tmp_path / "done.json") == {"number": 4}
+    assert code == 2 and "count: 4 → 2" in words and read_json(tmp_path / "done.json") == {"number": 4}
     assert command("toy", "--out", tmp_path, "--count", 2, "--overwrite", "true")[0] == 0
     assert read_json(tmp_path / "done.json") == {"number": 2}
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 2

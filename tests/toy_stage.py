@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.config.base import LoopConfig, PositiveInt, StageConfig
-from trine.config.stage import Stage
+from trine.config.stage import Estimate, Stage
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Section, titled
 from trine.report.tables import Table
@@ -58,10 +58,10 @@ def run(config: ToyConfig) -> Path:
     return folder.path
 
 
-def estimate(config: ToyConfig, earlier: Mapping[Path, StageConfig]) -> list[str]:
+def estimate(config: ToyConfig, earlier: Mapping[Path, StageConfig]) -> Estimate:
     before = earlier.get(config.after) if config.after else None
     start = before.count if isinstance(before, ToyConfig) else 0
-    return [f"numbers: {start + config.count}"]
+    return Estimate((f"numbers: {start + config.count}",))
 
 
 def overview(results: dict[str, Any]) -> str:

@@ -19,7 +19,8 @@ StopReason = Literal["eos", "stop", "length"]
 class Document:
     """One text of a corpus. `group` is what the train / held-out split hashes (never the text itself).
 
-    `license`: what the source's record says, as an SPDX expression; empty where it says nothing.
+    `license`: what the source's record says, as an SPDX expression; empty where it says nothing. `held_out`: which side
+    of the split it is on, where that does not follow from its group (the tail of a corpus that is one text).
     """
 
     text: str
@@ -27,6 +28,7 @@ class Document:
     source: str
     group: str
     license: str = ""
+    held_out: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_a_missing_corpus_folder(command: Command, tmp_path: Path, out: Path) ->
 
 def test_an_empty_corpus_folder(command: Command, tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} has no text", "supported are .py")
+    refused(command(*tokenizer(tmp_path / "empty", out)), f"{tmp_path / 'empty'} has no text", "read are .py")
     assert not out.exists()
 
 
@@ -50,7 +50,7 @@ def test_no_corpus_at_all(command: Command, out: Path) -> None:
 def test_broken_utf8_above_the_share(command: Command, tmp_path: Path, out: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", 9)
     (folder / "bad.py").write_bytes(b"x = 1\n\xff\n")
-    refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "raise max_broken_share")
+    refused(command(*tokenizer(folder, out)), f"{folder / 'bad.py'}:2: not UTF-8", "corpus.max_broken_share")
     assert not (out / "tokenizer.json").exists()
     (folder / "bad.py").write_text("x = 1\n")
     assert command(*tokenizer(folder, out))[0] == 0
@@ -62,8 +62,10 @@ def test_broken_utf8_below_the_share(command: Command, tmp_path: Path, out: Path
     code, _, message = command(*tokenizer(folder, out, "--corpus.max_broken_share", 0.1))
     assert code == 0, message
     assert (out / "tokenizer.json").exists()
-    listed = [f"{folder / 'bad.py'}:2: not UTF-8"]
-    assert read_json(out / "done.json")["damage"] == {str(folder): {"seen": 10, "broken": 1, "listed": listed}}
+    assert ", 1 broken (" in message and f"{folder / 'bad.py'}:2: not UTF-8" in message
+    account = read_json(out / "done.json")["account"]
+    assert (account["records"], account["broken"]) == (10, 1)
+    assert account["places"][0].startswith(f"{folder / 'bad.py'}:2: not UTF-8")
 
 
 def test_a_corpus_record_without_its_field(command: Command, tmp_path: Path, out: Path) -> None:
@@ -75,7 +77,7 @@ def test_a_corpus_record_without_its_field(command: Command, tmp_path: Path, out
 
 def test_a_distribution_that_is_not_installed(command: Command, out: Path) -> None:
     arguments = ("tokenizer", "--out", out, "--corpus.distributions", "{no-such-thing: 1.0}")
-    refused(command(*arguments), "'no-such-thing'", "install the project with -c constraints.txt")
+    refused(command(*arguments), "'no-such-thing'", "pip install no-such-thing")
 
 
 def test_a_vocabulary_too_large_for_the_corpus(command: Command, corpus_folder: Path, out: Path) -> None:
@@ -120,7 +122,11 @@ def test_an_example_longer_than_a_row(command: Command, tmp_path: Path, pretrain
 
 
 def test_a_folder_that_holds_no_model(command: Command, tmp_path: Path, out: Path) -> None:
-    refused(command("generate", tmp_path, "--prompt", "x"), f"{tmp_path} holds no model", "name a run or model folder")
+    refused(
+        command("generate", tmp_path, "--prompt", "x"),
+        f"{tmp_path} holds no model",
+        "name a run, model or adapter folder",
+    )
 
 
 def test_a_prompt_longer_than_the_context(command: Command, pretrain_run: Path) -> None:
@@ -138,7 +144,8 @@ def test_damaged_weights(command: Command, tmp_path: Path, pretrain_run: Path, k
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:keep])
     result = command("generate", model, "--prompt", "x", *CPU)
-    refused(result, f"{model / 'model.safetensors'} is damaged", "download or create it again")
+    words = ("is damaged", "download or create it again") if keep else ("is empty", "download the file again")
+    refused(result, str(model / "model.safetensors"), *words)
 
 
 def test_a_damaged_config_of_a_model(command: Command, tmp_path: Path, pretrain_run: Path) -> None:
@@ -226,7 +233,14 @@ def test_a_run_folder_of_another_config(command: Command, corpus_folder: Path, o
     assert command(*tokenizer(corpus_folder, out))[0] == 0
     before = (out / "tokenizer.json").read_bytes()
     again = ("tokenizer", "--out", out, "--corpus.folders", corpus_folder, "--vocab_size", 280, "--seed", 3)
-    refused(command(*again), f"{out} holds a run with another config (seed, vocab_size changed)", "--overwrite true")
+    refused(
+        command(*again),
+        f"{out} holds a run with other settings:",
+        "seed: 0 → 3",
+        "vocab_size: ",
+        "→ 280",
+        "--overwrite true would delete",
+    )
     assert (out / "tokenizer.json").read_bytes() == before
     code, _, message = command(*again, "--overwrite", "true")
     assert code == 0, message

@@ -13,9 +13,9 @@ import pytest
 
 from tests.small_corpus import write_corpus
 from trine.config.corpus import CorpusConfig, FilterConfig, SourceConfig
+from trine.data.account import Tally
 from trine.data.corpus import Unit, open_corpus
 from trine.data.filters import FilterCounts
-from trine.data.readers import Damage
 from trine.data.sources import is_held_out
 from trine.records import Document
 from trine.runtime.errors import TrineError
@@ -76,7 +76,7 @@ def test_no_source_at_all_is_refused_with_the_keys_to_set() -> None:
 
 def test_a_folder_without_text_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text(" \n")
-    with pytest.raises(TrineError, match=rf"{tmp_path} has no text; supported are"):
+    with pytest.raises(TrineError, match=rf"{tmp_path} has no text; read are"):
         both_parts(config(tmp_path))
 
 
@@ -89,9 +89,9 @@ def test_a_corpus_that_is_all_held_out_is_refused(tmp_path: Path) -> None:
 def test_a_few_broken_files_are_listed_and_many_are_refused(tmp_path: Path) -> None:
     write_corpus(tmp_path, 9)
     (tmp_path / "broken.py").write_bytes(b"x = 1\ny = '\xff'\n")
-    corpus, damage = open_corpus(config(tmp_path, max_broken_share=0.1)), Damage()
-    assert len([document for unit in corpus.sources[0].units for document in unit.read(damage)]) == 9
-    assert damage.listed == [f"{tmp_path / 'broken.py'}:2: not UTF-8"]
+    corpus, tally = open_corpus(config(tmp_path, max_broken_share=0.1)), Tally()
+    assert len([document for unit in corpus.sources[0].units for document in unit.read(tally)]) == 9
+    assert [place.split(": byte")[0] for place in tally.listed] == [f"{tmp_path / 'broken.py'}:2: not UTF-8"]
     assert list(corpus.documents("train"))
     with pytest.raises(TrineError, match=r"1 of 10 records cannot be read .*broken\.py:2: not UTF-8"):
         both_parts(config(tmp_path, max_broken_share=0.09))
@@ -202,7 +202,7 @@ def test_units_travel_to_other_processes(two_sources: Path) -> None:
 
 
 def documents_of(unit: Unit) -> list[Document]:
-    return list(unit.read(Damage()))
+    return list(unit.read(Tally()))
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 from tests.data_set_stand_in import COMMIT, DataSetStandIn, serving
 from trine.config.corpus import CorpusConfig, SourceConfig
+from trine.data.account import Tally
 from trine.data.corpus import open_corpus
 from trine.data.data_sets import data_set_units
-from trine.data.readers import Damage
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
@@ -44,9 +44,9 @@ def source(dataset: object, **changes: object) -> SourceConfig:
     return SourceConfig(**fields | changes)  # type: ignore[arg-type]
 
 
-def read(source: SourceConfig, damage: Damage | None = None) -> list[Document]:
+def read(source: SourceConfig, tally: Tally | None = None) -> list[Document]:
     (unit,) = data_set_units(source)
-    return list(unit.read(damage or Damage()))
+    return list(unit.read(tally or Tally()))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -69,13 +69,13 @@ def test_rows_without_text_are_counted_by_number(folder: Path) -> None:
         pa.table({"content": ["x", None, "y"], "license": ["mit"] * 3, "size": [1, 2, 3]}),
         folder / "data" / "train-00000-of-00002.parquet",
     )
-    damage = Damage()
-    assert len(read(source(folder), damage)) == 6
-    assert (damage.seen, damage.listed) == (7, ["set:2: the field 'content' is not text but NoneType"])
+    tally = Tally()
+    assert len(read(source(folder), tally)) == 6
+    assert (tally.seen, tally.listed) == (7, ["set:2: the field 'content' is not text but NoneType"])
 
 
 def test_a_field_that_the_data_set_lacks_is_named_with_those_it_has(folder: Path) -> None:
-    with pytest.raises(TrineError, match=r"has no field 'text'; it has content, license, size: set text_field"):
+    with pytest.raises(TrineError, match=r"no column 'text'; there are content, license, size: set text_field"):
         read(source(folder, text_field="text"))
 
 

@@ -1,5 +1,6 @@
 """Every format, packed or not, gives the same documents; what cannot be read is named by file and line."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from trine.config.corpus import SourceConfig
-from trine.data import readers
-from trine.data.readers import MAX_LISTED, Damage, read_file
+from trine.data import readers, record_files
+from trine.data.account import MAX_LISTED, Tally
+from trine.data.readers import read_file
 from trine.records import Document
 from trine.runtime.errors import TrineError
 
@@ -49,13 +51,14 @@ def as_parquet(texts: Sequence[str], rows_of_a_group: int = 2) -> bytes:
 
 FORMATS: dict[str, Callable[[Sequence[str]], bytes]] = {".jsonl": as_jsonl, ".csv": as_csv, ".parquet": as_parquet}
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)
 }  # fmt: skip
 
 
-def read(path: Path, damage: Damage | None = None, **fields: Any) -> list[Document]:
+def read(path: Path, tally: Tally | None = None, **fields: Any) -> list[Document]:
     source = SourceConfig(folder=path, **fields)
-    return list(read_file(path, path.name, source, damage if damage is not None else Damage()))
+    return list(read_file(path, path.name, source, tally if tally is not None else Tally()))
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -76,10 +79,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_records_come_back_from_every_format_and_packing(
     folder: Path, suffix: str, packing: str, texts: list[str]
 ) -> None:
+    if suffix == ".csv":
+        texts = [text.replace("\0", "") for text in texts]  # which JSON escapes, and a table cannot
     path = written(folder / f"rows{suffix}{packing}", PACKINGS[packing](FORMATS[suffix](texts)))
-    damage = Damage()
-    assert [document.text for document in read(path, damage)] == texts
-    assert (damage.seen, damage.broken) == (len(texts), 0)
+    tally = Tally()
+    assert [document.text for document in read(path, tally)] == texts
+    assert (tally.seen, tally.broken) == (len(texts), 0)
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -100,7 +105,7 @@ def test_packing_changes_no_name_and_so_no_side_of_the_split(tmp_path: Path, suf
         ]
         for packing, pack in PACKINGS.items()
     ]
-    assert names == [names[0]] * 4
+    assert names == [names[0]] * len(PACKINGS)
     assert names[0][0][0].startswith(f"rows{suffix}:")
 
 
@@ -153,17 +158,18 @@ def test_a_field_far_beyond_what_csv_allows_by_default(tmp_path: Path) -> None:
 def test_a_quotation_that_never_closes_is_refused_rather_than_swallowing_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_TEXT", 1000)
+    """1.6: also where it would not fit in memory."""
+    monkeypatch.setattr(record_files, "MAX_TEXT", 1000)
     path = written(tmp_path / "a.csv", b'id,text\n1,"open\n' + b"2,more\n" * 1000)
-    with pytest.raises(TrineError, match=rf"{path}:\d+: field larger than field limit .*not closed"):
+    with pytest.raises(TrineError, match=rf"{path}:2: a quotation that opens here is not closed .*field limit"):
         read(path)
 
 
 def test_rows_with_too_few_or_too_many_fields_are_broken(tmp_path: Path) -> None:
-    damage = Damage()
+    tally = Tally()
     path = written(tmp_path / "a.csv", b"id,text\n1,good\n2\n3,a,b\n")
-    assert [d.text for d in read(path, damage)] == ["good"]
-    assert damage.listed == [
+    assert [d.text for d in read(path, tally)] == ["good"]
+    assert tally.listed == [
         f"{path}:3: 1 fields where the header has 2", f"{path}:4: 3 fields where the header has 2"
     ]  # fmt: skip
 
@@ -171,10 +177,10 @@ def test_rows_with_too_few_or_too_many_fields_are_broken(tmp_path: Path) -> None
 @pytest.mark.parametrize("suffix, place", [(".jsonl", 2), (".csv", 3)])
 def test_a_record_that_does_not_decode_breaks_nobody_else(tmp_path: Path, suffix: str, place: int) -> None:
     data = FORMATS[suffix](["one", "café", "three"]).replace(b"caf\\u00e9", BROKEN).replace("café".encode(), BROKEN)
-    path, damage = written(tmp_path / f"a{suffix}", data), Damage()
-    assert [document.text for document in read(path, damage)] == ["one", "three"]
-    assert (damage.seen, damage.broken) == (3, 1)
-    assert damage.listed[0].startswith(f"{path}:{place}: ")
+    path, tally = written(tmp_path / f"a{suffix}", data), Tally()
+    assert [document.text for document in read(path, tally)] == ["one", "three"]
+    assert (tally.seen, tally.broken) == (3, 1)
+    assert tally.listed[0].startswith(f"{path}:{place}: ")
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
@@ -182,45 +188,46 @@ def test_parquet_rows_that_do_not_decode_or_are_null_are_named(tmp_path: Path, k
     column = pa.array([b"one", BROKEN, None, b"four"], pa.binary())
     words = pa.Array.from_buffers(pa.string(), 4, column.buffers(), 1)
     words = words.dictionary_encode() if pa.types.is_dictionary(kind) else words.cast(kind, safe=False)
-    path, damage = tmp_path / "a.parquet", Damage()
+    path, tally = tmp_path / "a.parquet", Tally()
     parquet.write_table(pa.table({"text": words}), path)
-    assert [document.text for document in read(path, damage)] == ["one", "four"]
-    assert damage.listed == [
-        f"{path}:2: the field 'text' is not UTF-8", f"{path}:3: the field 'text' is not text but NoneType"
+    assert [document.text for document in read(path, tally)] == ["one", "four"]
+    assert tally.listed == [
+        f"{path}:2: the field 'text' is not UTF-8: byte 0xe9, which is 'é' in Latin-1: set encoding: latin-1, or "
+        "convert it with iconv -f LATIN-1 -t UTF-8",
+        f"{path}:3: the field 'text' is not text but NoneType",
     ]  # fmt: skip
 
 
-def test_a_parquet_file_without_the_column_is_broken_in_every_row(tmp_path: Path) -> None:
-    path, damage = tmp_path / "a.parquet", Damage()
+def test_a_parquet_file_without_the_column_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"content": ["a", "b", "c"], "id": [1, 2, 3]}), path)
-    assert read(path, damage) == []
-    assert (damage.seen, damage.broken) == (3, 3)
-    assert damage.listed == [f"{path}:1: no column 'text'; there are content, id"]
+    with pytest.raises(TrineError, match=rf"{path}: no column 'text'; there are content, id: set text_field"):
+        read(path)
 
 
 @pytest.mark.parametrize(
     "line, words",
     [
-        (b"{", "JSONDecodeError"),
+        (b"{", "not JSON: Expecting property name"),
         (b"[1]", "not a JSON object but list"),
         (b'{"txt": 1}', "no field 'text'; there are txt"),
         (b'{"text": 5}', "is not text but int"),
         (b'{"text": "\\ud800"}', "is not UTF-8"),
-        (b"[" * 100_000, "RecursionError"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(tmp_path: Path, line: bytes, words: str) -> None:
-    path, damage = written(tmp_path / "a.jsonl", b'{"text": "fine"}\n' + line + b'\n{"text": "fine"}\n'), Damage()
-    assert len(read(path, damage)) == 2
-    assert (damage.seen, damage.broken) == (3, 1)
-    assert damage.listed[0].startswith(f"{path}:2: ") and words in damage.listed[0]
+    path, tally = written(tmp_path / "a.jsonl", b'{"text": "fine"}\n' + line + b'\n{"text": "fine"}\n'), Tally()
+    assert len(read(path, tally)) == 2
+    assert (tally.seen, tally.broken) == (3, 1)
+    assert tally.listed[0].startswith(f"{path}:2: ") and words in tally.listed[0]
 
 
 @pytest.mark.parametrize("data, line", [(b"x = 1\n\x80\x81\xff\xfe", 2), (b"a\nb\n\x7fELF\x01\0\0", 3)])
 def test_binary_garbage_named_py_is_named_by_its_line(tmp_path: Path, data: bytes, line: int) -> None:
-    path, damage = written(tmp_path / "a.py", data), Damage()
-    assert read(path, damage) == []
-    assert damage.broken == 1 and damage.listed[0].startswith(f"{path}:{line}: ")
+    path, tally = written(tmp_path / "a.py", data), Tally()
+    assert read(path, tally) == []
+    assert tally.broken == 1 and tally.listed[0].startswith(f"{path}:{line}: ")
 
 
 HARM: dict[str, Callable[[bytes], bytes]] = {
@@ -244,7 +251,9 @@ def test_a_damaged_stream_is_an_error_that_names_the_file(tmp_path: Path, suffix
     texts = [f"text number {number * number}\n" for number in range(2000)]
     plain = FORMATS[suffix](texts) if suffix in FORMATS else "".join(texts).encode()
     path = written(tmp_path / f"a{suffix}{packing}", HARM[harm](PACKINGS[packing](plain)))
-    with pytest.raises(TrineError, match=rf"{path} is damaged or not a "):
+    # bzip2 tells a damaged block by the sum after it: a table may be refused for its header before.
+    words = "" if (packing, harm) == (".bz2", "one byte changed") else " is damaged or not a "
+    with pytest.raises(TrineError, match=f"{path}{words}"):
         read(path)
 
 
@@ -260,24 +269,25 @@ def test_streams_that_were_joined_are_read_to_the_last(tmp_path: Path, packing: 
 
 
 def test_the_list_of_damage_is_capped_and_the_count_is_not(tmp_path: Path) -> None:
-    damage = Damage()
-    read(written(tmp_path / "a.jsonl", b"{\n" * (MAX_LISTED + 500)), damage)
-    assert (damage.seen, damage.broken, len(damage.listed)) == (MAX_LISTED + 500, MAX_LISTED + 500, MAX_LISTED)
+    tally = Tally()
+    read(written(tmp_path / "a.jsonl", b"{\n" * (MAX_LISTED + 500)), tally)
+    assert (tally.seen, tally.broken, len(tally.listed)) == (MAX_LISTED + 500, MAX_LISTED + 500, MAX_LISTED)
 
 
 def test_damage_found_by_several_readers_adds_up() -> None:
-    one, two = Damage(10, 1, ["a:1: x"]), Damage(5, 2, ["b:1: y", "b:2: z"])
+    one, two = Tally(10, 1, ["a:1: x"]), Tally(5, 2, ["b:1: y", "b:2: z"])
     one.merge(two)
-    assert one == Damage(15, 3, ["a:1: x", "b:1: y", "b:2: z"])
+    assert one == Tally(15, 3, ["a:1: x", "b:1: y", "b:2: z"])
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
 def test_a_text_too_long_to_hold_is_broken(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_TEXT", 100)
+    monkeypatch.setattr(record_files, "MAX_TEXT", 100)
     data = as_jsonl(["short", "x" * 1000, "short"]) if suffix == ".jsonl" else b"x" * 101
-    path, damage = written(tmp_path / f"a{suffix}", data), Damage()
-    assert [document.text for document in read(path, damage)] == (["short"] * 2 if suffix == ".jsonl" else [])
-    assert damage.broken == 1 and "longer than 100 bytes" in damage.listed[0]
+    path, tally = written(tmp_path / f"a{suffix}", data), Tally()
+    assert [document.text for document in read(path, tally)] == (["short"] * 2 if suffix == ".jsonl" else [])
+    assert tally.broken == 1 and "longer than 100 bytes" in tally.listed[0]
 
 
 @pytest.mark.parametrize("suffix, packing", [(".jsonl", ".gz"), (".jsonl", ".zst"), (".csv", "")])
@@ -288,7 +298,7 @@ def test_records_stream_in_constant_memory(tmp_path: Path, suffix: str, packing:
     )
     tracemalloc.start()
     try:
-        assert sum(1 for _ in read_file(path, path.name, SourceConfig(folder=path), Damage())) == 600
+        assert sum(1 for _ in read_file(path, path.name, SourceConfig(folder=path), Tally())) == 600
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -299,7 +309,7 @@ def test_parquet_streams_row_group_by_row_group(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(as_parquet([os.urandom(5000).hex() for _ in range(1000)], rows_of_a_group=50))
     before, most, count = pa.total_allocated_bytes(), 0, 0
-    for _ in read_file(path, path.name, SourceConfig(folder=path), Damage()):
+    for _ in read_file(path, path.name, SourceConfig(folder=path), Tally()):
         count, most = count + 1, max(most, pa.total_allocated_bytes() - before)
     assert count == 1000 and most < 3_000_000
 
@@ -316,10 +326,10 @@ def test_no_harm_to_a_file_ends_in_anything_but_documents_or_an_error_with_its_n
     for place in data.draw(st.lists(st.integers(0, len(harmed) - 1), min_size=1, max_size=5)):
         harmed[place] = data.draw(st.integers(0, 255))
     path = written(folder / f"harmed{suffix}", bytes(harmed[: data.draw(st.integers(0, len(harmed)))]))
-    damage = Damage()
+    tally = Tally()
     try:
-        documents = read(path, damage)
+        documents = read(path, tally)
     except TrineError as error:
         assert str(path) in str(error)
     else:
-        assert damage.seen == damage.broken + len(documents)
+        assert tally.seen == tally.broken + len(documents)

@@ -8,7 +8,7 @@ import pytest
 
 from trine.config.corpus import SourceConfig
 from trine.data import sources
-from trine.data.readers import Damage
+from trine.data.account import Tally
 from trine.data.sources import (
     ENCODING_TABLE,
     Unit,
@@ -21,13 +21,13 @@ from trine.records import Document
 from trine.runtime.errors import TrineError
 
 
-def documents(units: Iterable[Unit], damage: Damage | None = None) -> list[Document]:
-    damage = damage or Damage()
-    return [document for unit in units for document in unit.read(damage)]
+def documents(units: Iterable[Unit], tally: Tally | None = None) -> list[Document]:
+    tally = tally or Tally()
+    return [document for unit in units for document in unit.read(tally)]
 
 
-def read(folder: Path, damage: Damage | None = None) -> list[Document]:
-    return documents(folder_units(SourceConfig(folder=folder)), damage)
+def read(folder: Path, tally: Tally | None = None) -> list[Document]:
+    return documents(folder_units(SourceConfig(folder=folder)), tally)
 
 
 @pytest.fixture(scope="module")
@@ -76,32 +76,32 @@ def test_a_single_file_is_a_corpus_too(tmp_path: Path) -> None:
 
 def test_jsonl_gives_a_document_per_record_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "other": 1}\n')
-    damage = Damage()
-    assert [(d.text, d.name) for d in read(tmp_path, damage)] == [("one", "rows.jsonl:1"), ("two", "rows.jsonl:3")]
-    assert (damage.seen, damage.broken, damage.listed) == (2, 0, [])
+    tally = Tally()
+    assert [(d.text, d.name) for d in read(tmp_path, tally)] == [("one", "rows.jsonl:1"), ("two", "rows.jsonl:3")]
+    assert (tally.seen, tally.broken, tally.listed) == (2, 0, [])
 
 
 @pytest.mark.parametrize("line", ['{"txt": "x"}', '{"text": 5}', "[1]", "{", '"text"'])
 def test_a_record_without_text_is_named_by_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")
-    damage = Damage()
-    assert [document.text for document in read(path, damage)] == ["fine"]
-    assert damage.broken == 1 and damage.listed[0].startswith(f"{path}:2: ")
+    tally = Tally()
+    assert [document.text for document in read(path, tally)] == ["fine"]
+    assert tally.broken == 1 and tally.listed[0].startswith(f"{path}:2: ")
 
 
 def test_broken_utf8_is_named_by_the_line_of_its_first_bad_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("first\nsecönd\nthird ".encode() + b"\xff\n")
-    damage = Damage()
-    assert read(tmp_path, damage) == []
-    assert damage.listed == [f"{tmp_path / 'a.txt'}:3: not UTF-8"]
+    tally = Tally()
+    assert read(tmp_path, tally) == []
+    assert [place.split(": byte")[0] for place in tally.listed] == [f"{tmp_path / 'a.txt'}:3: not UTF-8"]
 
 
 def test_damage_is_refused_above_the_share_and_not_at_it() -> None:
-    damage = Damage(seen=10, broken=1, listed=["a.txt:3: not UTF-8"])
-    damage.check("here", 0.1)
+    tally = Tally(seen=10, broken=1, listed=["a.txt:3: not UTF-8"])
+    tally.check("here", 0.1)
     with pytest.raises(TrineError, match=r"here: 1 of 10 records cannot be read \(a\.txt:3: not UTF-8\).*more than 9%"):
-        damage.check("here", 0.09)
+        tally.check("here", 0.09)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_distribution_gives_its_python_files_without_tests() -> None:
 
 
 def test_a_distribution_that_is_not_installed_is_named() -> None:
-    with pytest.raises(TrineError, match=r"'no-such-thing'.*not installed; install .* -c constraints\.txt"):
+    with pytest.raises(TrineError, match=r"'no-such-thing'.*not installed in this environment: pip install no-such"):
         documents(distribution_units("no-such-thing"))
 
 

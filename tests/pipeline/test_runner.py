@@ -99,7 +99,7 @@ def test_an_unfinished_stage_is_run_and_the_finished_ones_are_not(recipe: Path, 
 
 def test_another_seed_in_the_same_folder_is_refused(recipe: Path, tmp_path: Path) -> None:
     run(recipe, tmp_path / "out")
-    with pytest.raises(TrineError, match=r"out/tokenizer holds a run with another config \(seed changed\)"):
+    with pytest.raises(TrineError, match=r"out/tokenizer holds a run with other settings:\s+seed: 0 → 1\s"):
         run(recipe, tmp_path / "out", seed=1)
 
 

@@ -22,10 +22,24 @@ def test_threads_and_precision_are_taken_as_asked() -> None:
     assert hardware.description == "cpu, 1 threads, fp32"
 
 
-def test_the_environment_overrides_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("variable", ["fp32", "bf16", "auto", "nonsense"])
+def test_what_is_stated_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, precision: str, variable: str
+) -> None:
+    """1.18: TRINE_PRECISION replaced a precision that was stated, TRINE_DEVICE a device."""
+    monkeypatch.setenv("TRINE_DEVICE", "abacus")
+    monkeypatch.setenv("TRINE_PRECISION", variable)
+    hardware = choose_hardware("cpu", precision, 1)
+    assert (hardware.device.type, hardware.precision) == ("cpu", precision)
+
+
+def test_the_environment_decides_where_nothing_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRINE_DEVICE", "cpu")
     monkeypatch.setenv("TRINE_PRECISION", "bf16")
-    assert choose_hardware("cuda:7", "fp32", 1).compute_dtype == torch.bfloat16
+    assert choose_hardware(threads=1).precision == "bf16"
+    with pytest.raises(TrineError, match="device='cuda:77' cannot be used here"):
+        choose_hardware("cuda:77", threads=1)
 
 
 def test_an_unknown_device_is_refused_by_name() -> None:

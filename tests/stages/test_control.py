@@ -356,7 +356,7 @@ def test_checkpoints_are_written_between_iterations_as_often_as_asked(
 ) -> None:
     """Every 4 updates, where an iteration has 6: at the first chance after each."""
     saved: list[int] = []
-    monkeypatch.setattr("trine.training.loop.save_checkpoint", lambda folder, step, *more: saved.append(step))
+    monkeypatch.setattr("trine.training.loop.save_checkpoint", lambda folder, step, *more, **_: saved.append(step))
     run(config(tmp_path, total_steps=240, loop=LoopConfig(save_every=4)))
     assert saved == [6, 12, 18, 24]
 

@@ -58,7 +58,7 @@ def test_changed_examples_are_noticed(tmp_path: Path, pretrain_run: Path, functi
     run(config)
     assert len(read_examples(examples)) == 1
     examples.write_text('{"prompt": "x", "response": "z"}\n')
-    with pytest.raises(TrineError, match=r"inputs\.examples changed"):
+    with pytest.raises(TrineError, match="examples: its content has changed"):
         run(config)
 
 

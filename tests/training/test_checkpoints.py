@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.mutations import mutations
 from trine.runtime import files
 from trine.runtime.errors import TrineError
 from trine.training.checkpoints import (
@@ -98,15 +99,50 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
     save(tmp_path, 1, 2)
     DAMAGES[damage](list_checkpoints(tmp_path)[-1])
     assert loaded_step(tmp_path) == 1
-    assert len(said) == 1
-    assert "step-00000002 is damaged" in said[0] and "falling back to the one before" in said[0]
+    assert len(said) == 2
+    assert "step-00000002 is damaged" in said[0] and "set aside as damaged-step-00000002" in said[0]
+    assert "falling back to the checkpoint of step 1: 1 steps are trained again" in said[1]
+    assert loaded_step(tmp_path) == 1 and len(said) == 2
 
 
-def test_when_all_are_damaged_there_is_nothing_to_load(tmp_path: Path) -> None:
-    save(tmp_path, 1, 2)
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_when_all_are_damaged_that_is_an_error_and_nothing_is_touched(tmp_path: Path, damage: str, count: int) -> None:
+    """1.5: it said "falling back to the one before" and began at step 0."""
+    save(tmp_path, *(2, 20, 21)[:count])
     for path in list_checkpoints(tmp_path):
+        DAMAGES[damage](path)
+    before = contents(tmp_path)
+    with pytest.raises(TrineError, match=r"all checkpoints in .* are damaged, and nothing was changed") as error:
+        load_checkpoint(tmp_path)
+    assert all(path.name in str(error.value) for path in list_checkpoints(tmp_path))
+    assert "Restore one from a copy" in str(error.value) and contents(tmp_path) == before
+
+
+def test_two_damaged_ones_fall_back_to_the_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("trine.training.checkpoints.say", lambda text, style="": said.append(text))
+    save(tmp_path, 10, 20, 30)
+    for path in list_checkpoints(tmp_path)[1:]:
         truncate(path)
-    assert load_checkpoint(tmp_path) is None
+    assert loaded_step(tmp_path) == 10 and "step 10: 20 steps are trained again" in said[-1]
+
+
+def test_every_mutation_of_a_checkpoints_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.5: what was saved is loaded, or the checkpoint before; never anything else."""
+    monkeypatch.setattr("trine.training.checkpoints.say", lambda text, style="": None)
+    save(tmp_path / "made", 1, 2)
+    for name in ("state.json", "manifest.json", ONLY_FILE):
+        data = (tmp_path / "made" / "step-00000002" / name).read_bytes()
+        for label, damaged in mutations(data, seed=1, count=40):
+            folder = tmp_path / f"{name}-{label}"
+            shutil.copytree(tmp_path / "made", folder)
+            (folder / "step-00000002" / name).write_bytes(damaged)
+            assert loaded_step(folder) in ((1, 2) if name == "manifest.json" else (2,) if damaged == data else (1,))
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

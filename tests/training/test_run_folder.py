@@ -12,8 +12,9 @@ from tests.toy_stage import TOY, ToyConfig
 from trine.config.control import ControlConfig
 from trine.config.registry import STAGES
 from trine.runtime.errors import TrineError
-from trine.training import run_folder
-from trine.training.run_folder import RunFolder, fingerprint, open_run
+from trine.training import run_record
+from trine.training.inputs import fingerprint
+from trine.training.run_folder import RunFolder, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,10 @@ def test_the_folder_tells_config_inputs_and_versions(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run"), {"corpus": "abc"}) as run:
         record = json.loads((run.path / "run.json").read_text())
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert written == config(tmp_path / "run").model_dump(mode="json")
+    assert written == config(tmp_path / "run").model_dump(mode="json") | {"out": "."}
     assert (record["stage"], record["inputs"]) == ("toy", {"corpus": "abc"})
-    assert {"out", "overwrite"}.isdisjoint(record["config"]) and record["config"].keys() >= {"seed", "count", "loop"}
-    assert {"python", "torch", "platform"} <= record["made_with"].keys()
+    assert record["config"] == written
+    assert {"python", "platform"} <= record["made_with"].keys() and {"trine", "torch"} <= record["ran_on"].keys()
 
 
 def test_the_same_config_again_finds_what_was_finished(tmp_path: Path) -> None:
@@ -42,26 +43,31 @@ def test_the_same_config_again_finds_what_was_finished(tmp_path: Path) -> None:
         run.finish({"loss": 1.5})
     with open_run(config(tmp_path), {}) as run:
         assert run.finished and run.results == {"loss": 1.5}
-        assert not run.checkpoints.exists()
 
 
 @pytest.mark.parametrize(
     "changes, inputs, named",
     [
-        ({"seed": 1}, {"corpus": "abc"}, "seed"),
-        ({"loop": {"save_every": 7}}, {"corpus": "abc"}, "loop.save_every"),
-        ({"count": 9, "seed": 5}, {"corpus": "abc"}, "count, seed"),
-        ({}, {"corpus": "xyz"}, "inputs.corpus"),
+        ({"seed": 1}, {"corpus": "abc"}, "seed: 0 → 1"),
+        ({"count": 9, "seed": 5}, {"corpus": "abc"}, "seed: 0 → 5\n  count: 3 → 9"),
+        ({}, {"corpus": "xyz"}, "corpus: its content has changed"),
+        ({}, {}, "corpus: given → unset"),
     ],
 )
-def test_another_config_is_refused_with_the_keys_that_changed(
+def test_another_config_is_refused_with_what_changed_and_advice_that_keeps_the_work(
     tmp_path: Path, changes: dict[str, Any], inputs: dict[str, str], named: str
 ) -> None:
+    """1.1: the advice was to destroy the run. Deleting is mentioned last, with what it would delete."""
     with open_run(config(tmp_path), {"corpus": "abc"}) as run:
-        run.log({"step": 1})
-    words = rf"{tmp_path} holds a run with another config \({named} changed\).*another --out, or --overwrite true"
-    with pytest.raises(TrineError, match=words), open_run(config(tmp_path, **changes), inputs):
+        run.log({"step": 7})
+        (run.checkpoints / "step-00000005").mkdir(parents=True)
+        (tmp_path / "toy.json").write_text("x" * 250_000)
+    with pytest.raises(TrineError) as refusal, open_run(config(tmp_path, **changes), inputs):
         pass
+    assert str(refusal.value) == (
+        f"{tmp_path} holds a run with other settings:\n  {named}\nGive another --out, or the settings of that run. "
+        "(--overwrite true would delete 1 checkpoint up to step 5, the metrics of 7 steps, toy.json (0.2 MB))"
+    )
 
 
 def test_a_run_that_never_began_gives_way_to_another_config(tmp_path: Path) -> None:
@@ -71,12 +77,28 @@ def test_a_run_that_never_began_gives_way_to_another_config(tmp_path: Path) -> N
         assert json.loads((run.path / "run.json").read_text())["config"]["seed"] == 1
 
 
-def test_another_version_of_trine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_trine_continues_and_says_that_bits_may_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.2: a newer Trine forbade resuming."""
     with open_run(config(tmp_path), {}) as run:
-        run.log({"step": 1})
-    monkeypatch.setattr(run_folder, "__version__", "99")
-    with pytest.raises(TrineError, match="trine version changed"), open_run(config(tmp_path), {}):
-        pass
+        (run.checkpoints / "step-00000005").mkdir(parents=True)
+    monkeypatch.setattr(run_record, "__version__", "99")
+    said = says(monkeypatch)
+    with open_run(config(tmp_path), {}) as run:
+        assert not run.finished
+    assert len(said) == 1 and "→ 99: not bit for bit" in said[0]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["ran_on"]["trine"] == "99" and record["continued"][0]["after_step"] == 5
+    with open_run(config(tmp_path), {}):
+        assert len(said) == 1
+
+
+def says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    for module in ("training.continuing", "training.run_folder", "runtime.logs"):
+        monkeypatch.setattr(f"trine.{module}.say", lambda text, style="": said.append(text))
+    return said
 
 
 def test_overwriting_starts_from_an_empty_folder(tmp_path: Path) -> None:
@@ -144,30 +166,36 @@ def test_half_a_first_row_is_mended_too(tmp_path: Path) -> None:
     assert rows(run) == []
 
 
-def test_a_run_is_known_by_what_it_was_made_from(tmp_path: Path) -> None:
-    for name, changes, inputs in (
-        ("a", {}, {"x": "1"}),
-        ("b", {}, {"x": "1"}),
-        ("c", {"seed": 1}, {"x": "1"}),
-        ("d", {}, {}),
-    ):
-        with open_run(config(tmp_path / name, **changes), inputs):
-            (tmp_path / name / "model").mkdir()
-    prints = {name: fingerprint(tmp_path / name) for name in "abcd"}
-    assert prints["a"] == prints["b"] == fingerprint(tmp_path / "a" / "model")
-    assert len(set(prints.values())) == 3
+def test_a_run_folder_as_input_is_known_by_what_it_makes_for_others(tmp_path: Path) -> None:
+    """1.1: by content: neither where it lies nor what else is in it counts; a changed byte does."""
+    for name in "abc":
+        with open_run(config(tmp_path / name, seed=ord(name)), {}) as run:
+            run.log({"step": ord(name)})
+            (run.path / "toy.json").write_text("other" if name == "c" else "same")
+            (run.path / "notes").mkdir()
+            (run.path / "notes" / "page").write_text("x")
+    prints = {name: fingerprint(tmp_path / name) for name in "abc"}
+    assert prints["a"] == prints["b"] != prints["c"]
+    (tmp_path / "b" / "notes" / "page").write_text("y")
+    assert fingerprint(tmp_path / "b") != prints["a"]
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert fingerprint(tmp_path / "link") == prints["a"]
 
 
 def test_files_and_foreign_folders_are_known_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("abc")
     before = fingerprint(tmp_path / "model"), fingerprint(tmp_path / "model" / "weights")
+    (tmp_path / "model" / "README.md").write_text("a page about it")
+    (tmp_path / "model" / ".notes").write_text("hidden")
+    assert before[0] == fingerprint(tmp_path / "model")
     (tmp_path / "model" / "weights").write_text("abcd")
     assert before[0] != fingerprint(tmp_path / "model") and before[1] != fingerprint(tmp_path / "model" / "weights")
 
 
 def test_a_missing_input_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match=r"nowhere does not exist; run the stage that makes it first"):
+    with pytest.raises(TrineError, match=r"nowhere does not exist; correct the path, or run the stage"):
         fingerprint(tmp_path / "nowhere")
 
 
@@ -191,7 +219,7 @@ def other_stage(folder: Path, **changes: Any) -> ControlConfig:
 def test_a_run_of_another_stage_is_refused_and_named(tmp_path: Path) -> None:
     with open_run(other_stage(tmp_path), {}) as run:
         (run.path / "agent").mkdir()
-    words = r"holds a run of the stage control; give another --out, or --overwrite true"
+    words = r"holds a run of the stage control; give another --out\. \(--overwrite true would delete agent/"
     with pytest.raises(TrineError, match=words), open_run(config(tmp_path), {}):
         pass
 
@@ -206,14 +234,33 @@ def test_starting_over_removes_the_outputs_of_the_stage_that_was_here_and_no_oth
         assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.yaml", "run.json", "toy.json"]
 
 
-def test_a_record_without_a_stage_is_taken_for_the_stage_that_finds_it(tmp_path: Path) -> None:
-    """As earlier versions wrote it."""
-    with open_run(config(tmp_path), {}) as run:
-        run.finish({})
-        record = json.loads((run.path / "run.json").read_text())
-        del record["stage"]
-        (run.path / "run.json").write_text(json.dumps(record))
-    with open_run(config(tmp_path), {}) as run:
-        assert run.finished
-    with pytest.raises(TrineError, match=r"\(seed changed\)"), open_run(config(tmp_path, seed=1), {}):
+def test_the_record_of_an_earlier_version_is_refused_with_words(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": {"seed": 0}, "inputs": {}, "trine": "0.4", "stage": "toy"})
+    )
+    (tmp_path / "done.json").write_text("{}")
+    words = r"a run of an earlier version of Trine \(0.4\).*continue it with that version, or give another --out"
+    with pytest.raises(TrineError, match=words), open_run(config(tmp_path), {}):
         pass
+    assert (tmp_path / "done.json").exists()
+
+
+def test_files_that_no_record_explains_are_not_touched(tmp_path: Path) -> None:
+    """A folder with a model of somebody's own, or a run whose run.json was lost."""
+    (tmp_path / "toy.json").write_text("mine")
+    for overwrite in (False, True):
+        words = r"holds toy.json \(0.0 MB\) and no run.json that says what made them"
+        with pytest.raises(TrineError, match=words), open_run(config(tmp_path, overwrite=overwrite), {}):
+            pass
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["toy.json"]
+
+
+@pytest.mark.parametrize("name", ["building", "partial"])
+def test_a_run_that_was_stopped_while_writing_an_output_has_begun(tmp_path: Path, name: str) -> None:
+    """1.4: what lay aside unfinished was thrown away unasked."""
+    with open_run(config(tmp_path), {}) as run:
+        (run.path / f".notes.{name}").mkdir()
+    with pytest.raises(TrineError, match=r"would delete \.notes"), open_run(config(tmp_path, seed=1), {}):
+        pass
+    with open_run(config(tmp_path, seed=1, overwrite=True), {}):
+        assert not (tmp_path / f".notes.{name}").exists()

@@ -8,6 +8,8 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 """
 
 import base64
+import importlib
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ import numpy as np
 from trine.agents.distributions import Array
 from trine.agents.spaces import Actions, actions_of, observation_size
 from trine.runtime.errors import TrineError
+from trine.runtime.importing import search_working_directory
 from trine.runtime.seeds import derive_seed
+from trine.runtime.source_code import own_files, source_digest
 
 SEEDS = 2**31
 """Some simulators accept 32-bit seeds only."""
@@ -28,6 +32,7 @@ SEEDS = 2**31
 def make_environment(name: str, options: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """One copy. Raises `TrineError` for an unknown id, a missing extra, or invalid options."""
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    search_working_directory()
     try:
         return gymnasium.make(name, disable_env_checker=True, **rendering, **options)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -36,6 +41,21 @@ def make_environment(name: str, options: Mapping[str, Any], render_mode: str | N
         ) from None
     except Exception as error:  # third-party code may raise anything
         raise TrineError(f"environment {name!r} with options {dict(options)} cannot be created: {error}") from None
+
+
+def environment_sources(name: str) -> dict[str, str]:
+    """A digest of the environment's code under the name `environment`, where that is the user's own; else nothing.
+
+    Its class or function, and the module that registers it; an installed environment is known by its id.
+    """
+    try:
+        entry = gymnasium.spec(name).entry_point
+        module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+        made_by = getattr(importlib.import_module(module), attribute) if module else entry
+    except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
+        return {}
+    defined = [made_by, sys.modules.get(name.partition(":")[0])]
+    return {"environment": source_digest("environment", *defined)} if own_files(*defined) else {}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 from trine.api.functions import config_function
 from trine.config.base import StageConfig
 from trine.config.stage import Stage
-from trine.runtime.files import read_json, read_jsonl
+from trine.runtime.files import read_json
+from trine.runtime.logs import log_rows
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Result:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, in order; none where the stage writes none."""
-        path = self.path / "metrics.jsonl"
-        return list(read_jsonl(path)) if path.exists() else []
+        return log_rows(self.path / "metrics.jsonl")
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -26,17 +26,20 @@ class AnswerOutput:
 
     def show(self, pieces: Generator[str, None, StopReason], opening: str = "") -> StopReason:
         """Write `opening` and the pieces as they come, then a line break; why the answer ended."""
-        self.text = ""
+        self.text, begun = "", False
         try:
             while True:
                 piece = next(pieces)
                 self.text += piece
-                self.write(opening + piece)
-                opening = ""
+                self.write(piece if begun else opening + piece)
+                begun = True
         except StopIteration as end:
+            if not begun:
+                self.write(opening)
+            begun = True
             reason: StopReason = end.value
             return reason
         finally:
             pieces.close()
-            if not opening:
+            if begun:  # what is refused before the first piece leaves standard output empty
                 self.write("\n")

@@ -97,7 +97,7 @@ class _Scan:
             self.help = value or (rest.pop(0) if rest[:1] == ["all"] else "")
             return
         spelled = name.replace("-", "_")
-        found, key = self._field(spelled)
+        found, key = self._field(name)
         if found is not None:
             texts = [value] if equals else self._values(found, argument, rest)
             self.texts.setdefault(found.name, []).extend(f"{key}={text}" if key else text for text in texts)
@@ -106,13 +106,13 @@ class _Scan:
         else:
             raise TrineError(f"{self.place}: unknown option {argument}{nearest(spelled, self.fields)}")
 
-    def _field(self, spelled: str) -> tuple[ConfigField | None, str]:
+    def _field(self, name: str) -> tuple[ConfigField | None, str]:
         """The field of that name; or the mapping it is a key of, and the key: --corpus.distributions.numpy 0.5."""
-        if spelled in self.fields:
-            return self.fields[spelled], ""
-        parts = spelled.split(".")
-        for count in range(len(parts) - 1, 0, -1):
-            owner = self.fields.get(".".join(parts[:count]))
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            owner = self.fields.get(".".join(parts[:count]).replace("-", "_"))
+            if owner is not None and count == len(parts):
+                return owner, ""
             if owner is not None and owner.is_mapping:
                 return owner, ".".join(parts[count:])
         return None, ""

@@ -12,9 +12,10 @@ MIN_WIDTH = 32
 def print_overview(stages: Mapping[str, str], commands: Mapping[str, str]) -> None:
     """`trine --help`."""
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
-    lines = ["trine: train, align and serve a language model of your own", "", "usage: trine COMMAND [options]", ""]
-    for title, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
-        lines += [f"{title}:", *(_row(name, about, width) for name, about in table.items()), ""]
+    title = textwrap.wrap("trine: train, align and serve a language model of your own", width)
+    lines = [*title, "", "usage: trine COMMAND [options]", ""]
+    for heading, table in (("to begin and to use", commands), ("the stages, each a command", stages)):
+        lines += [f"{heading}:", *(_row(name, about, width) for name, about in table.items()), ""]
     lines += textwrap.wrap("trine COMMAND --help lists the options one needs first; --help all lists every one.", width)
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+from trine.config.resumption import ChangesBits, MayChange
 from trine.config.values import BYTES, WORD, Refused, expanded, read_fields
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -65,23 +66,24 @@ class Config(BaseModel):
 class HardwareConfig(Config):
     """Where and how precisely to compute."""
 
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps"""
+    device: ChangesBits[str] = "auto"
+    """auto, cpu, cuda, cuda:1 or mps. auto: TRINE_DEVICE if it is set, else the GPU where there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """dtype of matrix products; master weights are always fp32. auto: bf16 where the hardware has it"""
-    threads: NonNegativeInt = 0
+    """dtype of matrix products; master weights are always fp32. auto: TRINE_PRECISION if it is set, else bf16 where the
+    hardware has it"""
+    threads: ChangesBits[NonNegativeInt] = 0
     """CPU threads; 0 takes all cores"""
 
 
 class StageConfig(Config):
     """What every stage takes."""
 
-    out: Path
+    out: MayChange[Path]
     """run folder to write; the same command again resumes an unfinished run"""
     seed: NonNegativeInt = 0
     """random seed of everything in this stage"""
-    overwrite: bool = False
-    """start over when the run folder was made with another config, instead of refusing"""
+    overwrite: MayChange[bool] = False
+    """delete a run with other settings that is in the run folder, and start over, instead of refusing"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -119,28 +121,31 @@ class OptimizerConfig(Config):
     decay_share: Share = 0.2
     """wsd: share of all steps, at the end, over which the learning rate falls linearly"""
     final_share: Share = 0.0
-    """final learning rate, as a share of the peak"""
+    """learning rate of the last step, as a share of the peak; 0 is reached after it, so that no step is wasted"""
 
 
 class LoopConfig(Config):
     """Evaluation and checkpointing."""
 
-    evaluate_every: NonNegativeInt = 0
+    evaluate_every: MayChange[NonNegativeInt] = 0
     """steps between evaluations; 0 evaluates at the end only"""
-    save_every: NonNegativeInt = 100
+    save_every: MayChange[NonNegativeInt] = 100
     """steps between checkpoints; 0 saves only when stopped by a signal"""
-    keep_checkpoints: PositiveInt = 2
-    """how many checkpoints stay on disk"""
-    on_bad_step: Literal["stop", "skip"] = "stop"
+    keep_checkpoints: MayChange[PositiveInt] = 2
+    """how many checkpoints stay on disk while training"""
+    keep_last: MayChange[bool] = True
+    """keep the last checkpoint of a finished run, so that the run can be extended; with the schedule wsd, the one from
+    before the decay"""
+    on_bad_step: MayChange[Literal["stop", "skip"]] = "stop"
     """what to do when the loss or gradient is not finite or, in pretraining, spikes: stop the run, or skip the update
     and count it; either way bad_step.json identifies the batch, for debugging"""
-    max_skips: PositiveInt = 10
+    max_skips: MayChange[PositiveInt] = 10
     """with on_bad_step skip: stop when more than this many of the last spike_window steps were skipped"""
-    spike_window: PositiveInt = 100
+    spike_window: MayChange[PositiveInt] = 100
     """number of preceding steps that a spike is measured against; none is detected before there are as many"""
-    spike_loss_factor: NonNegativeFloat = 2.0
+    spike_loss_factor: MayChange[NonNegativeFloat] = 2.0
     """a loss this many times the window's median, and far outside the window's spread, is a spike; 0 detects none"""
-    spike_norm_factor: NonNegativeFloat = 20.0
+    spike_norm_factor: MayChange[NonNegativeFloat] = 20.0
     """the same for the gradient norm, before clipping; 0 detects none"""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    trackers: MayChange[tuple[Literal["tensorboard", "wandb", "trackio"], ...]] = ()
     """experiment trackers to log to besides metrics.jsonl; each is an extra: pip install 'trine[tensorboard]'"""

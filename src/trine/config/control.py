@@ -15,6 +15,7 @@ from trine.config.base import (
     Share,
 )
 from trine.config.policy_gradient import PolicyGradientConfig
+from trine.config.resumption import ChangesBits, Extends, MayChange
 
 Algorithm = Literal["reinforce", "actor_critic", "ppo"]
 
@@ -43,7 +44,7 @@ class ControlConfig(PolicyGradientConfig):
     algorithm: Algorithm = "ppo"
     """reinforce: whole episodes, no critic; actor_critic: advantages from a critic, one update a rollout; ppo: several
     clipped updates a rollout. Defaults below are ppo's; config/control.py lists what the other two change"""
-    out: Path = Path("runs/control")
+    out: MayChange[Path] = Path("runs/control")
     """run folder to write; unset: runs/control/ENVIRONMENT-ALGORITHM-SEED"""
     environment_options: dict[str, Any] = Field(default={})
     """keyword arguments of the environment, such as {continuous: true}"""
@@ -52,8 +53,8 @@ class ControlConfig(PolicyGradientConfig):
     fresh_environments: bool = True
     """create a new environment for every episode, so that no state outlives a reset and a stopped run resumes exactly;
     false is faster where creating one is slow"""
-    total_steps: PositiveInt = 500_000
-    """total environment steps, over all copies, rounded down to whole rollouts"""
+    total_steps: Extends[PositiveInt] = 500_000
+    """total environment steps, over all copies, rounded down to whole rollouts. More than a run has extends it"""
     rollout_steps: PositiveInt | None = 128
     """steps of each copy between updates; null: twice the environment's time limit, which is reinforce's default"""
     gamma: Share = 0.99
@@ -71,11 +72,11 @@ class ControlConfig(PolicyGradientConfig):
     """divide rewards by the running standard deviation of the discounted return"""
     hidden: tuple[PositiveInt, ...] = (64, 64)
     """widths of the hidden layers (tanh) of actor and critic, which share no weights"""
-    evaluation_episodes: NonNegativeInt = 100
+    evaluation_episodes: MayChange[NonNegativeInt] = 100
     """evaluation episodes after training, as many with the stochastic as with the deterministic policy; 0: none"""
-    film: bool = True
+    film: MayChange[bool] = True
     """render an episode of the trained agent to film.gif, if the environment can be rendered"""
-    resume: Literal["exact", "new_episodes"] = "exact"
+    resume: ChangesBits[Literal["exact", "new_episodes"]] = "exact"
     """after a stop: exact replays each copy's current episode, and refuses an environment that does not reproduce it;
     new_episodes resets all copies instead"""
     optimizer: OptimizerConfig = OptimizerConfig(

@@ -1,11 +1,13 @@
 """Which text to train on: sources, filters, and the part held out for evaluation."""
 
+import codecs
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trine.config.base import Config, PositiveFloat, Share, Word
+from trine.config.resumption import ByContent, MayChange
 
 # What codeparrot-clean was filtered by (its data set card and preprocessing.py, after Chen et al. 2021).
 CODEPARROT = {
@@ -19,7 +21,7 @@ CODEPARROT = {
 KINDS = ("folder", "dataset", "distribution", "standard_library")
 # Which kinds of sources a key has a meaning for, where not for all.
 KINDS_WITH = (
-    dict.fromkeys(("files", "excluded"), ("folder",))
+    dict.fromkeys(("files", "excluded", "separator", "encoding", "delimiter", "quoted"), ("folder",))
     | dict.fromkeys(("text_field", "license_field", "name_field", "group_field"), ("folder", "dataset"))
     | dict.fromkeys(("configuration", "split", "revision", "streaming"), ("dataset",))
 )
@@ -67,10 +69,10 @@ class SourceConfig(Config):
 
     name: str = ""
     """name in reports; empty: that of the folder, data set or distribution"""
-    folder: Path | None = None
-    """folder or file of .txt .md .py (a document each), .jsonl .csv .parquet (a document a record), each also as .gz
-    .xz .zst"""
-    dataset: str | None = None
+    folder: ByContent[Path | None] = None
+    """folder or file of .txt .md .py (a document each), .jsonl .ndjson .csv .tsv .parquet (a document a record), each
+    also as .gz .bz2 .xz .zst; .json where files or folder name it. Of a single text file, the tail is held out"""
+    dataset: ByContent[str | None] = None
     """Hugging Face data set by name, or the folder of one (pip install 'trine[hub]')"""
     distribution: str | None = None
     """an installed distribution's Python files"""
@@ -81,11 +83,21 @@ class SourceConfig(Config):
     share: Share = 1.0
     """share of the documents to train on, chosen by a hash of their name"""
     files: tuple[str, ...] = ()
-    """of a folder: glob patterns of the files to read, relative to it: ['**/*.py']; none: all that Trine reads"""
+    """of a folder: glob patterns of the files to read, relative to it: ['**/*.py']; none: all that Trine reads. Hidden
+    files and folders, environments and caches of tools are read only where a pattern names them: ['.github/**']"""
     excluded: tuple[str, ...] = ()
     """of a folder: glob patterns of files to leave out: ['tests/**', '**/vendor/**']"""
+    separator: str = ""
+    """of a folder: what stands between two documents of a text file, such as <|endoftext|>; blank_line: one or more
+    empty lines; empty: a file is one document"""
+    encoding: str = "utf-8"
+    """of a folder: encoding of its text, such as cp1252, gb18030 or utf-16; a byte order mark goes before it"""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """of a folder: what stands between two fields of its .csv and .tsv; null: found in the header of each file"""
+    quoted: bool = True
+    """of a folder: whether fields of its .csv and .tsv may be quoted; false: quotation marks are ordinary characters"""
     text_field: str = "text"
-    """of records: the field with the text"""
+    """of records: the field with the text; data.text is the field text of the record in data"""
     license_field: str | None = None
     """of records: the field with an SPDX licence expression"""
     name_field: str | None = None
@@ -99,7 +111,7 @@ class SourceConfig(Config):
     """of a data set: split to read"""
     revision: str | None = None
     """of a data set: commit, branch or tag; null: the newest"""
-    streaming: bool = False
+    streaming: MayChange[bool] = False
     """of a data set: stream it over the network, instead of downloading it to the Hugging Face cache"""
 
     @model_validator(mode="after")
@@ -112,6 +124,16 @@ class SourceConfig(Config):
                 raise ValueError(f"{key} belongs to a {' or '.join(kinds)}, not to a {given[0]}")
         return self
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            "a".encode(name)
+            codecs.getincrementaldecoder(name)
+        except LookupError:
+            raise ValueError(f"{name!r} is not the name of a text encoding, such as cp1252 or gb18030") from None
+        return name
+
     @property
     def title(self) -> str:
         """`name`, or the folder, data set or distribution."""
@@ -121,21 +143,27 @@ class SourceConfig(Config):
 class CorpusConfig(Config):
     """Which text to train on."""
 
-    folders: tuple[Path, ...] = ()
-    """folders or files of text: .py .txt .md, and .jsonl, .csv or .parquet with a field 'text'; also .gz .xz .zst"""
+    folders: ByContent[tuple[Path, ...]] = ()
+    """folders or files of text: .py .txt .md, and .jsonl .csv .tsv .parquet with a field 'text'; also compressed"""
+    separator: str = ""
+    """of folders: what stands between two documents of a text file, such as <|endoftext|>; blank_line: one or more
+    empty lines; empty: a file is one document"""
     standard_library: bool = False
     """the Python standard library of this interpreter, without tests and generated tables"""
     distributions: dict[str, Share] = Field(default={})
     """installed distributions, each with the share of its files to take: {numpy: 1.0, torch: 0.1}"""
     sources: tuple[SourceConfig, ...] = ()
     """more sources, each a mapping with one of folder, dataset, distribution, standard_library and, where it needs it,
-    name, files, excluded, text_field, license_field, name_field, group_field, share, weight, configuration, split,
-    revision, streaming: [{dataset: codeparrot/codeparrot-clean, text_field: content, weight: 2}]"""
+    name, files, excluded, separator, encoding, delimiter, quoted, text_field, license_field, name_field, group_field,
+    share, weight, configuration, split, revision, streaming: [{dataset: codeparrot/codeparrot-clean, text_field:
+    content, weight: 2}]"""
     filters: FilterConfig = FilterConfig()
     held_out_share: Share = 0.1
-    """share of top-level modules (or files of a folder, or records) held out for evaluation, by a hash of their name"""
-    max_broken_share: Share = 0.01
-    """maximum share of unreadable records in a source; a source with more is refused"""
+    """share of top-level modules (or files of a folder, or records) held out for evaluation, by a hash of their name;
+    of a folder that is a single text file, the tail"""
+    max_broken_share: MayChange[Share] = 0.0
+    """share of records that cannot be read and may be left out and counted, of each source: 0.01; at 0 the first is an
+    error"""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "CorpusConfig":
@@ -149,7 +177,7 @@ class CorpusConfig(Config):
     def all_sources(self) -> tuple[SourceConfig, ...]:
         """All sources in reading order, the three short forms first."""
         return (
-            *(SourceConfig(folder=folder) for folder in self.folders),
+            *(SourceConfig(folder=folder, separator=self.separator) for folder in self.folders),
             *([SourceConfig(standard_library=True)] if self.standard_library else []),
             *(SourceConfig(distribution=name, share=share) for name, share in self.distributions.items()),
             *self.sources,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from trine.config.base import ModelName, PositiveFloat, PositiveInt, StageConfig
+from trine.config.resumption import ByContent
 
 
 class EvaluateConfig(StageConfig):
@@ -10,17 +11,17 @@ class EvaluateConfig(StageConfig):
 
     first = ("max_new_tokens", "samples")
 
-    before: ModelName
+    before: ByContent[ModelName]
     """the policy before PPO"""
-    after: ModelName
+    after: ByContent[ModelName]
     """the policy after PPO"""
-    base: ModelName
+    base: ByContent[ModelName]
     """the pretrained model, which completes the prompts as plain text"""
-    reward: ModelName
+    reward: ByContent[ModelName]
     """reward model that the policy was trained against"""
-    held_out_reward: ModelName
+    held_out_reward: ByContent[ModelName]
     """held-out reward model: one that the policy was not trained against"""
-    prompts: Path
+    prompts: ByContent[Path]
     """JSONL of held-out examples"""
     max_new_tokens: PositiveInt = 64
     """token budget of a response"""

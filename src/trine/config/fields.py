@@ -126,7 +126,7 @@ def _items(kind: Any, text: str, place: str) -> Iterable[Any]:
         return value if isinstance(value, list) else [value]
     if is_text(kind):
         return [text]
-    if inner is Path and ("," in text or text[:1] in '["') and Path(text).expanduser().exists():
+    if inner is Path and ("," in text or text.startswith(("[", '"'))) and Path(text).expanduser().exists():
         return [text]
     if text.startswith("[") and text.endswith("]"):
         value = read_value(text, f"{place} {text!r}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trine.config.base import LoopConfig, ModelName, OptimizerConfig, PositiveFloat, PositiveInt, Share, StageConfig
 from trine.config.lora import LoraConfig
+from trine.config.resumption import ByContent, ChangesBits, Extends
 
 
 class FinetuneConfig(StageConfig):
@@ -11,21 +12,21 @@ class FinetuneConfig(StageConfig):
 
     first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
-    model: ModelName
+    model: ByContent[ModelName]
     """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
-    adapter: ModelName | None = None
+    adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    examples: Path
+    examples: ByContent[Path]
     """JSONL of {prompt, response} to train on"""
-    held_out: Path | None = None
+    held_out: ByContent[Path | None] = None
     """JSONL of {prompt, response} to evaluate on"""
-    epochs: PositiveFloat = 1.0
-    """passes over the examples; may be a fraction"""
+    epochs: Extends[PositiveFloat] = 1.0
+    """passes over the examples; may be a fraction. More than a run has extends it"""
     row_tokens: PositiveInt = 256
     """length of a packed row, at most the model's context"""
     batch_size: PositiveInt = 8
     """packed rows per optimizer step"""
-    micro_batch_size: PositiveInt = 8
+    micro_batch_size: ChangesBits[PositiveInt] = 8
     """packed rows per forward pass; changes memory, not results"""
     prompt_weight: Share = 0.0
     """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""

@@ -16,6 +16,7 @@ from trine.config.base import (
     StageConfig,
 )
 from trine.config.lora import LoraConfig
+from trine.config.resumption import ByContent, ChangesBits, Extends
 
 
 class PreferencesConfig(StageConfig):
@@ -23,13 +24,13 @@ class PreferencesConfig(StageConfig):
 
     first = ("held_out", "samples", "max_prompts", "max_new_tokens")
 
-    model: ModelName
+    model: ByContent[ModelName]
     """model to sample from: run, model or adapter folder, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
-    adapter: ModelName | None = None
+    adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    examples: Path
+    examples: ByContent[Path]
     """JSONL of {prompt, response}; each response is the chosen answer of its pairs"""
-    held_out: Path | None = None
+    held_out: ByContent[Path | None] = None
     """JSONL of {prompt, response} for preference pairs to evaluate on"""
     samples: PositiveInt = 1
     """answers sampled per training prompt"""
@@ -44,7 +45,7 @@ class PreferencesConfig(StageConfig):
     """token budget of a sampled answer; one that does not end within it makes no pair"""
     temperature: PositiveFloat = 1.0
     """sampling temperature"""
-    rows: PositiveInt = 256
+    rows: ChangesBits[PositiveInt] = 256
     """answers generated in parallel; changes speed and memory only"""
 
 
@@ -53,19 +54,19 @@ class RewardConfig(StageConfig):
 
     first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
 
-    model: ModelName
+    model: ByContent[ModelName]
     """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
-    adapter: ModelName | None = None
+    adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    preferences: Path
+    preferences: ByContent[Path]
     """folder of a preferences stage, or a JSONL of {prompt, chosen, rejected}"""
-    held_out: Path | None = None
+    held_out: ByContent[Path | None] = None
     """JSONL of {prompt, chosen, rejected} to evaluate on; null: that of the preferences stage"""
-    epochs: PositiveFloat = 1.0
-    """passes over the preference pairs; may be a fraction"""
+    epochs: Extends[PositiveFloat] = 1.0
+    """passes over the preference pairs; may be a fraction. More than a run has extends it"""
     batch_size: PositiveInt = 16
     """preference pairs per optimizer step"""
-    micro_batch_size: PositiveInt = 16
+    micro_batch_size: ChangesBits[PositiveInt] = 16
     """preference pairs per forward pass; changes memory, not results"""
     margin: Annotated[float, Field(ge=0)] = 0.0
     """margin of the ranking loss"""

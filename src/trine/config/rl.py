@@ -16,6 +16,7 @@ from trine.config.base import (
 )
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
+from trine.config.resumption import ByContent, ChangesBits, Extends
 
 
 class KlConfig(Config):
@@ -36,37 +37,28 @@ class KlConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = (
-        "critic",
-        "iterations",
-        "batch_size",
-        "micro_batch_size",
-        "max_new_tokens",
-        "kl.coefficient",
-        "optimizer.learning_rate",
-        "lora.rank",
-    )
+    first = ("iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank")
 
-    model: ModelName
+    model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
-    adapter: ModelName | None = None
+    adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    prompts: Path
+    prompts: ByContent[Path]
     """JSONL of {prompt, response}; reward functions may ask for the other fields"""
-    reward: ModelName
+    reward: ByContent[ModelName]
     """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
     responses) and by name whatever other fields of the prompts' records it asks for; returns scores"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a separate model, initialised from that one"""
     critic_warmup: NonNegativeInt = 0
     """first iterations that train the critic only"""
-    iterations: PositiveInt = 100
-    """number of iterations, each a rollout and its updates"""
+    iterations: Extends[PositiveInt] = 100
+    """number of iterations, each a rollout and its updates. More than a run has extends it"""
     batch_size: PositiveInt = 64
     """responses per iteration (rollout)"""
     minibatch_size: PositiveInt = 32
     """responses per optimizer step"""
-    micro_batch_size: PositiveInt = 32
+    micro_batch_size: ChangesBits[PositiveInt] = 32
     """responses per forward pass; changes memory, not results"""
     epochs: PositiveInt = 2
     """passes over each iteration's responses"""

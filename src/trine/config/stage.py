@@ -9,7 +9,7 @@ the report:
 The signatures behind the references:
 
     run       (config) -> Path                                       the run folder
-    estimate  (config, {run folder: config} of earlier steps) -> lines of `--dry-run`
+    estimate  (config, {run folder: config} of earlier steps) -> Estimate, for `--dry-run`
     overview  (results of done.json) -> a few words for the report's first table
     headline  (StageRun, RecipeRun) -> Section                       what to look at first: stands before the overview
     verdicts  (StageRun, RecipeRun) -> [Verdict]                     sentences on top of the page
@@ -18,8 +18,9 @@ The signatures behind the references:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from trine.runtime.importing import import_module
 
 if TYPE_CHECKING:
     from trine.config.base import StageConfig
@@ -32,6 +33,14 @@ def follow(reference: Reference) -> Any:
     """What `reference` names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Lines about a run's size, and how many seconds it takes where that can be told beforehand."""
+
+    lines: tuple[str, ...]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

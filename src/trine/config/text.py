@@ -17,6 +17,7 @@ from trine.config.base import (
     StageConfig,
 )
 from trine.config.corpus import CorpusConfig
+from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
 from trine.config.scale import with_depth
 
 
@@ -53,7 +54,7 @@ class ShardsConfig(StageConfig):
     first = ("corpus.folders", "corpus.standard_library")
 
     corpus: CorpusConfig = CorpusConfig()
-    tokenizer: Path
+    tokenizer: ByContent[Path]
     """folder of a tokenizer stage, or of a model"""
 
 
@@ -63,46 +64,47 @@ class PretrainConfig(StageConfig):
     first = ("corpus.folders", "depth", "tokens", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate")
 
     corpus: CorpusConfig = CorpusConfig()
-    tokenizer: Path
+    tokenizer: ByContent[Path]
     """folder of a tokenizer stage"""
-    depth: PositiveInt | None = None
+    depth: MayChange[PositiveInt | None] = None
     """number of blocks, from which width, heads, context, row_tokens, tokens, batch size and learning rates are derived
     (12 is GPT-2's 124M shape); any of these that is given explicitly is kept"""
-    tokens_per_parameter: PositiveFloat = 20.0
+    tokens_per_parameter: MayChange[PositiveFloat] = 20.0
     """with depth: how many tokens to train on for each parameter of the blocks (Hoffmann et al. 2022)"""
-    shards: Path | None = None
+    shards: ByContent[Path | None] = None
     """folder of a shards stage, instead of a corpus; null encodes the corpus into the run folder"""
     packing: Literal["packed", "windows", "stream"] = "packed"
     """how documents become rows. packed: best-fit packing, attention and positions restart in each document, rows are
     padded, no token is dropped; windows: full windows of each document, the remainder dropped (as codeparrot does);
     stream: windows over all documents joined by end-of-text"""
     model: ModelShape = ModelShape()
-    tokens: PositiveInt = 100_000_000
-    """number of tokens to train on; the corpus is repeated as often as needed, reshuffled each time"""
-    epochs: PositiveFloat | None = None
+    tokens: Extends[PositiveInt] = 100_000_000
+    """number of tokens to train on; the corpus is repeated as often as needed, reshuffled each time. More than a run
+    has extends it: the learning rate then follows the schedule of the new length"""
+    epochs: Extends[PositiveFloat | None] = None
     """passes over the training rows, instead of tokens; may be a fraction"""
     row_tokens: PositiveInt = 1024
     """length of a training row, at most the model's context"""
     batch_size: PositiveInt = 32
     """rows per optimizer step, over all processes"""
-    micro_batch_size: PositiveInt = 32
+    micro_batch_size: ChangesBits[PositiveInt] = 32
     """rows per forward pass, in one process; changes memory, not results"""
-    evaluation_tokens: PositiveInt = 60_000
+    evaluation_tokens: MayChange[PositiveInt] = 60_000
     """tokens of each held-out part that an evaluation during training reads; the final evaluation reads all"""
-    recompute_blocks: bool = False
+    recompute_blocks: MayChange[bool] = False
     """gradient checkpointing: keep block inputs, recompute the rest in the backward pass; less memory, about a
     third more time, the same results"""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: ChangesBits[Literal["auto", "on", "off"]] = "auto"
     """compile the forward and backward pass by torch.compile; auto: on a GPU"""
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
-    sample_prompts: tuple[str, ...] = ("import numpy as", "def __init__(self")
+    sample_prompts: MayChange[tuple[str, ...]] = ("import numpy as", "def __init__(self")
     """prompts completed greedily at every evaluation (samples.jsonl)"""
-    sample_tokens: NonNegativeInt = 32
+    sample_tokens: MayChange[NonNegativeInt] = 32
     """token budget of each completion; 0 writes none"""
-    push_to_hub: str | None = None
+    push_to_hub: MayChange[str | None] = None
     """owner/name on the Hugging Face hub to upload the finished model to (log in with `hf auth login`)"""
-    push_private: bool = False
+    push_private: MayChange[bool] = False
     """create that repository as private, if it does not exist"""
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
@@ -125,7 +127,7 @@ class FunctionsConfig(StageConfig):
     first = ("corpus.folders", "corpus.standard_library")
 
     corpus: CorpusConfig = CorpusConfig()
-    tokenizer: Path
+    tokenizer: ByContent[Path]
     """folder of a tokenizer stage; lengths are counted in its tokens"""
     max_prompt_tokens: PositiveInt = 80
     """longest prompt to keep, in tokens"""

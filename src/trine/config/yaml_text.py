@@ -17,6 +17,7 @@ from trine.runtime.errors import TrineError
 
 MAX_NODES = 100_000
 MAX_DEPTH = 50
+_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _PLAIN = "!plain"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -28,6 +29,11 @@ class _Loader(yaml.SafeLoader):
         if kind is ScalarNode and implicit[0]:
             return _MERGE if value == "<<" else _PLAIN
         return str(super().resolve(kind, value, implicit))
+
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=_DEEP, problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -87,7 +93,7 @@ def read_value(text: str, place: str) -> Any:
         finally:
             loader.dispose()  # type: ignore[no-untyped-call]
     except RecursionError:
-        raise TrineError(f"{place}: not readable YAML: nested more than {MAX_DEPTH} levels deep") from None
+        raise TrineError(f"{place}: not readable YAML: {_DEEP}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: !!int x
         raise TrineError(f"{place}{_words(error)}") from None
 
@@ -138,7 +144,7 @@ def _check_size(root: Node | None) -> None:
         if id(node) in open_nodes:
             raise _refusal("an alias stands inside what it names", node)
         if depth > MAX_DEPTH:
-            raise _refusal(f"nested more than {MAX_DEPTH} levels deep", node)
+            raise _refusal(_DEEP, node)
         open_nodes.add(id(node))
         total = 1 + sum(size(child, depth + 1) for child in _children(node))
         open_nodes.discard(id(node))

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from trine.config.corpus import SourceConfig
-from trine.data.readers import Damage, record_document
+from trine.data.account import Tally
+from trine.data.readers import named_fields, record_document
+from trine.data.record_files import RecordForm, columns_of
 from trine.data.units import Unit
 from trine.records import Document
 from trine.runtime.errors import TrineError
@@ -37,12 +39,12 @@ def data_set_units(source: SourceConfig) -> Iterator[Unit]:
     yield Unit(name, partial(_documents, source, commit), files, sha256_of(identity, names))
 
 
-def _documents(source: SourceConfig, commit: str, damage: Damage) -> Iterator[Document]:
+def _documents(source: SourceConfig, commit: str, tally: Tally) -> Iterator[Document]:
     """A document per record, numbered from 1. Names do not contain the path of a local folder."""
     title = source.dataset if commit else Path(str(source.dataset)).resolve().name
     for number, record in enumerate(_records(source, commit), 1):
         name = f"{title}:{number}"
-        document = record_document(record, name, name, source, "data set", damage)
+        document = record_document(record, name, name, source, "data set", tally)
         if document:
             yield document
 
@@ -51,13 +53,8 @@ def _records(source: SourceConfig, commit: str) -> Iterator[dict[str, Any]]:
     try:
         data_set = _opened(source, commit)
         if data_set.column_names:
-            wanted = {source.text_field, source.license_field, source.name_field, source.group_field}
-            columns = [column for column in data_set.column_names if column in wanted]
-            if source.text_field not in columns:
-                raise TrineError(
-                    f"data set {source.dataset} has no field {source.text_field!r}; it has "
-                    f"{', '.join(data_set.column_names)}: set text_field"
-                )
+            fields = named_fields(source)
+            columns = columns_of(RecordForm(tuple(fields), fields), data_set.column_names, f"data set {source.dataset}")
             data_set = data_set.select_columns(columns)
         yield from data_set
     except TrineError:

@@ -1,15 +1,25 @@
-"""Examples and preferences as JSONL, one record per line; errors name file and line."""
+"""Examples and preferences, one record each: written as JSON Lines, read from any file of records (`record_files.py`).
 
-from collections.abc import Sequence
+Errors name file, line and field. A record in another of the forms that people have is refused by that form's name, with
+what to rename.
+"""
+
+import datetime
+import decimal
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from trine.data.record_files import RecordForm, read_rows
 from trine.records import Example, Message, PreferencePair, Role
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_numbered_jsonl, write_jsonl
+from trine.runtime.files import write_jsonl
+from trine.runtime.json_values import is_unicode
 
 EXAMPLE_FIELDS = ("prompt", "response", "name", "group")
+EXAMPLE = "{prompt, response}: prompt a string or a list of {role, content}, response a string"
+PREFERENCE = "{prompt, chosen, rejected}: prompt a string or a list of {role, content}, the others strings"
 ROLES: tuple[str, ...] = get_args(Role)
 
 
@@ -23,16 +33,16 @@ def _example_row(example: Example) -> dict[str, Any]:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Rows with `prompt` (a string or a list of {role, content}) and `response`; other fields are kept as `columns`."""
+    """Records with `prompt` (a string or a list of {role, content}) and `response`; other fields become `columns`."""
     return [
         Example(
-            _messages(row, path, number),
-            _string(row, "response", path, number),
-            name=str(row.get("name", f"{path}:{number}")),
-            group=str(row.get("group", f"{path}:{number}")),
+            _messages(row, place, EXAMPLE),
+            _string(row, "response", place, EXAMPLE),
+            name=str(row.get("name", place)),
+            group=str(row.get("group", place)),
             columns={key: value for key, value in row.items() if key not in EXAMPLE_FIELDS},
         )
-        for number, row in read_numbered_jsonl(path)
+        for place, row in _records(path, ("prompt", "response"))
     ]
 
 
@@ -41,39 +51,123 @@ def write_preferences(path: Path, preferences: Sequence[PreferencePair]) -> None
 
 
 def read_preferences(path: Path) -> list[PreferencePair]:
-    """Rows with `prompt`, `chosen`, `rejected`."""
+    """Records with `prompt`, `chosen`, `rejected`."""
     return [
         PreferencePair(
-            _messages(row, path, number),
-            _string(row, "chosen", path, number),
-            _string(row, "rejected", path, number),
-            chosen_ended=bool(row.get("chosen_ended", True)),
-            rejected_ended=bool(row.get("rejected_ended", True)),
-            name=str(row.get("name", f"{path}:{number}")),
-            group=str(row.get("group", f"{path}:{number}")),
+            _messages(row, place, PREFERENCE),
+            _string(row, "chosen", place, PREFERENCE),
+            _string(row, "rejected", place, PREFERENCE),
+            chosen_ended=_flag(row, "chosen_ended", place),
+            rejected_ended=_flag(row, "rejected_ended", place),
+            name=str(row.get("name", place)),
+            group=str(row.get("group", place)),
         )
-        for number, row in read_numbered_jsonl(path)
+        for place, row in _records(path, ("prompt", "chosen", "rejected"))
     ]
 
 
-def _string(row: dict[str, Any], key: str, path: Path, number: int) -> str:
+def _records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, record) each; the first that cannot be read is an error."""
+    for row in read_rows(Path(path), RecordForm(fields)):
+        place = f"{path}:{row.line}"
+        if row.record is None:
+            raise TrineError(f"{place}: {row.reason}")
+        yield (
+            place if row.line == row.number else f"{place}#{row.number}",
+            {key: _as_json(value) for key, value in row.record.items()},
+        )
+
+
+def _as_json(value: Any) -> Any:
+    """A value of Parquet that JSON has none of, as text."""
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
+        return str(value)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _string(row: dict[str, Any], key: str, place: str, taken: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise TrineError(f"{path}:{number}: field '{key}' must be a string, found {value!r:.60}")
+        raise TrineError(
+            f"{place}: {_another_form(row, taken) or f'field {key!r} must be a string, found {value!r:.60}'}"
+        )
+    _check_text(value, key, place)
     return value
 
 
-def _messages(row: dict[str, Any], path: Path, number: int) -> tuple[Message, ...]:
+def _check_text(text: str, key: str, place: str) -> None:
+    if not is_unicode(text):
+        raise TrineError(f"{place}: field {key!r} is not UTF-8, or has half of a surrogate pair")
+
+
+def _flag(row: dict[str, Any], key: str, place: str) -> bool:
+    value = row.get(key, True)
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # of a CSV file
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise TrineError(f"{place}: field {key!r} must be true or false, found {value!r:.60}")
+    return value
+
+
+def _messages(row: dict[str, Any], place: str, taken: str) -> tuple[Message, ...]:
     prompt = row.get("prompt")
     if isinstance(prompt, str):
+        _check_text(prompt, "prompt", place)
         return (Message("user", prompt),)
     if isinstance(prompt, list) and prompt and all(_is_turn(turn) for turn in prompt):
+        for turn in prompt:
+            _check_text(turn["content"], "prompt", place)
         return tuple(Message(turn["role"], turn["content"]) for turn in prompt)
     raise TrineError(
-        f"{path}:{number}: field 'prompt' must be a string or a list of {{role, content}} "
-        f"(roles: {', '.join(ROLES)}), found {prompt!r:.60}"
+        f"{place}: "
+        + (
+            _another_form(row, taken)
+            or f"field 'prompt' must be a string or a list of {{role, content}} (roles: {', '.join(ROLES)}), "
+            f"found {prompt!r:.60}"
+        )
     )
 
 
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)
+
+
+# What other tools call their records: (fields that tell, name of the form, what to do). The first that fits is named.
+FORMS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("conversations",), "the ShareGPT form (conversations: [{from, value}])",
+        "put the turns before the last answer into prompt, with from human → role user and gpt → assistant, and the "
+        "last answer into response",
+    ),
+    (
+        ("messages",), "the conversation form (messages: [{role, content}])",
+        "put the turns before the last answer into prompt, and the content of the last answer into response",
+    ),
+    (
+        ("instruction", "output"), "the Alpaca form (instruction, input, output)",
+        "join instruction and input into prompt, and rename output to response",
+    ),
+    (
+        ("prompt", "completion", "label"), "TRL's unpaired preference form (prompt, completion, label)",
+        "keep the records whose label is true, and rename completion to response",
+    ),
+    (("prompt", "completion"), "the prompt-completion form", "rename completion to response, as a string"),
+    (("question", "answer"), "the question-answer form", "rename question to prompt and answer to response"),
+    (("text",), "the plain-text form (text)", "text without a prompt is for `trine pretrain`"),
+)  # fmt: skip
+PREFERENCE_FORMS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("chosen", "rejected"), "TRL's preference form with conversations, or without a prompt of its own",
+        "put what both sides have in common into prompt, and keep of chosen and rejected the text of the last answer",
+    ),
+)  # fmt: skip
+
+
+def _another_form(row: dict[str, Any], taken: str) -> str | None:
+    """The form that a record has in place of the one that is `taken`, in words."""
+    forms = PREFERENCE_FORMS if taken == PREFERENCE else ()
+    for fields, name, remedy in (*forms, *FORMS):
+        if all(field in row for field in fields):
+            advice = f": {remedy}" if taken == EXAMPLE or (fields, name, remedy) in forms else ""
+            return f"the record is in {name}; taken here is {taken}{advice}"
+    return None

@@ -348,7 +348,7 @@ def _description(
     building: Building, corpus: Corpus, target: Target, parts: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The contents of `shards.json`, the same however often writing was interrupted."""
-    damage = building.place.damage
+    tallies = building.place.tallies
     return {
         "fingerprint": target.fingerprint(corpus),
         "format": FORMAT,
@@ -358,8 +358,9 @@ def _description(
         "sources": [{"name": source.name, "weight": source.weight} for source in corpus.sources],
         "parts": parts,
         "outcomes": building.counts.as_json(),
-        "records": {name: {"seen": each.seen, "broken": each.broken} for name, each in damage.items()},
-        "broken": [line for each in damage.values() for line in each.listed][:LISTED_BROKEN],
+        "records": {name: {"seen": each.seen, "broken": each.broken} for name, each in tallies.items()},
+        "account": corpus.account(tallies.values(), building.counts).as_json(),
+        "broken": [line for each in tallies.values() for line in each.listed][:LISTED_BROKEN],
     }
 
 

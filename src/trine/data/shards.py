@@ -187,7 +187,8 @@ class Shards:
             name: {"documents": shard.document_count, "tokens": shard.tokens, "bytes": shard.bytes}
             for name, shard in parts.items()
         }
-        described = {key: self.description[key] for key in ("outcomes", "records", "broken")}
+        kept = ("outcomes", "records", "account", "broken")
+        described = {key: self.description[key] for key in kept if key in self.description}
         return {"parts": sizes, **described, "bytes_per_token": self.bytes_per_token}
 
     @property

@@ -8,13 +8,17 @@ import hashlib
 import importlib.metadata
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from trine.config.corpus import SourceConfig
+from trine.data.account import Files, Tally
 from trine.data.data_sets import data_set_units
-from trine.data.readers import Damage, decoded, is_readable, read_file
+from trine.data.folder_files import Walk, walk
+from trine.data.opening import open_utf8, stream_errors
+from trine.data.readers import decoded, is_one_document, read_file
 from trine.data.units import Read, Source, Unit
 from trine.records import Document
 from trine.runtime.errors import TrineError
@@ -33,57 +37,82 @@ ENCODING_TABLE = re.compile(r"encodings/(cp|mac_|iso|koi|kz|hp_|big5|gb|euc|joha
 
 
 def open_source(config: SourceConfig, held_out_share: float) -> Source:
-    """List the units of `config`. Documents without text, or outside its `share`, are skipped."""
+    """List the units of `config`. Documents without text, or outside its `share`, are counted and left out."""
     if config.folder:
-        units = folder_units(config)
-    elif config.dataset:
-        units = data_set_units(config)
-    elif config.distribution:
-        units = distribution_units(config.distribution)
+        units, files = _folder_units(config, held_out_share)
     else:
-        units = standard_library_units()
+        units = tuple(_other_units(config))
+        paths = sum(len(unit.files) for unit in units)
+        files = Files(paths, paths)
     selected = (
         Unit(unit.name, partial(_selected, unit.read, config.share, held_out_share), unit.files, unit.identity)
         for unit in units
     )
-    return Source(config.title, config.weight, tuple(selected))
+    return Source(config.title, config.weight, tuple(selected), files)
 
 
-def _selected(read: Read, share: float, held_out_share: float, damage: Damage) -> Iterator[Document]:
+def _other_units(config: SourceConfig) -> Iterator[Unit]:
+    if config.dataset:
+        return data_set_units(config)
+    return distribution_units(config.distribution) if config.distribution else standard_library_units()
+
+
+def _folder_units(config: SourceConfig, held_out_share: float) -> tuple[tuple[Unit, ...], Files]:
+    found = found_in(config)
+    units = tuple(folder_units(config, found))
+    if len(units) == 1 and held_out_share and is_one_document(units[0].name, config):
+        units = tuple(replace(unit, read=partial(_with_its_tail, unit.read, held_out_share)) for unit in units)
+    return units, found.files
+
+
+def _selected(read: Read, share: float, held_out_share: float, tally: Tally) -> Iterator[Document]:
     """Take a share of the training documents, and all held-out groups.
 
     If a document is its own group, the share uses another hash than the split; otherwise exactly the documents in a
     small share would be held out.
     """
-    for document in read(damage):
+    for document in read(tally):
         thinned = document.name if document.name != document.group else f"share of {document.name}"
-        taken = is_held_out(thinned, share) or is_held_out(document.group, held_out_share)
-        if taken and document.text.strip():
+        if not document.text.strip():
+            tally.leave_out("empty")
+        elif is_held_out(thinned, share) or in_held_out_part(document, held_out_share):
             yield document
+        else:
+            tally.leave_out("outside the share")
 
 
-def folder_units(source: SourceConfig) -> Iterator[Unit]:
-    """The files below a folder, or the one file, that Trine reads or that `source.files` asks for, by name."""
+def _with_its_tail(read: Read, share: float, tally: Tally) -> Iterator[Document]:
+    """The one document of a source as two: its beginning to train on, its last `share` held out, cut between lines.
+
+    The hash of its name would hold out all of it, or nothing.
+    """
+    for document in read(tally):
+        place = _cut(document.text, round(len(document.text) * (1 - share)))
+        head = replace(document, text=document.text[:place], held_out=False)
+        tail = replace(document, text=document.text[place:], name=f"{document.name}:tail", held_out=True)
+        parts = [part for part in (head, tail) if part.text.strip()]
+        tally.seen += max(len(parts), 1) - 1
+        yield from parts or [document]
+
+
+def _cut(text: str, place: int) -> int:
+    """The end of the last line before `place`, if that makes the tail at most twice as long, else `place`."""
+    line_end = text.rfind("\n", 0, place) + 1
+    return line_end if len(text) - line_end <= 2 * (len(text) - place) else place
+
+
+def found_in(source: SourceConfig) -> Walk:
+    """What there is below a source's folder."""
     folder = Path(source.folder or "").expanduser()
     if not folder.exists():
         raise TrineError(f"corpus {folder} does not exist")
-    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in paths:
-        name = path.name if folder.is_file() else path.relative_to(folder).as_posix()
-        asked = _matches(name, source.files) if source.files else is_readable(name)
-        if asked and not _matches(name, source.excluded):
-            yield Unit(name, partial(read_file, path, name, source), (path,))
+    return walk(folder, source)
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    """`*` stays within a folder, `**` does not; a pattern without a slash is one for the file's own name."""
-    return any(_pattern(pattern).fullmatch(name if "/" in pattern else name.rpartition("/")[2]) for pattern in patterns)
-
-
-def _pattern(glob: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
-    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(meanings.get(part) or re.escape(part) for part in parts))
+def folder_units(source: SourceConfig, found: Walk | None = None) -> Iterator[Unit]:
+    """The files below a folder, or the one file, that Trine reads or that `source.files` asks for, by name."""
+    for name, path in (found or found_in(source)).found:
+        yield Unit(name, partial(read_file, path, name, source), (path,))
 
 
 def standard_library_units() -> Iterator[Unit]:
@@ -104,7 +133,8 @@ def distribution_units(distribution: str) -> Iterator[Unit]:
         files = importlib.metadata.files(distribution)
     except importlib.metadata.PackageNotFoundError:
         raise TrineError(
-            f"distribution '{distribution}' of the corpus is not installed; install the project with -c constraints.txt"
+            f"distribution '{distribution}' of the corpus is not installed in this environment: pip install "
+            f"{distribution}, or leave it out of the corpus"
         ) from None
     for file in sorted(files or [], key=str):
         parts = file.parts
@@ -120,11 +150,23 @@ def _code_unit(path: Path, name: str, distribution: str, module: str) -> Iterato
         yield Unit(f"{distribution}:{name}", read, (path,))
 
 
-def _code_documents(path: Path, name: str, distribution: str, group: str, damage: Damage) -> Iterator[Document]:
-    damage.seen += 1
-    text = decoded(path.read_bytes(), path, damage)
-    if text is not None and len(text) >= MIN_TEXT and not GENERATED.search(text[:2000]):
+def _code_documents(path: Path, name: str, distribution: str, group: str, tally: Tally) -> Iterator[Document]:
+    tally.seen += 1
+    with stream_errors(path), open_utf8(path) as stream:
+        text = decoded(stream.read(), path, tally)
+    if text is None:
+        return
+    if len(text) < MIN_TEXT:
+        tally.leave_out(f"shorter than {MIN_TEXT} characters" if text.strip() else "empty")
+    elif GENERATED.search(text[:2000]):
+        tally.leave_out("generated")
+    else:
         yield Document(text, name, distribution, group)
+
+
+def in_held_out_part(document: Document, share: float) -> bool:
+    """Whether a document is held out: as its reader decided, else by its group."""
+    return is_held_out(document.group, share) if document.held_out is None else document.held_out
 
 
 def is_held_out(group: str, share: float) -> bool:

@@ -1,13 +1,13 @@
 """What a corpus is read in: a source is a list of units, each read from its beginning and in a fixed order."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trine.data.readers import Damage
+from trine.data.account import Files, Tally
 from trine.records import Document
 
-Read = Callable[[Damage], Iterator[Document]]
+Read = Callable[[Tally], Iterator[Document]]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class Source:
-    """Units under one name, and how often an epoch goes through them."""
+    """Units under one name, how often an epoch goes through them, and what was found beside their files."""
 
     name: str
     weight: float
     units: tuple[Unit, ...]
+    files: Files = field(default_factory=Files)

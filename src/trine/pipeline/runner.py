@@ -16,6 +16,7 @@ from trine.config.use import RunConfig
 from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.allocator import release_memory
 from trine.runtime.device import choose_hardware
+from trine.runtime.durations import spoken
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_json
 from trine.runtime.launch import one_process_only
@@ -33,7 +34,7 @@ def run(config: RunConfig) -> Path:
     recipe = recipe_of(config)
     pushed = _last_model(recipe) if config.push_to_hub is not None else None
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    estimate = f": about {recipe.minutes * time_factor(hardware):.0f} minutes" if recipe.minutes else ""
+    estimate = f": about {spoken(60 * recipe.minutes * time_factor(hardware))}" if recipe.minutes else ""
     say(f"{recipe.title} on {hardware.description}{estimate}")
     with folder_lock(config.out):
         _run_stages(recipe, config)
@@ -78,7 +79,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         release_memory()
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
-        say(f"   {'finished before' if done_before else f'{seconds[step.name]:.0f} s'}")
+        say(f"   {'finished before' if done_before else spoken(seconds[step.name])}")
 
 
 def _seconds(marker: Path) -> float:

@@ -70,7 +70,8 @@ class RecipeRun:
     def made_at(self, path: Any, makes: str) -> FinishedStage | None:
         """The run whose folder a config names as `path`, if its stage makes this (`config/stages.py`)."""
         makers = [run for run in self.stages if run.stage in STAGES and STAGES[run.stage].makes == makes]
-        return next((run for run in makers if run.name == Path(str(path)).name), None)
+        parts = reversed(Path(str(path)).parts)  # of a run folder, or of something in one
+        return next((run for part in parts for run in makers if run.name == part), None)
 
     def made_with(self) -> dict[str, str]:
         """Versions, machine and commit; where stages differ, every value once."""
@@ -206,13 +207,14 @@ def _read_stage(folder: Path, entry: dict[str, Any], reader: RunReader) -> Finis
         return None
     metrics = reader.rows(folder / "metrics.jsonl")
     trained = sum(_number(row.get("seconds")) or 0.0 for row in metrics)
-    made_with = (reader.json(folder / "run.json") or {}).get("made_with", {})
+    record = reader.json(folder / "run.json") or {}
+    parts = [part for part in (record.get("made_with"), record.get("ran_on")) if isinstance(part, dict)]
     return FinishedStage(
         name=entry["name"],
         stage=entry["stage"],
         seconds=_number(entry.get("seconds", trained)),
         config=reader.yaml(folder / "config.yaml"),
-        made_with=made_with if isinstance(made_with, dict) else {},
+        made_with={key: str(value) for part in parts for key, value in part.items()},
         results=results,
         metrics=metrics,
         samples=reader.rows(folder / "samples.jsonl"),

@@ -1,6 +1,5 @@
 """A Python function as a reward: prompts, responses and, by name, other fields of the records in; scores out."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from trine.records import Answer, Message
 from trine.runtime.errors import TrineError
+from trine.runtime.importing import import_module
 
 RewardFunction = Callable[..., Sequence[float]]
 
@@ -87,7 +87,7 @@ def import_function(name: str) -> FunctionReward:
     """The reward `package.module:function`."""
     module_name, _, function_name = name.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(import_module(module_name), function_name)
         return FunctionReward(function, name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise TrineError(f"reward {name!r} cannot be imported: {error}; write package.module:function") from None

@@ -1,7 +1,8 @@
 """Device, precision and number of threads, chosen once and passed on as one `Hardware` value.
 
 Master weights are always fp32. Matrix products run in bf16 where the hardware supports it (GPUs since Ampere, CPUs with
-AVX512-BF16 or AMX) and in fp32 elsewhere. `TRINE_DEVICE` and `TRINE_PRECISION` override the choice.
+AVX512-BF16 or AMX) and in fp32 elsewhere. `TRINE_DEVICE` and `TRINE_PRECISION` stand for `auto`: what a config, a
+recipe or an option states goes before them.
 """
 
 import os
@@ -29,11 +30,20 @@ class Hardware:
     threads: int
 
     @property
+    def precision(self) -> str:
+        """fp32 or bf16, whatever it was chosen by."""
+        return "bf16" if self.compute_dtype == torch.bfloat16 else "fp32"
+
+    @property
+    def device_name(self) -> str:
+        """cpu, mps, or the name of the GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
     def description(self) -> str:
-        precision = "bf16" if self.compute_dtype == torch.bfloat16 else "fp32"
         if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name(self.device)}, {precision}"
-        return f"{self.device.type}, {self.threads} threads, {precision}"
+            return f"{self.device_name}, {self.precision}"
+        return f"{self.device_name}, {self.threads} threads, {self.precision}"
 
 
 def cpu_has_bf16() -> bool:
@@ -46,9 +56,9 @@ def cpu_has_bf16() -> bool:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto", threads: int = 0) -> Hardware:
-    """The hardware to use. `auto` and 0 let Trine choose."""
-    device = os.environ.get("TRINE_DEVICE", device)
-    precision = os.environ.get("TRINE_PRECISION", precision)
+    """The hardware to use. `auto` and 0 let the environment's variables decide, or else Trine."""
+    device = os.environ.get("TRINE_DEVICE", device) if device == "auto" else device
+    precision = os.environ.get("TRINE_PRECISION", precision) if precision == "auto" else precision
     if precision not in ("auto", *PRECISIONS):
         raise TrineError(f"precision={precision!r} is unknown; choose auto, fp32 or bf16")
     chosen = _choose_device(device)

@@ -1,8 +1,14 @@
-"""Atomic writes: a file is written under a temporary name, flushed to disk, then renamed into place."""
+"""Atomic writes: a file is written under a temporary name, flushed to disk, then renamed into place.
 
+Errors of the system become a `TrineError` that names the file: `disk_errors` for writing, `read_errors` for reading. A
+string may hold lone surrogates (a file name in another encoding, half of a pair in somebody's JSON): all text is
+written with them as `\\udce9`, which is JSON's own escape, so that reading JSON gives them back."""
+
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +18,17 @@ from typing import Any
 from safetensors import SafetensorError
 
 from trine.runtime.errors import TrineError
+from trine.runtime.json_values import parse_json
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose --out",
+    errno.EDQUOT: "free some space or choose --out",
+    errno.EFBIG: "free some space or choose --out",
+    errno.EACCES: "give yourself the permission or choose --out",
+    errno.EPERM: "give yourself the permission or choose --out",
+    errno.EROFS: "the disk can only be read: choose --out",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def sync_folder(folder: Path) -> None:
@@ -30,7 +47,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # safetensors writes in Rust and has its own error for a full disk
         reason = getattr(error, "strerror", None) or error
-        raise TrineError(f"cannot write {path}: {reason}; free some space or choose --out") from error
+        raise TrineError(f"cannot write {path}: {reason}; {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    in_rust = re.search(r"os error (\d+)", str(error))
+    number = getattr(error, "errno", None) or (int(in_rust[1]) if in_rust else 0)
+    return _REMEDIES.get(number, "choose --out")
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Raise a missing file, one that may not be read and similar errors as a `TrineError` that names the path."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise TrineError(f"{path} does not exist") from None
+    except PermissionError as error:
+        raise TrineError(f"cannot read {path}: {error.strerror}; give yourself the permission (chmod u+r)") from error
+    except OSError as error:
+        raise TrineError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -52,7 +88,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """Lone surrogates are written as `\\udce9`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,38 +102,29 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file; raises `TrineError` naming the file if it is missing or invalid."""
+    with read_errors(path):
+        data = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise TrineError(f"{path} does not exist") from None
-    except (ValueError, RecursionError, OSError) as error:  # ValueError: JSON, UTF-8, and integers of 5,000 digits
+        return parse_json(data)
+    except ValueError as error:
         raise TrineError(f"{path} is not readable JSON: {error}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; raises `TrineError` naming file and line if one is invalid."""
-    return [row for _, row in read_numbered_jsonl(path)]
-
-
-def read_numbered_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """`read_jsonl` with the line number of each row; blank lines are counted."""
     rows = []
-    try:
+    with read_errors(path):
         lines = Path(path).read_bytes().splitlines()
-    except FileNotFoundError:
-        raise TrineError(f"{path} does not exist") from None
-    except OSError as error:
-        raise TrineError(f"{path} is not a readable JSONL file: {error.strerror or error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise TrineError(f"{path}:{number}: not a JSON object in UTF-8: {error}") from error
+            row = parse_json(line)
+        except ValueError as error:
+            raise TrineError(f"{path}:{number}: not a JSON object: {error}") from error
         if not isinstance(row, dict):
             raise TrineError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append((number, row))
+        rows.append(row)
     return rows
 
 
@@ -146,12 +174,12 @@ def sha256_of(*parts: bytes | str) -> str:
     """Hex digest of the parts, each prefixed by its length, so that ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode("utf-8") if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
+    with read_errors(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

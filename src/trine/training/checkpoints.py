@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent: safetensors for tensors, JSON for the rest, a manifest of hashes.
 
 A checkpoint is a folder `step-00000123`, renamed into place when complete. Loading takes the newest one whose
-files match their hashes; a damaged one is named and passed over. Nothing is unpickled.
+files match their hashes; a damaged one is named, passed over and set aside as `damaged-step-00000123`. Where all are
+damaged nothing is loaded and nothing begins anew: that is an error. Nothing is unpickled.
 
 Tensors lie in the form of PyTorch's `HuggingFaceStorageWriter`: one safetensors file a process, whose header says where
 each piece begins in the whole tensor. Several processes write by PyTorch's distributed planner, each what it holds; one
@@ -13,7 +14,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,15 @@ PLACES = "DCP_SHARDING_INFO"
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE
-) -> None:
-    """Write `folder`/step-..., then remove all but the newest `keep`. All processes call this with the same `state`.
+    folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE,
+    *, protected: int = 0,
+) -> None:  # fmt: skip
+    """Write `folder`/step-..., then remove all but the newest `keep` and that of step `protected`.
 
-    What is not sharded has to be the same in all of them.
+    Later ones are of a run that was extended from here, and are removed too. All processes call this with the same
+    `state`; what is not sharded has to be the same in all of them.
     """
-    path = folder / f"step-{step:08d}"
+    path = _place(folder, step)
 
     def fill(aside: Path) -> None:
         write_json(aside / STATE, state | {"step": step})
@@ -53,8 +56,8 @@ def save_checkpoint(
 
     if world.is_main:
         write_folder(path, fill)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        steps = [other for other in map(step_of, list_checkpoints(folder)) if other <= step]
+        remove_checkpoints(folder, {*steps[-keep:], protected})
     else:
         world.barrier()
         _write_together(aside_of(path), tensors)
@@ -80,34 +83,87 @@ def _write_together(aside: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load_checkpoint(
-    folder: Path, like: Mapping[str, Tensor] | None = None, world: World = ALONE
+    folder: Path,
+    like: Mapping[str, Tensor] | None = None,
+    world: World = ALONE,
+    usable: Callable[[dict[str, Any]], bool] = lambda state: True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and state of the newest undamaged checkpoint; None when there is none. All processes call this.
 
+    One whose state is not `usable` is passed over, if there is another. Raises `TrineError` where all are damaged.
     Tensors are whole and on the CPU, unless `like` has a sharded one under their name or what is before its last `/`:
     then only this process's part is read.
     """
-    step = world.all_reduce_max({"step": float(_newest(folder) if world.is_main else -1)})["step"]
+    with world.main_first(f"checkpoint in {folder}"):
+        newest = _newest(folder, usable) if world.is_main else None
+    step = world.all_reduce_max({"step": float(-1 if newest is None else newest)})["step"]
     if step < 0:
         return None
-    path = folder / f"step-{int(step):08d}"
+    path = _place(folder, int(step))
     files = sorted(path.glob("*.safetensors"))
     sharded = {name: tensor for name, tensor in (like or {}).items() if is_sharded(tensor)}
     tensors = load_file(files[0]) if len(files) == 1 and not sharded else _read_parts(path, sharded)
     return tensors, read_json(path / STATE)
 
 
-def _newest(folder: Path) -> int:
-    """Step of the newest undamaged checkpoint, those after it removed; -1 when there is none."""
-    checkpoints = list_checkpoints(folder)
-    for index in reversed(range(len(checkpoints))):
-        problem = _damage(checkpoints[index])
-        if problem is None:
-            for newer in checkpoints[index + 1 :]:
-                shutil.rmtree(newer)  # damaged: it must not count among the checkpoints to keep
-            return int(read_json(checkpoints[index] / STATE)["step"])
-        say(f"checkpoint {checkpoints[index]} is damaged ({problem}); falling back to the one before", style="yellow")
-    return -1
+def check_checkpoints(folder: Path) -> None:
+    """Raises `TrineError` where there are checkpoints and all are damaged."""
+    problems = {path: _damage(path) for path in list_checkpoints(folder)}
+    if problems and all(problems.values()):
+        raise _all_damaged(folder, problems)
+
+
+def _newest(folder: Path, usable: Callable[[dict[str, Any]], bool]) -> int | None:
+    """Step of the newest undamaged checkpoint, of the usable ones if there are any; those after it set aside."""
+    problems: dict[Path, str | None] = {}
+    whole: list[int] = []
+    for path in reversed(list_checkpoints(folder)):
+        problems[path] = _damage(path)
+        if problems[path] is None:
+            whole.append(step_of(path))
+            if usable(read_json(path / STATE)):
+                break
+    damaged = {path: problem for path, problem in problems.items() if problem is not None}
+    if damaged and not whole:
+        raise _all_damaged(folder, damaged)
+    for path, problem in damaged.items():
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)  # it must not count among the checkpoints to keep
+        say(f"checkpoint {path} is damaged ({problem}) and was set aside as {aside.name}", style="yellow")
+    if damaged:
+        lost = max(map(step_of, damaged)) - whole[0]
+        say(f"falling back to the checkpoint of step {whole[0]}: {lost} steps are trained again", style="yellow")
+    usable_found = whole and usable(read_json(_place(folder, whole[-1]) / STATE))
+    return (whole[-1] if usable_found else whole[0]) if whole else None
+
+
+def _all_damaged(folder: Path, problems: Mapping[Path, str | None]) -> TrineError:
+    found = "".join(f"\n  {path.name}: {problem}" for path, problem in sorted(problems.items()))
+    return TrineError(
+        f"all checkpoints in {folder} are damaged, and nothing was changed:{found}\nRestore one from a copy, or give "
+        f"another --out; to train again from step 0 here, move {folder} elsewhere"
+    )
+
+
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint folder."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def remove_checkpoints(folder: Path, kept: Set[int], *, set_aside: bool = False) -> None:
+    """Remove all checkpoints but those of the steps `kept`, and the damaged ones that were set aside if asked."""
+    for path in list_checkpoints(folder):
+        if step_of(path) not in kept:
+            shutil.rmtree(path)
+    for path in folder.glob("damaged-step-*") if set_aside else ():
+        shutil.rmtree(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _read_parts(path: Path, sharded: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -56,7 +56,8 @@ class StepGuard:
         return {"losses": self.losses, "norms": self.norms, "dropped": self.dropped, "skipped": self.skipped}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.losses, self.norms = list(state["losses"]), list(state["norms"])
+        window = self.config.spike_window  # which may have changed since
+        self.losses, self.norms = list(state["losses"])[-window:], list(state["norms"])[-window:]
         self.dropped, self.skipped = list(state["dropped"]), int(state["skipped"])
 
 

@@ -30,6 +30,7 @@ from trine.training.guard import StepGuard
 from trine.training.optimizers import set_learning_rates
 from trine.training.parallel import Parallel, clip_gradients
 from trine.training.run_folder import RunFolder
+from trine.training.schedules import schedule_warning, step_before_decay
 
 Batch = TypeVar("Batch")
 
@@ -136,10 +137,15 @@ class Loop:
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
         self._unlogged: list[dict[str, float]] = []
+        self._before_decay = self._step_before_decay(steps)
 
     def train(self) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint if there is one; returns the final evaluation."""
+        warning = schedule_warning(self.steps, self.optimizer_config)
+        if warning:
+            say(f"{self.objective.name}: {warning}", style="yellow")
         step, saving = self._resume(), False
+        self.run.checkpoint_to_keep = self._before_decay
         with progress_bar(self.objective.name, self.steps, step) as bar:
             while step < self.steps:
                 started = time.perf_counter()
@@ -265,8 +271,12 @@ class Loop:
         return every > 0 and step % every == 0 and step < self.steps
 
     def _save_due(self, step: int) -> bool:
-        """At the last step too: what follows (evaluation, writing) may take long."""
-        return self._due(step, self.config.save_every) or (self.config.save_every > 0 and step == self.steps)
+        """At the last step too, since what follows may take long, and at the step that wsd is extended from."""
+        always = self.config.save_every > 0 and step in (self.steps, self._before_decay)
+        return always or self._due(step, self.config.save_every)
+
+    def _step_before_decay(self, steps: int) -> int:
+        return step_before_decay(steps, self.optimizer_config, self.objective.may_save)
 
     def _save(self, step: int, objective: dict[str, Any] | None = None, random_state: Tensor | None = None) -> None:
         """Write a checkpoint; `objective` and `random_state` replace the current ones, for the state before a step."""
@@ -274,8 +284,10 @@ class Loop:
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state() if random_state is None else random_state
-        state = {"objective": objective or self.objective.state(), "guard": self.guard.state()}
-        save_checkpoint(self.run.checkpoints, step, tensors, state, self.config.keep_checkpoints, self.world)
+        state = {"objective": objective or self.objective.state(), "guard": self.guard.state(), "steps": self.steps}
+        state |= {"rows": dict(self.run.rows)}
+        keep, protected = self.config.keep_checkpoints, self._before_decay
+        save_checkpoint(self.run.checkpoints, step, tensors, state, keep, self.world, protected=protected)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """Frozen parameters are not saved: a resumed run opens the same ones."""
@@ -285,11 +297,34 @@ class Loop:
         like: dict[str, Tensor] = {f"model/{name}": parameter for name, parameter in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             like |= optimizer_parameters(optimizer, f"optimizer{index}")
-        loaded = load_checkpoint(self.run.checkpoints, like, self.world)
+        loaded = load_checkpoint(self.run.checkpoints, like, self.world, self._can_continue_from)
         if loaded is None:
             self.run.forget_after(-1)
             return 0
         tensors, state = loaded
+        self._restore(tensors, state)
+        step, planned = int(state["step"]), int(state["steps"])
+        ended = step == planned  # saved at what was the end, where no evaluation was due but the final one
+        self.run.forget_after(step, ended=ended, expected=state["rows"])
+        before = "" if planned == self.steps else f" (it was to end after {planned})"
+        say(f"{self.objective.name}: continuing after step {step} of {self.steps}{before}")
+        if ended and self._due(step, self.config.evaluate_every):
+            self.run.log({"step": step, **self._evaluate(final=False)})
+        return step
+
+    def _can_continue_from(self, state: dict[str, Any]) -> bool:
+        """A run of another length is the same until its decay begins."""
+        before_decay = self._step_before_decay(int(state["steps"]))
+        return state["steps"] == self.steps or not before_decay or state["step"] <= before_decay
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        odd = [name for name, each in self._trained() if shapes.get(f"model/{name}") != each.shape]
+        if odd or int(state["step"]) > self.steps:
+            raise TrineError(
+                f"the checkpoint of step {state['step']} in {self.run.checkpoints} is of another run than this one of "
+                f"{self.steps} steps{f': {odd[0]} differs' if odd else ''}; give another --out"
+            )
         with torch.no_grad():
             for name, parameter in self._trained():
                 parameter.copy_(tensors[f"model/{name}"])
@@ -298,10 +333,6 @@ class Loop:
         torch.set_rng_state(tensors["torch_random_state"])
         self.objective.restore(state["objective"])
         self.guard.restore(state["guard"])
-        step = int(state["step"])
-        self.run.forget_after(step)
-        say(f"{self.objective.name}: continuing after step {step} of {self.steps}")
-        return step
 
 
 def _mean_part(term: Term, total: float) -> Tensor:

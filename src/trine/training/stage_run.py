@@ -14,8 +14,6 @@ from torch import nn
 
 from trine.catalog.adapters import begin_lora
 from trine.catalog.loading import open_hardware, open_model
-from trine.catalog.locating import find_adapter, place_model
-from trine.catalog.rewards import is_function
 from trine.config.base import LoopConfig, OptimizerConfig, StageConfig
 from trine.config.lora import LoraConfig
 from trine.model.config import ModelConfig
@@ -24,9 +22,10 @@ from trine.runtime.device import Hardware
 from trine.runtime.files import write_folder
 from trine.runtime.seeds import seed_torch
 from trine.tokenizer.tokenizer import Tokenizer
+from trine.training.inputs import input_fingerprint
 from trine.training.loop import Loop, Objective
 from trine.training.optimizers import make_optimizers
-from trine.training.run_folder import RunFolder, fingerprint, open_run
+from trine.training.run_folder import RunFolder, open_run
 
 Config = TypeVar("Config", bound=StageConfig)
 Work = Callable[[Config, "StageRun"], dict[str, Any]]
@@ -114,8 +113,8 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         def run(config: Config) -> Path:
             hardware = open_hardware(config.hardware)
             values = {name: getattr(config, name) for name in inputs}
-            fingerprints = {name: _fingerprint(name, value) for name, value in values.items() if value}
-            with open_run(config, fingerprints) as folder:
+            fingerprints = {name: input_fingerprint(name, value) for name, value in values.items() if value}
+            with open_run(config, fingerprints, hardware=hardware) as folder:
                 if not folder.finished:
                     seed_torch(config.seed)
                     folder.finish(work(config, StageRun(hardware, folder)))
@@ -124,16 +123,3 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
         return run
 
     return decorate
-
-
-def fingerprint_model(name: str) -> str:
-    """The contents of a model: of the one folder or file it is, or of a base and the adapters in it."""
-    return "+".join(fingerprint(path) for path in place_model(name).paths)
-
-
-def _fingerprint(name: str, value: Path | str) -> str:
-    if isinstance(value, Path):
-        return fingerprint(value)
-    if name == "adapter":
-        return fingerprint(find_adapter(value))
-    return value if is_function(value) else fingerprint_model(value)

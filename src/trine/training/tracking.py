@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import yaml
 
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, read_jsonl, write_json
+from trine.runtime.files import read_json, write_json
+from trine.runtime.logs import log_rows
 from trine.runtime.progress import say
 
 PROJECT = "trine"
@@ -138,7 +139,7 @@ class Tracking:
                 tracker.start(self.config, self.folder)
             except Exception as error:  # each package has errors of its own
                 raise TrineError(f"loop.trackers: {name} does not start: {error}") from error
-        return read_jsonl(metrics)
+        return log_rows(metrics)
 
     def _tell(self, name: str, row: dict[str, Any]) -> None:
         try:

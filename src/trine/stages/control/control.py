@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trine.agents.distributions import Distribution
-from trine.agents.environments import Environments
+from trine.agents.environments import Environments, environment_sources
 from trine.agents.episodes import play_episodes
 from trine.agents.folder import AgentDescription, Player, build, save_agent
 from trine.agents.network import ActorInference, Agent, initialize
@@ -245,8 +245,8 @@ def _without_returns(reward_scale: dict[str, Any] | None) -> dict[str, Any] | No
 
 def run(config: ControlConfig) -> Path:
     """Train; write `agent/`, the returns of fresh episodes, and a video of one if it can be rendered."""
-    hardware = open_hardware(config.hardware)
-    with numpy_threads(config.hardware.threads), open_run(config, {}) as folder:
+    hardware, sources = open_hardware(config.hardware), environment_sources(config.environment)
+    with numpy_threads(config.hardware.threads), open_run(config, sources, hardware=hardware) as folder:
         if folder.finished:
             return folder.path
         seed_torch(config.seed)

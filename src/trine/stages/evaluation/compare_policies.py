@@ -30,8 +30,8 @@ from trine.stages.rl.experience import pad_rollouts
 from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.run_folder import fingerprint, open_run
-from trine.training.stage_run import fingerprint_model
+from trine.training.inputs import fingerprint, model_fingerprint
+from trine.training.run_folder import open_run
 
 ROWS_AT_ONCE = 64
 PLAIN_PROMPTS = (
@@ -57,9 +57,9 @@ def run(config: EvaluateConfig) -> Path:
     """Write evaluation figures to done.json and samples.jsonl."""
     hardware = open_hardware(config.hardware)
     models = ("before", "after", "base", "reward", "held_out_reward")
-    inputs = {role: fingerprint_model(getattr(config, role)) for role in models}
+    inputs = {role: model_fingerprint(getattr(config, role)) for role in models}
     inputs["prompts"] = fingerprint(config.prompts)
-    with open_run(config, inputs) as folder:
+    with open_run(config, inputs, hardware=hardware) as folder:
         if folder.finished:
             return folder.path
         examples = read_examples(config.prompts)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from trine.config.base import StageConfig
 from trine.config.scale import block_parameters
+from trine.config.stage import Estimate
 from trine.config.text import PretrainConfig, TokenizerConfig
 from trine.model.config import ModelConfig
 from trine.runtime.device import choose_hardware
+from trine.runtime.durations import spoken
 from trine.runtime.errors import TrineError
 from trine.runtime.speed import product_flops
 from trine.stages.pretraining.objective import step_count
@@ -23,14 +25,16 @@ IMPORTS_GIB = 0.5
 ACTIVATIONS = 40
 
 
-def estimate(config: PretrainConfig, earlier: Mapping[Path, StageConfig]) -> list[str]:
+def estimate(config: PretrainConfig, earlier: Mapping[Path, StageConfig]) -> Estimate:
     """Lines for the terminal; without a tokenizer, trained or planned, the size of the model is not known."""
     try:
         shape = model_config(config.model, _vocab_size(config, earlier))
     except TrineError:
-        return ["parameters: known once the tokenizer is trained"]
+        return Estimate(("parameters: known once the tokenizer is trained",))
     memory = _memory(config, shape) / 2**30 + IMPORTS_GIB
-    return [f"parameters: {shape.parameter_count / 1e6:.1f}M", f"memory: about {memory:.1f} GiB", *_time(config, shape)]
+    size = (f"parameters: {shape.parameter_count / 1e6:.1f}M", f"memory: about {memory:.1f} GiB")
+    time = _time(config, shape)
+    return Estimate((*size, *time.lines), time.seconds)
 
 
 def _vocab_size(config: PretrainConfig, earlier: Mapping[Path, StageConfig]) -> int:
@@ -38,7 +42,7 @@ def _vocab_size(config: PretrainConfig, earlier: Mapping[Path, StageConfig]) -> 
     return planned.vocab_size if isinstance(planned, TokenizerConfig) else Tokenizer.load(config.tokenizer).vocab_size
 
 
-def _time(config: PretrainConfig, shape: ModelConfig) -> list[str]:
+def _time(config: PretrainConfig, shape: ModelConfig) -> Estimate:
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
     # 6 N for the weights, and attention's own products: 12 x layers x width x row (Chowdhery et al. 2022, appendix B).
     flops = 6 * shape.parameter_count + 12 * shape.layers * shape.width * config.row_tokens
@@ -47,10 +51,10 @@ def _time(config: PretrainConfig, shape: ModelConfig) -> list[str]:
     steps = step_count(config)
     if steps is None:
         passes = f"{config.epochs:g} passes over the rows, counted once they are made"
-        return [f"tokens: {passes}", f"time: {speed}, if the device is alone with the job"]
+        return Estimate((f"tokens: {passes}", f"time: {speed}, if the device is alone with the job"))
     tokens = steps * config.batch_size * config.row_tokens
-    minutes = tokens / tokens_per_second / 60
-    return [f"tokens: {tokens:,} in {steps:,} steps", f"time: about {minutes:,.1f} minutes: {speed}"]
+    seconds = tokens / tokens_per_second
+    return Estimate((f"tokens: {tokens:,} in {steps:,} steps", f"time: about {spoken(seconds)}: {speed}"), seconds)
 
 
 def _memory(config: PretrainConfig, shape: ModelConfig) -> float:

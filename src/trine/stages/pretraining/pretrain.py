@@ -27,12 +27,13 @@ from trine.runtime.signals import stop_request
 from trine.stages.language_modelling import LanguageModelLoss, measured_effort, whole_model
 from trine.stages.pretraining.objective import PretrainObjective, step_count
 from trine.stages.pretraining.samples import complete
-from trine.stages.pretraining.shards import encode_corpus, open_shards
+from trine.stages.pretraining.shards import encode_corpus, open_shards, shards_fingerprint
 from trine.tokenizer.tokenizer import Tokenizer
+from trine.training.inputs import tokenizer_fingerprint
 from trine.training.loop import Loop
 from trine.training.optimizers import make_optimizers
 from trine.training.parallel import parallelise
-from trine.training.run_folder import RunFolder, fingerprint, open_run
+from trine.training.run_folder import RunFolder, open_run
 
 
 def model_config(shape: ModelShape, vocab_size: int) -> ModelConfig:
@@ -57,7 +58,7 @@ def run_in(world: World, config: PretrainConfig, hardware: Hardware) -> Path:
     world.share(config.batch_size, "batch_size")
     tokenizer = Tokenizer.load(config.tokenizer)
     inputs, get_shards = _text(config, tokenizer)
-    with open_run(config, inputs, world) as folder:
+    with open_run(config, inputs, world, hardware) as folder:
         if not folder.finished:
             _make(config, hardware, world, get_shards, tokenizer, folder)
     if config.push_to_hub is not None:
@@ -92,10 +93,11 @@ GetShards = Callable[[Path, World], Shards]
 
 def _text(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[dict[str, str], GetShards]:
     """What the run depends on besides its config, and how to get the shards."""
-    inputs = {"tokenizer": fingerprint(config.tokenizer)}
+    inputs = {"tokenizer": tokenizer_fingerprint(tokenizer)}
     made = config.shards
     if made is not None:
-        return inputs | {"shards": fingerprint(made)}, lambda folder, world: open_shards(made, tokenizer)
+        shards = open_shards(made, tokenizer)
+        return inputs | {"shards": shards_fingerprint(shards)}, lambda folder, world: shards
     corpus = open_corpus(config.corpus)
 
     def get(folder: Path, world: World) -> Shards:

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from trine.config.corpus import CorpusConfig
 from trine.config.text import TokenizerConfig
+from trine.data.account import Tally
 from trine.data.corpus import Corpus, open_corpus
 from trine.data.filters import FilterCounts
-from trine.data.readers import Damage
 from trine.records import Document
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
@@ -29,16 +28,18 @@ def run(config: TokenizerConfig) -> Path:
             return folder.path
         started = time.perf_counter()
         counts = FilterCounts()
-        damage: dict[str, Damage] = {}
-        read = open_corpus(_without_near_duplicates(config.corpus)).documents("train", counts, damage)
+        tallies: dict[str, Tally] = {}
+        read = open_corpus(_without_near_duplicates(config.corpus)).documents("train", counts, tallies)
         tokenizer = train_tokenizer(_texts(read, config.max_bytes), config.vocab_size)
         tokenizer.save(folder.path)
+        account = corpus.account(tallies.values(), counts)
+        say(f"tokenizer: {account.words}")
         folder.finish(
             {
                 "corpus": corpus.description,
                 "corpus_fingerprint": corpus.fingerprint,
                 "documents": counts.as_json(),
-                "damage": {source: asdict(found) for source, found in damage.items() if found.broken},
+                "account": account.as_json(),
                 "vocab_size": tokenizer.vocab_size,
                 "bytes_per_token": bytes_per_token(corpus, tokenizer),
                 "seconds": time.perf_counter() - started,

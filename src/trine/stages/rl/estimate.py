@@ -5,9 +5,10 @@ from pathlib import Path
 
 from trine.config.base import StageConfig
 from trine.config.rl import PpoConfig
+from trine.config.stage import Estimate
 
 
-def estimate(config: PpoConfig, earlier: Mapping[Path, StageConfig]) -> list[str]:
+def estimate(config: PpoConfig, earlier: Mapping[Path, StageConfig]) -> Estimate:
     """How many responses, and how often each is trained on."""
     responses = config.iterations * config.batch_size
-    return [f"{responses:,} responses of up to {config.max_new_tokens} tokens, {config.epochs} epochs each"]
+    return Estimate((f"{responses:,} responses of up to {config.max_new_tokens} tokens, {config.epochs} epochs each",))

@@ -9,8 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from trine.config.text import FunctionsConfig
+from trine.data.account import Tally
 from trine.data.corpus import open_corpus
 from trine.data.files import write_examples
+from trine.data.filters import FilterCounts
 from trine.data.functions import mine_functions
 from trine.data.sources import is_held_out
 from trine.records import Document, Example
@@ -18,7 +20,8 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import progress_bar, say
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.run_folder import fingerprint, open_run
+from trine.training.inputs import tokenizer_fingerprint
+from trine.training.run_folder import open_run
 
 DOCUMENTS_AT_A_TIME = 64
 PARTS_AHEAD = 8
@@ -30,12 +33,16 @@ def run(config: FunctionsConfig) -> Path:
     No two of the three have a prompt in common; held_out shares no module with the others either.
     """
     corpus = open_corpus(config.corpus)
+    say(f"corpus: {corpus.description}")
     tokenizer = Tokenizer.load(config.tokenizer)
-    inputs = {"corpus": corpus.fingerprint, "tokenizer": fingerprint(config.tokenizer)}
+    inputs = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     with open_run(config, inputs) as folder:
         if folder.finished:
             return folder.path
-        train = _within_budget(_mine(corpus.documents("train")), tokenizer, config)
+        counts, tallies = FilterCounts(), dict[str, Tally]()
+        train = _within_budget(_mine(corpus.documents("train", counts, tallies)), tokenizer, config)
+        account = corpus.account(tallies.values(), counts)
+        say(f"functions: {account.words}")
         held_out = _within_budget(_mine(corpus.documents("held_out")), tokenizer, config)
         if not train:
             raise TrineError(
@@ -53,13 +60,13 @@ def run(config: FunctionsConfig) -> Path:
         )
         write_examples(folder.path / "held_out_reward.jsonl", set_apart)
         write_examples(folder.path / "held_out.jsonl", held_out)
-        counts = {"train": len(train) - len(set_apart), "held_out_reward": len(set_apart), "held_out": len(held_out)}
-        train_count, apart_count, held_out_count = counts.values()
+        tasks = {"train": len(train) - len(set_apart), "held_out_reward": len(set_apart), "held_out": len(held_out)}
+        train_count, apart_count, held_out_count = tasks.values()
         say(
             f"functions: {train_count} tasks for training, {apart_count} for the held-out reward, "
             f"{held_out_count} held out"
         )
-        folder.finish(counts)
+        folder.finish(tasks | {"account": account.as_json()})
     return folder.path
 
 

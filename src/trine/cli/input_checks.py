@@ -1,0 +1,156 @@
+"""What `--dry-run` checks: that every input of a command is there and can be used, and every extra it needs installed.
+
+Inputs are found by their fields' types and names. What an earlier step of a recipe writes counts as there. Nothing is
+downloaded: names on the hub are noted, not looked up.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from trine.config.base import Config, HardwareConfig, StageConfig
+from trine.config.control import ControlConfig
+from trine.config.corpus import CorpusConfig, SourceConfig
+from trine.config.fields import config_fields, is_name
+from trine.runtime.errors import TrineError
+
+# Fields of a path that are written, not read.
+_WRITTEN = ("out", "film")
+# The package behind each extra that a setting needs.
+_EXTRAS = {"datasketch": "clean", "datasets": "hub", "llguidance": "serve"}
+
+
+def check_inputs(config: Config, earlier: Mapping[Path, StageConfig], place: str) -> list[str]:
+    """Notes about what could not be checked. Raises `TrineError` naming `place` and every input that will not do."""
+    notes: list[str] = []
+    mistakes: list[str] = []
+    for check in _checks(config, earlier):
+        try:
+            note = check()
+            notes += [note] if note else []
+        except TrineError as error:
+            mistakes.append(f"{place}: {error}")
+    if mistakes:
+        raise TrineError("\n".join(mistakes))
+    return notes
+
+
+Check = Callable[[], str | None]
+
+
+def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Check]:
+    for field in config_fields(type(config)):
+        value = _value(config, field.name)
+        name = field.name.rpartition(".")[2]
+        if value is None or name in _WRITTEN or _made_before(value, earlier):
+            continue
+        if is_name(field.kind):
+            yield partial(_check_name, str(value), may_be_function=name.endswith("reward"))
+        elif isinstance(value, Path) and isinstance(config, StageConfig):
+            yield partial(_check_path, value, name)
+        elif name in ("json_schema", "regex"):
+            yield partial(_check_extra, "llguidance", f"--{name}")
+        elif name == "trackers":
+            yield from (partial(_check_extra, each, f"loop.trackers={each}") for each in value)
+    for value in dict(config).values():
+        if isinstance(value, HardwareConfig):
+            yield partial(_check_hardware, value)
+        if isinstance(value, CorpusConfig) and getattr(config, "shards", None) is None:
+            yield from _corpus_checks(value)
+    if isinstance(config, ControlConfig):
+        yield partial(_check_environment, config)
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _made_before(value: Any, earlier: Mapping[Path, StageConfig]) -> bool:
+    """Whether an earlier step of the recipe writes it."""
+    return isinstance(value, str | Path) and any(folder in (Path(value), *Path(value).parents) for folder in earlier)
+
+
+def _check_name(name: str, *, may_be_function: bool) -> str | None:
+    """A model or a reward."""
+    from trine.catalog.locating import SMOLLM2, find_model, is_hub_name, packaged_smollm2
+    from trine.catalog.rewards import is_function
+
+    if may_be_function and is_function(name):
+        from trine.rewards.function import import_function
+
+        import_function(name)
+    elif Path(name).exists() or (name == SMOLLM2 and packaged_smollm2()):
+        find_model(name)
+    elif name == SMOLLM2 or is_hub_name(name):
+        return f"{name}: on the Hugging Face hub, not looked up"
+    else:
+        find_model(name)
+    return None
+
+
+def _check_path(path: Path, name: str) -> None:
+    if not path.exists():
+        raise TrineError(f"{name}={path} does not exist")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise TrineError(f"{name}={path} cannot be read by this user")
+    if name == "tokenizer":
+        from trine.tokenizer.tokenizer import Tokenizer
+
+        Tokenizer.load(path)
+
+
+def _check_extra(package: str, place: str) -> None:
+    if find_spec(package) is None:
+        extra = _EXTRAS.get(package, package)
+        raise TrineError(f"{place} needs the package {package}: pip install 'trine[{extra}]'")
+
+
+def _corpus_checks(corpus: CorpusConfig) -> Iterator[Check]:
+    """Folders are listed; of what is installed it is enough that it is there."""
+    if corpus.filters.near_duplicates:
+        yield partial(_check_extra, "datasketch", "corpus.filters.near_duplicates")
+    for source in corpus.all_sources:
+        if source.dataset is not None:
+            yield partial(_check_data_set, source)
+        elif source.distribution is not None:
+            yield partial(_check_distribution, source.distribution)
+    folders = tuple(source for source in corpus.all_sources if source.folder is not None)
+    if folders or not corpus.all_sources:
+        yield partial(_check_folders, CorpusConfig(sources=folders))
+
+
+def _check_folders(corpus: CorpusConfig) -> None:
+    from trine.data.corpus import open_corpus
+
+    for source in open_corpus(corpus).sources:
+        for file in (file for unit in source.units for file in unit.files):
+            if not os.access(file, os.R_OK):
+                raise TrineError(f"corpus {file} cannot be read by this user")
+
+
+def _check_distribution(name: str) -> None:
+    from trine.data.sources import distribution_units
+
+    next(iter(distribution_units(name)), None)
+
+
+def _check_data_set(source: SourceConfig) -> str | None:
+    _check_extra("datasets", f"the data set {source.dataset}")
+    return None if Path(source.dataset or "").exists() else f"{source.dataset}: on the Hugging Face hub, not looked up"
+
+
+def _check_hardware(hardware: HardwareConfig) -> None:
+    from trine.runtime.device import choose_hardware
+
+    choose_hardware(hardware.device, hardware.precision, hardware.threads)
+
+
+def _check_environment(config: ControlConfig) -> None:
+    from trine.agents.environments import make_environment
+
+    make_environment(config.environment, config.environment_options).close()

@@ -1,0 +1,25 @@
+"""Modules that a user names, as in package.module:name: what is installed, or a file in the working directory."""
+
+import sys
+from importlib import import_module as _import
+from pathlib import Path
+from types import ModuleType
+
+
+def search_working_directory() -> None:
+    """Let imports find the working directory's modules, after everything installed: nothing there shadows a package.
+
+    `python -m trine` puts that folder first by itself; the command `trine` would not search it at all.
+    """
+    try:
+        folder = str(Path.cwd())
+    except OSError:  # it was removed
+        return
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
+def import_module(name: str) -> ModuleType:
+    """The module called `name`, installed or in the working directory."""
+    search_working_directory()
+    return _import(name)

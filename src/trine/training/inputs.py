@@ -1,0 +1,67 @@
+"""Fingerprints of what a run depends on besides its config: the content, wherever it lies and whatever made it.
+
+Every byte is read each time (about 2 GB/s): a model that was damaged or replaced must not pass for the one that a run
+began with, and sizes and dates do not tell.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trine.catalog.locating import find_adapter, place_model
+from trine.catalog.rewards import is_function
+from trine.config.registry import STAGES
+from trine.rewards.function import import_function
+from trine.runtime.errors import TrineError
+from trine.runtime.files import read_json, sha256_of, sha256_of_file
+from trine.runtime.source_code import source_digest
+from trine.tokenizer.tokenizer import Tokenizer
+
+
+def fingerprint(place: Path) -> str:
+    """Of a file or folder: a run folder is known by what its stage makes for others, any other by its files."""
+    place = Path(place)
+    if place.is_file():
+        return sha256_of_file(place)
+    if not place.exists():
+        raise TrineError(f"{place} does not exist; correct the path, or run the stage that makes it first")
+    files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
+    return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    record = folder / "run.json"
+    stage = STAGES.get(str(read_json(record).get("stage"))) if record.exists() else None
+    if stage is None:
+        yield from (path for path in folder.iterdir() if path.is_file() and _is_content(path))
+        return
+    for name in stage.outputs:
+        output = folder / name
+        yield from [output] if output.is_file() else (path for path in output.rglob("*") if path.is_file())
+
+
+def _is_content(path: Path) -> bool:
+    """No hidden files and no pages about the folder: a model's card may be edited."""
+    return not path.name.startswith(".") and path.suffix.lower() != ".md"
+
+
+def model_fingerprint(name: Path | str) -> str:
+    """Of the model that `name` stands for: the folder or file it is, or a base and the adapters in it."""
+    return "+".join(fingerprint(path) for path in place_model(name).paths)
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Of a tokenizer with its templates and settings, in whatever folder."""
+    texts = sorted(tokenizer.files.texts.items())
+    return sha256_of(*(part for pair in texts for part in pair), str(tokenizer.files.model_end_ids))
+
+
+def input_fingerprint(name: str, value: Path | str) -> str:
+    """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
+    if isinstance(value, Path):
+        return fingerprint(value)
+    if name == "adapter":
+        return fingerprint(find_adapter(value))
+    if is_function(value):
+        function = import_function(value).function
+        return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
+    return model_fingerprint(value)
