@@ -197,7 +197,7 @@ def open_sampler(
 def _check(rows: Rows, tokens: int, length: int) -> None:
     if tokens <= length:
         raise TrineError(
-            f"the corpus has {tokens:,} tokens, fewer than one row of {length:,} + 1; "
+            f"the corpus has {tokens:,} tokens, fewer than one row of {length} + 1; "
             "give more text or a smaller row_tokens"
         )
     if not sum(rows.counts):
