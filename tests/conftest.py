@@ -129,6 +129,7 @@ def preferences_config(out: Path, model: Path, functions: Path, **changes: objec
 def reward_config(out: Path, model: Path, preferences: Path, **changes: object) -> RewardConfig:
     values: dict[str, object] = {
         "out": out, "model": model, "preferences": preferences, "batch_size": 4, "micro_batch_size": 4,
+        "max_new_tokens": 16, "normalization_samples": 256,
         "loop": QUIET_LOOP, "hardware": PLAIN_CPU,
     }  # fmt: skip
     return RewardConfig(**values | changes)  # type: ignore[arg-type]

@@ -150,6 +150,11 @@ def reward(
     micro_batch_size: int = ...,
     margin: float = ...,
     normalize: bool = ...,
+    reference: _Path | None = ...,
+    normalization_samples: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
@@ -174,6 +179,7 @@ def ppo(
     value_weight: float = ...,
     entropy_weight: float = ...,
     adapter: _Path | None = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
     critic_warmup: int = ...,
     iterations: int = ...,
@@ -241,6 +247,7 @@ def evaluate(
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
     shown: int = ...,
 ) -> Result:
     """Compare a policy before and after PPO on held-out prompts."""

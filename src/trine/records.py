@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 StopReason = Literal["eos", "stop", "length"]
+Closing = Literal["line", "end", "as_is"]
+"""How a cut answer is shown to a reward model: to its last whole line and ended, ended where it was cut, or unended."""
 
 
 @dataclass(frozen=True)

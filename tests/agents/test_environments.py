@@ -1,12 +1,15 @@
 """Copies of an environment: last observations are kept, resets are functions of counters, and a stop can be undone."""
 
+import importlib
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.agents import toys
-from trine.agents.environments import Environments, make_environment
+from trine.agents.environments import Environments, environment_sources, make_environment
 from trine.runtime.errors import TrineError
 
 
@@ -144,3 +147,34 @@ def test_a_discrete_space_may_start_anywhere_and_a_box_is_kept_within_its_edges(
     low, high = np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32)
     (given,) = BoxActions(low, high).for_environment(np.array([[-3.0, 7.0]], np.float32))
     assert given.tolist() == [-1.0, 5.0] and given.dtype == np.float32
+
+
+OWN = """
+import gymnasium
+import numpy as np
+
+
+class Still(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+
+if "Still-v0" not in gymnasium.registry:
+    gymnasium.register("Still-v0", entry_point="still_of_mine:Still", max_episode_steps=5)
+"""
+
+
+def test_the_code_of_ones_own_environment_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.25 and its kind: an environment's id says nothing of its code; an installed one is known by its id."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def sources(text: str) -> dict[str, str]:
+        (tmp_path / "still_of_mine.py").write_text(text)
+        sys.modules.pop("still_of_mine", None)
+        importlib.invalidate_caches()
+        return environment_sources("still_of_mine:Still-v0")
+
+    first = sources(OWN)
+    assert first.keys() == {"environment"} and sources(OWN) == first
+    assert sources(OWN.replace("(2)", "(3)")) != first
+    assert environment_sources("CartPole-v1") == {} == environment_sources("nowhere:No-v0")

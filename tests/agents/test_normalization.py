@@ -27,18 +27,20 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return() -> None
     """Returns of copy 0: 2, 2 + 1 = 3; it ends; 4. Of copy 1: 0, 1, 1.5, at a discount of a half."""
     scale = RewardScale(2, 0.5)
     rewards = np.array([[2.0, 0.0], [2.0, 1.0], [4.0, 1.0]])
-    scaled = scale.scaled(rewards, np.array([[False, False], [True, False], [False, False]]))
+    later = scale.after(rewards, np.array([[False, False], [True, False], [False, False]]))
+    scaled = later.scaled(rewards)
     deviation = np.std([2.0, 3.0, 4.0, 0.0, 1.0, 1.5])
     assert scaled == pytest.approx(rewards / deviation)
-    assert scale.returns.tolist() == [4.0, 1.5]
+    assert later.returns.tolist() == [4.0, 1.5]
+    assert scale.returns.tolist() == [0.0, 0.0] and scale.moments.count == 0
 
 
 def test_a_scale_restored_from_json_goes_on_in_the_same_bits() -> None:
     generator = np.random.default_rng(0)
     rewards, ends = generator.normal(size=(2, 20, 3)), generator.random((2, 20, 3)) < 0.2
-    straight, before = RewardScale(3, 0.99), RewardScale(3, 0.99)
-    for each in (straight, before):
-        each.scaled(rewards[0], ends[0])
+    straight = RewardScale(3, 0.99).after(rewards[0], ends[0])
     resumed = RewardScale(3, 0.99)
-    resumed.restore(json.loads(json.dumps(before.state())))
-    assert np.array_equal(straight.scaled(rewards[1], ends[1]), resumed.scaled(rewards[1], ends[1]))
+    resumed.restore(json.loads(json.dumps(straight.state())))
+    first, second = (each.after(rewards[1], ends[1]) for each in (straight, resumed))
+    assert first.state() == second.state()
+    assert np.array_equal(first.scaled(rewards[1]), second.scaled(rewards[1]))

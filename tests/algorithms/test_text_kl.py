@@ -1,5 +1,7 @@
 """KL estimators: values, and gradients by exact expectation over five outcomes."""
 
+import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -73,3 +75,30 @@ def test_k2_and_k3_are_never_negative() -> None:
 def test_the_adaptive_coefficient_meets_the_golden_vectors(kl: float, coefficient: float) -> None:
     adapted = adapted_kl_coefficient(0.15, kl, target=6.0, horizon=10_000.0, episodes=512)
     assert adapted == pytest.approx(coefficient, abs=1e-12)
+
+
+def test_no_horizon_and_no_kl_takes_the_coefficient_to_zero_or_out_of_the_numbers() -> None:
+    """1.24: a short horizon reached 0 at the first update, where a factor leaves it for ever; a NaN KL said 'least'."""
+    generator = random.Random(0)
+    for _ in range(200):
+        horizon, episodes = 10 ** generator.uniform(-2, 5), generator.randint(1, 2048)
+        start = coefficient = 10 ** generator.uniform(-5, 1)
+        for kl in [0.0, -3.0, float("nan"), 1e9, float("inf"), -1e-9] * 20 + [generator.uniform(-1, 20)]:
+            before = coefficient
+            coefficient = adapted_kl_coefficient(before, kl, target=6.0, horizon=horizon, episodes=episodes)
+            assert 0 < coefficient < math.inf
+            if not math.isfinite(kl):
+                assert coefficient == before
+            else:
+                assert before / 2 <= coefficient <= before * 2
+                assert coefficient == before or (coefficient > before) == (kl > 6.0) or coefficient == 1e-6
+        for _ in range(5000):
+            coefficient = adapted_kl_coefficient(coefficient, 0.0, target=6.0, horizon=horizon, episodes=episodes)
+        assert coefficient >= min(start, 1e-6) / 2
+
+
+def test_with_ziegler_s_horizons_the_factor_is_ziegler_s() -> None:
+    """1.24: the bounds are out of reach where an iteration is less than two and a half horizons."""
+    for kl in (0.0, 3.0, 5.9, 7.1, 100.0):
+        expected = 0.2 * (1 + min(max(kl / 6 - 1, -0.2), 0.2) * 128 / 80)
+        assert adapted_kl_coefficient(0.2, kl, target=6.0, horizon=80.0, episodes=128) == pytest.approx(expected)

@@ -15,7 +15,10 @@ from tests.hub_stand_in import HubStandIn, serving
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.catalog.loading import open_hardware, open_language_model, open_model
 from trine.catalog.locating import find_model, is_hub_name, packaged_smollm2
+from trine.catalog.writer import Writer
+from trine.config import extras
 from trine.config.base import HardwareConfig
+from trine.config.use import OpenConfig, SamplingConfig, WritingConfig
 from trine.model.folder import save_model
 from trine.model.gguf.writing import write_gguf
 from trine.runtime.errors import TrineError
@@ -180,3 +183,18 @@ def test_what_the_hub_does_not_give_is_said_with_what_to_do(folder: Path, cache:
         assert "is gated: accept its terms" in str(found("owner/gated", hub, cache))
         assert "has neither safetensors nor GGUF" in str(found("owner/pickled", hub, cache))
     assert "the hub cannot be reached, and its cache does not hold the model" in str(found("owner/name", hub, cache))
+
+
+def test_an_answer_ends_at_the_strings_its_model_s_makers_name(folder: Path) -> None:
+    """4.6: unless others are given."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0, "stop_strings": ["User:"]}')
+    writer = Writer(OpenConfig(model=str(folder)), rows=1)
+    assert writer.sampling(SamplingConfig(), ()).stop_strings == ("User:",)
+    assert writer.sampling(SamplingConfig(stop_strings=("x",)), ()).stop_strings == ("x",)
+
+
+def test_what_an_answer_needs_is_checked_before_the_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.9: a model may take minutes to load."""
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(TrineError, match="regex needs llguidance"):
+        Writer(WritingConfig(model="no-such-model", regex="a+"), rows=1)

@@ -218,15 +218,23 @@ def test_a_full_disk(command: Command, corpus_folder: Path, out: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", refuse)
         result = command(*tokenizer(corpus_folder, out))
-    refused(result, f"cannot write {out}/", "No space left on device", "free some space or choose --out")
+    refused(result, f"cannot write {out}/", "No space left on device", "free some space there or choose another place")
     assert [path.name for path in out.iterdir()] == [".lock"]
     assert command(*tokenizer(corpus_folder, out))[0] == 0
 
 
 def test_a_run_folder_below_a_file(command: Command, corpus_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused(command(*tokenizer(corpus_folder, tmp_path / "file" / "run")), "cannot write", "choose --out")
-    refused(command("run", "quickstart", "--out", tmp_path / "file" / "run"), "cannot write", "choose --out")
+    refused(
+        command(*tokenizer(corpus_folder, tmp_path / "file" / "run")),
+        "cannot write",
+        "a file is in the way: choose another place",
+    )
+    refused(
+        command("run", "quickstart", "--out", tmp_path / "file" / "run"),
+        "cannot write",
+        "a file is in the way: choose another place",
+    )
 
 
 def test_a_run_folder_of_another_config(command: Command, corpus_folder: Path, out: Path) -> None:

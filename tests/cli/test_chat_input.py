@@ -3,6 +3,7 @@
 import io
 import json
 import stat
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,12 @@ def test_what_is_typed_while_an_answer_is_written_is_whole_too(tmp_path: Path) -
         terminal.wait_for("busy", count=2)
         terminal.paste("one\ntwo")
         terminal.type("\r")
-        terminal.wait_for("got ", count=2)
+        terminal.wait_for("busy", count=3)
+        terminal.type("first\x1b\rsecond\r")  # Alt-Enter
+        terminal.wait_for("got ", count=3)
         terminal.type("\x04")
         assert terminal.ended() == 0
-    assert got(terminal) == ["x" * 5000, "one\ntwo"]
+    assert got(terminal) == ["x" * 5000, "one\ntwo", "first\nsecond"]
 
 
 def test_messages_are_remembered_for_their_owner_alone(tmp_path: Path) -> None:
@@ -110,6 +113,21 @@ def test_a_history_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
         terminal.type("a question\r\x04")
         assert terminal.ended() == 0
     assert "messages are not remembered" in terminal.text and got(terminal) == ["a question"]
+
+
+@pytest.mark.parametrize("where", ["ready", "busy"])
+def test_a_terminal_is_given_back_however_the_conversation_ends(tmp_path: Path, where: str) -> None:
+    """5.8: echo and line editing are as before, after SIGTERM at the prompt or during an answer too."""
+    pause = "print('busy', flush=True); time.sleep(1); message = source.read()"
+    script = "import time" + (REPEATER if where == "ready" else REPEATER.replace("message = source.read()", pause))
+    with Terminal("-c", script, environment={"XDG_STATE_HOME": str(tmp_path)}) as terminal:
+        before = termios.tcgetattr(terminal.master)
+        terminal.wait_for(where)
+        if where == "ready":
+            terminal.wait_for("\x1b[6n")  # the prompt asks where it stands
+        terminal.process.terminate()
+        assert terminal.ended() == 143
+        assert termios.tcgetattr(terminal.master) == before
 
 
 def test_a_dumb_terminal_gets_no_escape_codes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from trine.cli import input_checks
+from trine.config import extras
 from trine.runtime.durations import spoken
 
 
@@ -74,7 +74,7 @@ def test_a_missing_extra_is_named(
     extra: str,
 ) -> None:  # fmt: skip
     """5.4, 3.9: what is not installed is found before the work."""
-    monkeypatch.setattr(input_checks, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(extras, "_is_installed", lambda name: name != package)
     (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     given = [each.replace("{file}", str(tmp_path / "examples.jsonl")) for each in arguments]
     out = () if arguments[0] == "generate" else ("--out", tmp_path / "run")

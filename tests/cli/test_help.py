@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Command
-from trine.cli.help import MIN_WIDTH, help_text
+from trine.cli.help import help_text
+from trine.cli.overview import MIN_WIDTH
 from trine.config.fields import config_fields
 from trine.config.registry import COMMANDS, STAGES, command_config_class
 
@@ -86,8 +87,8 @@ def test_types_choices_and_defaults_are_shown() -> None:
     for words in (
         "--tokens INT", "--out PATH", "--packing {packed,windows,stream}", "--corpus.folders PATH ...",
         "--corpus.distributions KEY=NUMBER ...", "--optimizer.learning_rate NUMBER", "--sample_prompts TEXT ...",
-        "--loop.trackers {tensorboard,wandb,trackio} ...", "(default: 100_000_000)", "(required)",
+        "--loop.trackers {tensorboard,wandb,trackio} ...", "(default: 100_000_000; larger extends a run)", "(required",
     ):  # fmt: skip
-        assert words in text, words
+        assert words in " ".join(text.split()), words
     assert "--model MODEL" in help_text("chat", command_config_class("chat"), everything=False, width=80)
     assert "--max_bytes BYTES" in help_text("tokenizer", command_config_class("tokenizer"), everything=True, width=80)

@@ -15,9 +15,17 @@ GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "
         ({"batch_size": 10, "minibatch_size": 4}, "batch_size=10 is not a multiple of minibatch_size=4"),
         ({"minibatch_size": 8, "micro_batch_size": 3}, "minibatch_size=8 is not a multiple of micro_batch_size=3"),
         ({"critic_warmup": 2}, "critic_warmup needs a critic of its own"),
+        ({"kl": {"coefficient": 0, "target": 6}}, "coefficient=0 with target=6 stays 0 for ever"),
+        ({"closed": "end"}, "closed=end is how a reward model reads, and reward=package.module:function is a function"),
         ({"critic": "reward"}, "critic=reward starts from a reward model, and reward=package.module:function is"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(TrineError, match=words):
         validated(PpoConfig, GIVEN | changes, "trine ppo")
+
+
+def test_a_coefficient_of_zero_is_taken_where_it_stays_or_has_a_floor() -> None:
+    """1.24: without a target it is fixed; a min_coefficient lifts it at the first iteration."""
+    for kl in ({"coefficient": 0}, {"coefficient": 0, "target": 6, "min_coefficient": 0.01}):
+        validated(PpoConfig, GIVEN | {"kl": kl}, "trine ppo")

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 from tests.engine.helpers import cache_of, finish, naive_greedy, responses
 from tests.tiny import FAMILY_NAMES, ragged_prompts, random_tensor, tiny_config, tiny_model
-from trine.engine import rows as rows_module
 from trine.engine.engine import Engine
 from trine.engine.native.runner import NativeRunner, Precision, native_supports
 from trine.engine.pages import PAGE
@@ -152,31 +151,29 @@ def test_decoding_stops_after_the_first_step_in_which_a_row_ends() -> None:
     assert runner.decode(rows(np.array([96, end])), 12)[0] == freely[: first + 1]
 
 
-def test_prompts_longer_than_a_call_are_read_in_pieces(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "MAX_TOKENS", 7)
+def test_prompts_longer_than_a_call_are_read_in_pieces(native: bool) -> None:
     model, prompts = tiny_model(QWEN3), ragged_prompts((40, 3, 7, 19, 1, 8, 60))
-    rollouts = Engine(model, native=native).generate(prompts, Sampling(6, temperature=0.0))
+    rollouts = Engine(model, native=native, prefill_tokens=7).generate(prompts, Sampling(6, temperature=0.0))
     assert [list(ids) for ids in responses(rollouts)] == [naive_greedy(model, prompt, 6) for prompt in prompts]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights", ["compute", "int8"])
-def test_tokens_and_log_probs_are_the_same_bits_whatever_shares_the_engine(
-    dtype: torch.dtype, weights: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokens_and_log_probs_are_the_same_bits_whatever_shares_the_engine(dtype: torch.dtype, weights: str) -> None:
     model, prompts = tiny_model(QWEN3, dtype=dtype), ragged_prompts((40, 5, 21, 1, 33))
     settings = [Sampling(12, seed=seed) for seed in range(5)]
 
-    def answers(rows: int, order: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-        engine = Engine(model, rows=rows, weights=weights, native=True)
+    def answers(
+        rows: int, order: Sequence[int], prefill_tokens: int = 1024
+    ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        engine = Engine(model, rows=rows, weights=weights, native=True, prefill_tokens=prefill_tokens)
         made = engine.generate([prompts[i] for i in order], [settings[i] for i in order])
         return [(each.response_ids, each.log_probs) for each in made]
 
     whole = answers(5, range(5))
     assert answers(2, range(5)) == whole
     assert answers(5, [4, 2]) == [whole[4], whole[2]]
-    monkeypatch.setattr(rows_module, "MAX_TOKENS", 7)
-    assert answers(3, range(5)) == whole
+    assert answers(3, range(5), prefill_tokens=7) == whole
 
 
 # Sampling
@@ -257,13 +254,15 @@ def test_the_token_of_a_very_low_temperature_is_the_likeliest() -> None:
     assert native_sample(logits, [1e-6] * 8, range(8))[0] == logits.argmax(1).tolist()
 
 
-def test_one_logit_that_is_no_number_is_enough_to_refuse() -> None:
+def test_one_logit_that_is_no_number_damages_its_row_and_no_other() -> None:
     for place in (0, 17, 96):
-        logits = random_tensor(1, 97)
-        logits[0, place] = torch.nan
-        for temperature in (0.0, 1.0):
-            with pytest.raises(TrineError, match="not numbers"):
-                native_sample(logits, [temperature], [1])
+        for value in (torch.nan, torch.inf):
+            logits = random_tensor(3, 97)
+            whole = native_sample(logits, [0.7] * 3, [1, 2, 3])[0]
+            logits[1, place] = value
+            for temperature in (0.0, 0.7):
+                ids = native_sample(logits, [0.7, temperature, 0.7], [1, 2, 3])[0]
+                assert ids == [whole[0], -1, whole[2]]
 
 
 # Weights

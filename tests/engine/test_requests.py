@@ -20,7 +20,6 @@ from tests.engine.helpers import (
     watch_forward,
 )
 from tests.tiny import ragged_prompts, random_ids, tiny_config, tiny_model
-from trine.engine import rows as rows_module
 from trine.engine.engine import Engine
 from trine.engine.sampling import Constraint, Sampling
 from trine.model.transformer import Transformer
@@ -181,8 +180,7 @@ def test_a_second_thread_is_refused_while_a_step_runs_and_not_afterwards(
 def test_after_a_failure_in_the_middle_of_a_batch_the_engine_works_and_all_memory_is_back(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "MAX_TOKENS", 48)
-    engine = Engine(model, rows=3, native=native)
+    engine = Engine(model, rows=3, native=native, prefill_tokens=48)
     prompts = [LONG, LONG[:60], LONG[30:]]
     with monkeypatch.context() as broken:
         fail_at_call(engine, broken, call)
@@ -209,8 +207,7 @@ def test_after_a_failure_half_way_through_a_stream_the_same_prompt_is_answered_r
 def test_after_a_failed_step_its_requests_fail_and_those_in_line_finish_rightly(
     model: Transformer, native: bool, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "MAX_TOKENS", 48)
-    engine = Engine(model, rows=2, native=native)
+    engine = Engine(model, rows=2, native=native, prefill_tokens=48)
     prompts = [LONG[:40], LONG[5:60], LONG[50:]]
     requests = [engine.submit(prompt, GREEDY) for prompt in prompts]
     with monkeypatch.context() as broken:

@@ -59,6 +59,20 @@ def test_temperature_zero_takes_the_likeliest_and_reports_temperature_one() -> N
     assert_close(log_probs, logits.log_softmax(1).amax(1))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_row_that_holds_no_numbers_has_the_id_minus_1_and_its_neighbours_keep_theirs(
+    value: float, temperature: float
+) -> None:
+    logits, seeds, counters = random_tensor(3, 11), torch.arange(3), torch.arange(3)
+    whole, _ = sample(logits, temperature, seeds, counters)
+    for place in range(11):
+        damaged = logits.clone()
+        damaged[1, place] = value
+        ids, _ = sample(damaged, temperature, seeds, counters)
+        assert ids.tolist() == [int(whole[0]), -1, int(whole[2])]
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits, seeds, counters = random_tensor(6, 11), torch.arange(6), torch.arange(6)
     together, _ = sample(logits, 1.0, seeds, counters)

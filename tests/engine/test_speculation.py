@@ -4,7 +4,7 @@ import pytest
 
 from tests.engine.helpers import watch_forward
 from tests.tiny import make_likely, ragged_prompts, tiny_model
-from trine.engine import engine as engine_module
+from trine.engine import steps as steps_module
 from trine.engine.engine import Engine
 from trine.engine.ngrams import NgramLookup
 from trine.engine.sampling import Sampling
@@ -43,7 +43,7 @@ def test_what_it_learns_in_parts_is_what_it_learns_at_once() -> None:
 
 def answers(monkeypatch: pytest.MonkeyPatch, sampling: Sampling, shortest_step: float) -> tuple[list[Rollout], int]:
     """Answers one prompt at a time, and how often the model was asked for more than one token's logits."""
-    monkeypatch.setattr(engine_module, "MIN_DRAFTED_STEP_SECONDS", shortest_step)
+    monkeypatch.setattr(steps_module, "MIN_DRAFTED_STEP_SECONDS", shortest_step)
     model = tiny_model("gpt2", vocab_size=11)
     make_likely(model, 3, 0.5)
     engine = Engine(model, rows=1)

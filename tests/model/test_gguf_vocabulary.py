@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFWriter, TokenType
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import AutoTokenizer
 
 from tests.model.test_gguf import shape
@@ -63,6 +64,49 @@ def test_every_split_has_a_name_that_means_it() -> None:
         found = split_name({**described, "model": {"ignore_merges": split.ignore_merges}})
         assert found is not None
         assert SPLITS[found] == split, name
+
+
+NAMED = (
+    "smaug-bpe", "phi-2", "refact", "command-r", "mistral-bpe", "tekken", "gpt-4o", "falcon", "glm4", "deepseek-v3",
+    "deepseek-coder", "seed-coder", "bailingmoe", "stablelm2", "olmo", "dbrx", "mpt", "viking", "bloom", "exaone",
+    "default",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_other_programs_write_as_the_split_is_read(name: str, tmp_path: Path) -> None:
+    """4.1: no text is lost or changed by it, and it goes out as a name that means the same."""
+    before = Tokenizer.load(llama3(tmp_path / "folder"))
+    through_gguf(before, tmp_path / "model.gguf")
+    container = read_container(tmp_path / "model.gguf")
+    container = replace(container, metadata=container.metadata | {"tokenizer.ggml.pre": name})
+    tokenizer = Tokenizer(read_tokenizer(container, before.vocab_size, context=128)[0])
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    again = through_gguf(tokenizer, tmp_path / "again.gguf")
+    assert [again.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("smaug-bpe", ["It", "'S", " ", "123", "4", "!!\n"]),
+        ("deepseek-v3", ["It", "'S", " ", "123", "4", "!!\n"]),
+        ("phi-2", ["It", "'", "S", " 1234", "!!", "\n"]),
+        ("refact", ["It", "'", "S", " ", *"1234", "!!", "\n"]),
+        ("command-r", ["It", "'", "S", " ", *"1234", "!!", "\n"]),
+        ("tekken", ["It", "'S", " ", *"1234", "!!\n"]),
+        ("bailingmoe", ["It", "'S", " ", *"1234", "!!\n"]),
+    ],
+)
+def test_a_split_cuts_where_llama_cpp_does(name: str, pieces: list[str]) -> None:
+    """4.1: contractions, digits and line ends, where the expressions differ."""
+    description = json.dumps(
+        {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": SPLITS[name].pre_tokenizer}
+    )
+    splitter = HuggingFaceTokenizer.from_str(description).pre_tokenizer
+    found = "|".join(piece for piece, _ in splitter.pre_tokenize_str("It'S 1234!!\n"))
+    assert found.replace("Ġ", " ").replace("Ċ", "\n").split("|") == pieces
 
 
 def test_control_tokens_are_special_and_user_defined_ones_are_not(tmp_path: Path) -> None:

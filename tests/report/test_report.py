@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from trine.data.account import Account, Files
 from trine.report.report import write_report
 from trine.report.tables import ABSENT, Table, percent, share_of
 from trine.runtime.errors import TrineError
@@ -166,6 +167,21 @@ def test_every_document_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:
                 r"tokens, held-out folders +30,000"):  # fmt: skip
         assert re.search(row, text), row
     assert "theirs" in path.read_text("utf-8")
+
+
+def test_every_file_and_record_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:
+    """1.8: what was passed over, left out and broken stands in the report as in the record kept with the shards."""
+    files = Files(seen=50, read=7, passed_over={".rst": 40, "linked folder": 1, ".TXT": 2})
+    account = Account(files, 100, 90, {"empty": 3, "too_long": 5}, 2, ("a.jsonl:7: not JSON",))
+    for name in ("shards", "functions"):
+        finished(tmp_path, name, {}, {"account": account.as_json()})
+    described(tmp_path, ("shards", "shards"), ("functions", "functions"))
+    path, text = write_report(tmp_path)
+    passed_over = (r"files and folders found +50", r"  read +7", r"  passed over: \.rst +40", r"linked folder +1")
+    records = (r"records +100", r"  kept +90", r"  left out: too long +5", r"  broken +2")
+    for row in (*passed_over, *records):
+        assert len(re.findall(row, text)) == 2, row
+    assert path.read_text("utf-8").count("a.jsonl:7: not JSON") == 2
 
 
 def test_pretraining_shows_speed_and_samples_where_they_were_logged(tmp_path: Path) -> None:

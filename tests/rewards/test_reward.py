@@ -18,7 +18,7 @@ END = 3
 
 
 def model_reward() -> ModelReward:
-    return ModelReward(tiny_score_model("gpt2", vocab_size=320), tiny_tokenizer())
+    return ModelReward(tiny_score_model("gpt2", vocab_size=320), tiny_tokenizer(), "line")
 
 
 def answer(text: str, *, ended: bool = True, **columns: object) -> Answer:

@@ -179,6 +179,7 @@ def test_observations_are_normalized_by_all_rollouts_before(tmp_path: Path) -> N
 def test_rewards_are_scaled_by_the_returns_so_far(tmp_path: Path) -> None:
     raw, scaled = (objective(tmp_path, normalize_rewards=on, normalize_advantages="none") for on in (False, True))
     plain, divided = played(raw), played(scaled)
+    scaled.state()  # the iteration is over: what it saw is taken in
     assert scaled.reward_scale is not None
     deviation = float(scaled.reward_scale.moments.variance[0]) ** 0.5
     with torch.no_grad():  # the critic is the same, so what differs is rewards alone

@@ -298,6 +298,24 @@ def test_a_target_moves_the_coefficient_after_the_iteration_that_measured_it() -
     assert again.kl_coefficient == adapted
 
 
+def test_a_kl_that_is_no_number_is_told_and_moves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.24: a NaN became the least coefficient."""
+    objective = objective_of(kl=KlConfig(coefficient=0.15, target=6.0, horizon=10.0, min_coefficient=0.01))
+    plain = objective.reference_log_probs
+    monkeypatch.setattr(objective, "reference_log_probs", lambda padded: plain(padded) * float("nan"))
+    objective.batches(0)
+    assert objective.next_kl_coefficient == 0.15
+    assert "KL of iteration 0 is nan" in capsys.readouterr().err
+
+
+def test_a_floor_holds_from_the_first_iteration() -> None:
+    """1.24: with a target a coefficient of 0 is lifted to the floor; a fixed one has no floor."""
+    assert objective_of(kl=KlConfig(coefficient=0.0, target=6.0, min_coefficient=0.02)).kl_coefficient == 0.02
+    assert objective_of(kl=KlConfig(coefficient=0.0)).kl_coefficient == 0.0
+
+
 # Batches
 
 

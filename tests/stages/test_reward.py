@@ -1,17 +1,22 @@
 """The reward model ranks, its scores are normalised, and pairs give what rows alone give."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from tests.conftest import PLAIN_CPU, reward_config
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_score_model
-from trine.catalog.loading import open_hardware, open_score_model
+from trine.catalog.loading import open_hardware, open_model, open_score_model
 from trine.data.files import read_preferences
+from trine.rewards.closing import closing_of
+from trine.rewards.model import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
+from trine.stages.preferences.normalization import fresh_answers
 from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
 from trine.stages.preferences.reward import RewardObjective, run
 from trine.tokenizer.chat_format import ChatFormat
@@ -67,13 +72,75 @@ def test_it_learns_to_rank_what_it_saw(
     assert rows[-1]["accuracy"] == 1.0
 
 
-def test_scores_of_sampled_answers_are_normalised(reward_run: Path, preferences_run: Path) -> None:
-    model, tokenizer = open_score_model(reward_run, open_hardware(PLAIN_CPU))
+def fresh_scores(reward: Path, policy: Path, preferences: Path, samples: int, seed: int) -> Tensor:
+    """Scores of samples that nothing was fitted to, as PPO would take them."""
+    config = reward_config(Path("unused"), policy, preferences, normalization_samples=samples, seed=seed)
+    hardware = open_hardware(PLAIN_CPU)
+    (model, tokenizer), reward_model = open_model(str(policy), hardware), open_score_model(reward, hardware)
+    prompts = [preference.prompt for preference in read_preferences(preferences / "train.jsonl")]
+    answers = fresh_answers(model, tokenizer, prompts, config, model.config.context)
+    assert {answer.prompt for answer in answers} <= set(prompts) and len(answers) == samples
+    return ModelReward(*reward_model).score(answers)
+
+
+def test_other_fresh_samples_of_the_policy_score_0_and_vary_by_1(
+    tmp_path: Path, finetune_run: Path, preferences_run: Path
+) -> None:
+    """1.21: not the rejected sides of its own pairs, which it has learned to score unlike any other answers."""
+    reward = run(reward_config(tmp_path, finetune_run, preferences_run, epochs=10.0, normalization_samples=512))
+    scores = fresh_scores(reward, finetune_run, preferences_run, 512, seed=99).double()
+    assert float(scores.mean()) == pytest.approx(0, abs=4 * (2 / 512) ** 0.5)
+    assert float(scores.std(unbiased=False)) == pytest.approx(1, abs=0.25)
+    model, tokenizer = open_score_model(reward, open_hardware(PLAIN_CPU))
     preferences = read_preferences(preferences_run / "train.jsonl")
     pairs = render(preferences, ChatFormat(tokenizer), model.trunk.config.context, preferences_run)
-    _, rejected = score_all(model, pairs)
-    assert float(rejected.mean()) == pytest.approx(0, abs=1e-3)
-    assert float(rejected.std(unbiased=False)) == pytest.approx(1, abs=0.05)
+    assert abs(float(score_all(model, pairs)[1].mean())) > 0.2  # what was called mean 0 before
+    said = read_json(reward / "done.json")["normalization"]
+    assert said["samples"] == 512 and 0 <= said["ended_share"] <= 1 and said["gain"] > 0
+
+
+def test_scores_may_be_normalized_on_another_policy_or_left_as_they_are(
+    tmp_path: Path, finetune_run: Path, pretrain_run: Path, preferences_run: Path, reward_run: Path
+) -> None:
+    """1.21: `reference` is the policy PPO will start from, where that is not what the reward model was made of."""
+    other = run(reward_config(tmp_path / "other", finetune_run, preferences_run, reference=str(pretrain_run)))
+    raw = run(reward_config(tmp_path / "raw", finetune_run, preferences_run, normalize=False))
+    ours, theirs, none = (read_json(each / "done.json")["normalization"] for each in (reward_run, other, raw))
+    assert ours["gain"] != theirs["gain"]
+    assert (none["gain"], none["offset"], none["samples"]) == (1.0, 0.0, 0)
+
+
+def test_prompts_that_leave_no_room_for_a_sample_are_named(
+    tmp_path: Path, finetune_run: Path, preferences_run: Path
+) -> None:
+    """1.21"""
+    with pytest.raises(TrineError, match=r"no prompt of .*preferences leaves room for max_new_tokens=128 within 128"):
+        run(reward_config(tmp_path, finetune_run, preferences_run, max_new_tokens=128))
+
+
+def test_the_kind_of_text_decides_how_cut_answers_are_read_and_the_folder_keeps_it(
+    tmp_path: Path, finetune_run: Path, preferences_run: Path, reward_run: Path
+) -> None:
+    """1.23: code by lines, prose where it was cut; what is asked for wins."""
+    chosen = [preference.chosen for preference in read_preferences(preferences_run / "train.jsonl")]
+    hardware = open_hardware(PLAIN_CPU)
+    assert open_score_model(reward_run, hardware)[0].closed == closing_of(chosen)
+    (tmp_path / "prose.jsonl").write_text(
+        json.dumps({"prompt": "x", "chosen": "the cat sat. " * 9 + "\nIt is.", "rejected": "no"}) + "\n"
+    )
+    prose = run(
+        reward_config(tmp_path / "prose", finetune_run, tmp_path / "prose.jsonl", batch_size=1, normalize=False)
+    )
+    assert open_score_model(prose, hardware)[0].closed == "end" == read_json(prose / "done.json")["closed"]
+    asked = run(reward_config(tmp_path / "asked", finetune_run, preferences_run, closed="as_is"))
+    assert open_score_model(asked, hardware)[0].closed == "as_is"
+
+
+def test_a_tie_is_half_right_while_training_as_it_is_when_evaluated() -> None:
+    """1.17: a figure has one definition."""
+    objective = RewardObjective(tiny_score_model(), [], [], reward_config(Path("x"), Path("x"), Path("x")))
+    same = Pair([5, 6], [7, 3], [7, 3])
+    assert float(objective.terms([same, same])["accuracy"].value) == 1.0
 
 
 def test_results_stand_beside_baselines(reward_run: Path, preferences_run: Path) -> None:

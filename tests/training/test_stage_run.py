@@ -69,12 +69,12 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 def test_inputs_that_are_given_are_part_of_the_run(tmp_path: Path) -> None:
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text("{}\n")
-    folder = run(toy(tmp_path, held_out=held_out, scorer="trine.rewards.function:prompt_text"))
+    folder = run(toy(tmp_path, held_out=held_out, scorer="operator:eq"))
     inputs = json.loads((folder / "run.json").read_text())["inputs"]
     assert inputs.keys() == {"examples", "held_out", "scorer"} and inputs["examples"] == inputs["held_out"]
     held_out.write_text("[]\n")
     with pytest.raises(TrineError, match="held_out: its content has changed"):
-        run(toy(tmp_path, held_out=held_out, scorer="trine.rewards.function:prompt_text"))
+        run(toy(tmp_path, held_out=held_out, scorer="operator:eq"))
 
 
 def test_the_code_of_a_function_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

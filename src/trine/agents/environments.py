@@ -8,8 +8,6 @@ episode depends on the previous ones; `fresh` therefore creates a new environmen
 """
 
 import base64
-import importlib
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +16,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from trine.agents.contract import Contract
 from trine.agents.distributions import Array
 from trine.agents.spaces import Actions, actions_of, observation_size
 from trine.runtime.errors import TrineError
-from trine.runtime.importing import search_working_directory
+from trine.runtime.foreign import FOREIGN_ERRORS, told
+from trine.runtime.importing import import_module, search_working_directory
+from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.runtime.source_code import own_files, source_digest
 
@@ -39,8 +40,10 @@ def make_environment(name: str, options: Mapping[str, Any], render_mode: str | N
         raise TrineError(
             f"{name}: {error}; trine's extras are: pip install 'trine[control]' or 'trine[box2d]'"
         ) from None
-    except Exception as error:  # third-party code may raise anything
-        raise TrineError(f"environment {name!r} with options {dict(options)} cannot be created: {error}") from None
+    except FOREIGN_ERRORS as error:  # third-party code may raise anything
+        raise TrineError(
+            f"environment {name!r} with options {dict(options)} cannot be created: {str(error) or told(error)}"
+        ) from None
 
 
 def environment_sources(name: str) -> dict[str, str]:
@@ -48,13 +51,15 @@ def environment_sources(name: str) -> dict[str, str]:
 
     Its class or function, and the module that registers it; an installed environment is known by its id.
     """
+    search_working_directory()
     try:
-        entry = gymnasium.spec(name).entry_point
+        registers = [import_module(each) for each in name.split(":")[:-1]]
+        entry = gymnasium.spec(name.rsplit(":", maxsplit=1)[-1]).entry_point
         module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-        made_by = getattr(importlib.import_module(module), attribute) if module else entry
-    except Exception:  # third-party code may raise anything, and `make_environment` says what is wrong
+        made_by = getattr(import_module(module), attribute) if module else entry
+    except FOREIGN_ERRORS:  # `make_environment` says what is wrong
         return {}
-    defined = [made_by, sys.modules.get(name.partition(":")[0])]
+    defined = [made_by, *registers]
     return {"environment": source_digest("environment", *defined)} if own_files(*defined) else {}
 
 
@@ -86,11 +91,15 @@ class Environments:
         environments.close()
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], count: int, seed: int, *, fresh: bool = True) -> None:
+    def __init__(
+        self, name: str, options: Mapping[str, Any], count: int, seed: int, *, fresh: bool = True,
+        scaled_actions: bool = True,
+    ) -> None:  # fmt: skip
         self.name, self.options, self.seed, self.fresh = name, options, seed, fresh
         self.copies = [make_environment(name, options) for _ in range(count)]
-        self.actions: Actions = actions_of(self.copies[0], name)
+        self.actions: Actions = actions_of(self.copies[0], name, scaled=scaled_actions)
         self.observation_size = observation_size(self.copies[0], name)
+        self.contract = Contract(name, self.observation_size)
         spec = self.copies[0].spec
         self.time_limit = spec.max_episode_steps if spec is not None else None
         self.observations = np.empty((count, self.observation_size), np.float32)
@@ -121,24 +130,24 @@ class Environments:
         """(reward, terminated, truncated)."""
         self.played[copy] += self.actions.packed(action)  # before the step, which may modify the array
         self.lengths[copy] += 1
-        self.observations[copy], reward, terminated, truncated, _ = self.copies[copy].step(action)
-        reward = float(reward)
+        observation, reward, terminated, truncated = self.contract.step(
+            self.copies[copy], action,
+            lambda: f"copy {copy}, episode {self.episodes[copy]}, step {self.lengths[copy]}",
+        )  # fmt: skip
+        self.observations[copy] = observation
         self.totals[copy] += reward
         self.digests[copy] = zlib.crc32(self.observations[copy], self.digests[copy])
-        return reward, bool(terminated), bool(truncated)
+        return reward, terminated, truncated
 
     def _reset(self, copy: int, episode: int) -> None:
         if self.fresh and not self.unused[copy]:
-            self.copies[copy].close()
+            self._close(copy)
             self.copies[copy] = make_environment(self.name, self.options)
         self.unused[copy] = False
-        observation, _ = self.copies[copy].reset(seed=derive_seed(self.seed, "episode", copy, episode) % SEEDS)
-        if np.shape(observation) != (self.observation_size,):
-            raise TrineError(
-                f"{self.name}: an observation has shape {np.shape(observation)}; its observation space says "
-                f"({self.observation_size},)"
-            )
-        self.observations[copy] = observation
+        seed = derive_seed(self.seed, "episode", copy, episode) % SEEDS
+        self.observations[copy] = self.contract.reset(
+            self.copies[copy], seed, lambda: f"copy {copy}, episode {episode}, reset"
+        )
         self.episodes[copy], self.totals[copy], self.lengths[copy] = episode, 0.0, 0
         self.played[copy] = bytearray()
         self.digests[copy] = zlib.crc32(self.observations[copy])
@@ -181,7 +190,7 @@ class Environments:
                     f"{self.name} does not reproduce: with the same seed and the same {self.lengths[copy]} actions, "
                     f"copy {copy} in its episode {was['episode']} showed other observations or rewards than before the "
                     "stop, so the run cannot be resumed exactly. Resume with new episodes (--resume "
-                    "new_episodes), or start over (--overwrite true)"
+                    "new_episodes), or give another --out"
                 )
 
     def start_next_episodes(self, state: list[dict[str, Any]]) -> None:
@@ -190,5 +199,12 @@ class Environments:
             self._reset(copy, int(was["episode"]) + 1)
 
     def close(self) -> None:
-        for environment in self.copies:
-            environment.close()
+        for copy in range(len(self.copies)):
+            self._close(copy)
+
+    def _close(self, copy: int) -> None:
+        """An environment that fails to close has been played: that is said, and ends nothing."""
+        try:
+            self.copies[copy].close()
+        except FOREIGN_ERRORS as error:
+            say(f"   {self.name}, copy {copy}: close raised {told(error)}", style="yellow")

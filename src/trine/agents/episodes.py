@@ -3,13 +3,14 @@
 import io
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from PIL import Image
 
+from trine.agents.contract import Contract
 from trine.agents.environments import SEEDS, Environments, Episode, make_environment
 from trine.agents.folder import AgentDescription, Player, check_fits
 from trine.agents.spaces import actions_of
@@ -38,7 +39,10 @@ def play_episodes(
     unsaved work `may_stop` is False, and the caller handles signals. Raises `TrineError` if an episode does not end.
     """
     copies = min(SIDE_BY_SIDE, count)
-    environments = Environments(description.environment, description.environment_options, copies, seed)
+    environments = Environments(
+        description.environment, description.environment_options, copies, seed,
+        scaled_actions=description.scaled_actions,
+    )  # fmt: skip
     try:
         check_fits(description, environments)
         return _first_episodes(description.environment, environments, player, count, seed, may_stop)
@@ -76,21 +80,27 @@ def _refuse_endless(name: str, environments: Environments) -> None:
 def frames(description: AgentDescription, player: Player, seed: int, render_mode: str) -> Iterator[tuple[Any, float]]:
     """One episode: yields (function that renders a frame, return so far) before each action and at the end."""
     environment = make_environment(description.environment, description.environment_options, render_mode)
-    actions = actions_of(environment, description.environment)
+    actions = actions_of(environment, description.environment, scaled=description.scaled_actions)
+    contract = Contract(description.environment, description.observations)
     generator = generator_for(seed, "actions")
     total, ended, step = 0.0, False, 0
     try:
-        observation, _ = environment.reset(seed=derive_seed(seed, "film") % SEEDS)
+        observation = contract.reset(environment, derive_seed(seed, "film") % SEEDS, lambda: "reset")
         yield environment.render, total
         while not ended and step < MAX_EPISODE_STEPS:
             stop_request.check()
             noise = player.distribution.noise(generator, 1, 1)[0]
-            action = player.act(np.asarray(observation, np.float32)[None], noise)
-            observation, reward, terminated, truncated, _ = environment.step(actions.for_environment(action)[0])
-            total, ended, step = total + float(reward), terminated or truncated, step + 1
+            action = actions.for_environment(player.act(observation[None], noise))[0]
+            step += 1
+            observation, reward, terminated, truncated = contract.step(
+                environment, action, partial("step {}".format, step)
+            )
+            total, ended = total + reward, terminated or truncated
             yield environment.render, total
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise _cannot_be_rendered(description.environment, error) from None
+    except TrineError as error:
+        if isinstance(error.__cause__, gymnasium.error.DependencyNotInstalled):  # a window is opened by reset and step
+            raise _cannot_be_rendered(description.environment, error.__cause__) from None
+        raise
     finally:
         environment.close()
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,8 @@ class AgentDescription:
     continuous: bool
     critic: bool
     hidden: tuple[int, ...]
+    scaled_actions: bool = False
+    """whether -1 and 1 are the edges of a bounded action (`BoxActions`); agents that do not say so act in its units"""
 
     @property
     def distribution(self) -> Distribution:
@@ -50,7 +53,8 @@ class Player:
 
 
 def save_agent(folder: Path, description: AgentDescription, agent: Agent, moments: Moments | None) -> None:
-    """Save the agent into `folder`, atomically."""
+    """Save the agent into `folder`, atomically; raises `TrineError` where it could not act."""
+    _refuse_broken(folder, agent, moments)
 
     def fill(aside: Path) -> None:
         normalization = None if moments is None else moments.state()
@@ -75,13 +79,22 @@ def load_agent(run: Path) -> tuple[AgentDescription, Agent, Moments | None]:
         with torch.no_grad():
             for name, place in agent.named().items():
                 place.copy_(weights.pop(name))
-    except (TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
+        moments = None if normalization is None else Moments(description.observations)
+        if moments is not None:
+            moments.restore(normalization)
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
         raise TrineError(f"{folder} is not a folder written by `trine control`: {error}") from None
-    moments = None
-    if normalization is not None:
-        moments = Moments(description.observations)
-        moments.restore(normalization)
+    _refuse_broken(folder, agent, moments)
     return description, agent, moments
+
+
+def _refuse_broken(folder: Path, agent: Agent, moments: Moments | None) -> None:
+    """Raise `TrineError` where an agent, or what it is shown its observations by, is not finite: it cannot act."""
+    finite = bool(agent.weights.isfinite().all())
+    if moments is not None:
+        finite = finite and bool(np.isfinite(moments.mean).all() and np.isfinite(moments.variance).all())
+    if not finite:
+        raise TrineError(f"the agent of {folder} has weights or moments that are not finite; it cannot act")
 
 
 def build(description: AgentDescription) -> Agent:

@@ -7,12 +7,24 @@ batches are merged as in Chan et al. 1979, in float64.
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from trine.agents.distributions import Array
+from trine.algorithms.masked import centred
 
 CLIP = 10.0
 """Normalized values are clipped to this many standard deviations."""
 MIN_VARIANCE = 1e-8
+
+
+def standardized(values: Tensor) -> Tensor:
+    """(values - mean) / (deviation + 1e-8) of a minibatch [M], unbiased, as CleanRL has it; one value is unchanged."""
+    if len(values) < 2:
+        return values
+    deviations, _ = centred(values, torch.ones_like(values, dtype=torch.bool))
+    deviation = (deviations.square().sum() / (len(values) - 1)).sqrt()
+    return (deviations / (deviation + 1e-8)).to(values.dtype)
 
 
 class Moments:
@@ -54,14 +66,27 @@ class RewardScale:
         self.returns = np.zeros(copies)
         self.moments = Moments(1)
 
-    def scaled(self, rewards: Array, ends: Array) -> Array:
-        """Update the statistics with `rewards` [T, N] and scale them; `ends` [T, N]: whether an episode ended."""
+    def after(self, rewards: Array, ends: Array) -> "RewardScale":
+        """The scale once `rewards` [T, N] were seen; `ends` [T, N]: whether an episode ended. This one stays as it is:
+        whether a rollout counts is known only after its updates."""
+        later = RewardScale(len(self.returns), self.gamma)
+        later.restore(self.state())
         seen = np.empty(rewards.shape)
         for t, (reward, ended) in enumerate(zip(rewards, ends, strict=True)):
-            self.returns = self.returns * self.gamma + reward
-            seen[t] = self.returns
-            self.returns[ended] = 0.0
-        self.moments.add(seen.reshape(-1, 1))
+            later.returns = later.returns * self.gamma + reward
+            seen[t] = later.returns
+            later.returns[ended] = 0.0
+        later.moments.add(seen.reshape(-1, 1))
+        return later
+
+    def without_returns(self) -> "RewardScale":
+        """The scale as it is, of episodes not seen from their beginning."""
+        later = RewardScale(len(self.returns), self.gamma)
+        later.moments.restore(self.moments.state())
+        return later
+
+    def scaled(self, rewards: Array) -> Array:
+        """`rewards` divided by the deviation of returns, clipped to +-`CLIP`, float32."""
         return np.clip(rewards / np.sqrt(self.moments.variance + MIN_VARIANCE), -CLIP, CLIP).astype(np.float32)
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Supported spaces: flat Box observations, Discrete or flat Box actions; others are refused."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -40,13 +41,40 @@ class DiscreteActions:
         return np.frombuffer(kept, "<i8").tolist()
 
 
+UNBOUNDED = float(np.finfo(np.float32).max)
+"""An edge as far away as this is none: some environments write the largest float for infinity."""
+
+
 @dataclass(frozen=True)
 class BoxActions:
-    """Vectors within `low` and `high` [K]. Sampled actions are clipped for the environment only, not for learning."""
+    """Vectors within `low` and `high` [K], which the policy samples in units of the range.
+
+    A new policy samples about 0, with deviation 1, and sees no edge. So -1 and 1 stand for the edges of a range that
+    has both, and 0 for its middle; where it has one, that edge is -1 (or 1) and a unit is a unit; where it has none,
+    actions are what is sampled. They are clipped at the edges for the environment only: learning keeps what was
+    sampled, and its log-probability. Without `scaled`, which is how older agents act, they are clipped alone.
+    """
 
     low: Array
     high: Array
+    scaled: bool = True
     continuous = True
+
+    @cached_property
+    def affine(self) -> tuple[Array, Array]:
+        """(middle [K], half width [K]), in float64: the action is middle + half width * what was sampled."""
+        low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+        below, above = low > -UNBOUNDED, high < UNBOUNDED
+        both = below & above
+        half = np.where(both, 0.5 * np.where(both, high, 0.0) - 0.5 * np.where(both, low, 0.0), 1.0)
+        middle = np.where(below, low + half, np.where(above, high - half, 0.0))
+        return middle, half
+
+    @property
+    def as_sampled(self) -> bool:
+        """Whether actions are what is sampled, but for clipping; so it is in ranges of -1 to 1."""
+        middle, half = self.affine
+        return not self.scaled or bool((middle == 0).all() and (half == 1).all())
 
     @property
     def distribution(self) -> Distribution:
@@ -58,6 +86,9 @@ class BoxActions:
 
     def for_environment(self, actions: Array) -> list[Any]:
         """The actions to pass to the environments, one for each."""
+        if not self.as_sampled:
+            middle, half = self.affine
+            actions = middle + half * actions
         return list(np.minimum(np.maximum(actions, self.low), self.high).astype(self.low.dtype))
 
     def packed(self, action: Array) -> bytes:
@@ -83,11 +114,14 @@ def observation_size(environment: gymnasium.Env[Any, Any], name: str) -> int:
     return int(space.shape[0])
 
 
-def actions_of(environment: gymnasium.Env[Any, Any], name: str) -> Actions:
-    """The actions of an environment. Raises `TrineError` for spaces that are neither Discrete nor flat Box."""
+def actions_of(environment: gymnasium.Env[Any, Any], name: str, *, scaled: bool = True) -> Actions:
+    """The actions of an environment. Raises `TrineError` for spaces that are neither Discrete nor flat Box.
+
+    `scaled`: whether those of a Box are sampled in units of its range.
+    """
     space = environment.action_space
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(int(space.n), int(space.start))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return BoxActions(space.low, space.high)
+        return BoxActions(space.low, space.high, scaled)
     raise TrineError(f"{name}: actions are {space}; only Discrete and flat Box actions (of real numbers) are supported")

@@ -43,7 +43,8 @@ def clipped_policy_loss(
     return PolicyLoss(
         loss=losses.sum(),
         clipped=(bounded > unclipped).float().sum(),
-        approximate_kl=(ratio.detach() - 1 - log_ratio.detach()).sum(),
+        # expm1: near a ratio of 1, exp - 1 would round away what is left of the difference.
+        approximate_kl=(torch.expm1(log_ratio.detach()) - log_ratio.detach()).sum(),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trine.algorithms.masked import sum_dtype
 from trine.model import training_kernels
 from trine.runtime.working_memory import empty, empty_like
 
@@ -26,7 +27,7 @@ class _CrossEntropySum(torch.autograd.Function):
         weight_cast = _cast(weight, hidden.dtype)
         hidden_gradient = empty_like(hidden)
         weight_gradient: Tensor | None = None
-        total = torch.zeros((), dtype=_sum_dtype(hidden), device=hidden.device)
+        total = torch.zeros((), dtype=sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             losses, gradient = cross_entropy_and_gradient(
@@ -86,11 +87,6 @@ def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) 
     return losses, gradient.to(logits.dtype)
 
 
-def _sum_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 if the device supports it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:
     """Sum over rows of row_weight * -log softmax(hidden weight^T)[target], in nats; a float64 scalar.
 
@@ -99,7 +95,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
     """
     if not torch.is_grad_enabled():
         losses = -target_log_probs(hidden, weight, targets) * row_weights
-        return losses.sum(dtype=_sum_dtype(hidden))
+        return losses.sum(dtype=sum_dtype(hidden))
     return _CrossEntropySum.apply(hidden, weight, targets, row_weights)
 
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trine.algorithms.masked import centred
+
 
 def pairwise_ranking_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
     """Sum over pairs of -log sigmoid(chosen - rejected - margin); scores [P] each."""
@@ -16,16 +18,21 @@ def ranking_loss(scores: Tensor, best: Tensor) -> Tensor:
 
 
 def normalization(scores: Tensor) -> tuple[float, float]:
-    """Gain and offset that give `scores` [N] mean 0 and variance 1: gain * score + offset."""
-    deviation = float(scores.double().std(unbiased=False))
+    """Gain and offset that give `scores` [N] mean 0 and variance 1: gain * score + offset; equal scores keep gain 1."""
+    deviations, mean = centred(scores, torch.ones_like(scores, dtype=torch.bool))
+    deviation = float(deviations.square().mean().sqrt())
     gain = 1.0 / deviation if deviation > 1e-8 else 1.0
-    return gain, -gain * float(scores.double().mean())
+    return gain, -gain * float(mean)
+
+
+def pair_wins(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """For each pair 1 where the chosen answer scores higher, 1/2 for a tie, else 0."""
+    return (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
     """Share of pairs in which the chosen answer scores higher; ties count half."""
-    wins = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
-    return float(wins.mean()) if len(wins) else float("nan")
+    return float(pair_wins(chosen, rejected).mean()) if len(chosen) else float("nan")
 
 
 def reliability(margins: Tensor, bins: int = 10) -> list[tuple[float, float, int]]:

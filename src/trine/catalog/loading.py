@@ -15,6 +15,7 @@ from trine.model.gguf.reading import read_gguf
 from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.model.weight_files import StoredDtype, open_weights
+from trine.records import Closing
 from trine.runtime.device import Hardware, choose_hardware
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
@@ -102,7 +103,7 @@ def open_score_model(
     compute = (hardware.compute_dtype, hardware.device)
     if not place.adapters:
         return load_score_model(place.base, *compute, ignored=ignored), Tokenizer.load(place.base)
-    trunk, head, offset = _scored_base(place.base, hardware, ignored)
+    trunk, head, offset, closed = _scored_base(place.base, hardware, ignored)
     for folder in place.adapters:
         merged = merge_adapter(trunk, folder, ignored=ignored)
         trunk, head = merged.model, head if merged.head is None else merged.head
@@ -110,7 +111,7 @@ def open_score_model(
         raise TrineError(f"{place.adapters[-1]} holds no reward model: neither it nor its base has {SCORE_WEIGHT}")
     model = ScoreModel(trunk)
     model.head.weight.data.copy_(head)
-    model.offset = offset
+    model.offset, model.closed = offset, closed
     return model.to(hardware.device), _beside(place, Tokenizer.load(place.base))
 
 
@@ -122,13 +123,14 @@ def is_reward_model(name: Path | str) -> bool:
 
 def _scored_base(
     folder: Path, hardware: Hardware, ignored: Collection[str]
-) -> tuple[Transformer, Tensor | None, float]:
-    """Trunk, score head if it has one, and offset of an adapter's base, which may be a plain language model."""
+) -> tuple[Transformer, Tensor | None, float, Closing]:
+    """Trunk, score head if it has one, offset, and how it reads cut answers, of an adapter's base, which may be a plain
+    language model."""
     compute = (hardware.compute_dtype, hardware.device)
     if SCORE_WEIGHT not in open_weights(folder):
-        return load_model(folder, *compute, ignored=ignored), None, 0.0
+        return load_model(folder, *compute, ignored=ignored), None, 0.0, "end"
     model = load_score_model(folder, *compute, ignored=ignored)
-    return model.trunk, model.head.weight, model.offset
+    return model.trunk, model.head.weight, model.offset, model.closed
 
 
 def _stored_dtype(folder: Path) -> StoredDtype:

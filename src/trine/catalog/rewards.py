@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from trine.catalog.loading import open_score_model
+from trine.records import Closing
 from trine.rewards.base import Reward
 from trine.rewards.function import import_function
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
 
 
-def open_reward(name: str, hardware: Hardware) -> Reward:
+def open_reward(name: str, hardware: Hardware, closed: Closing | None = None) -> Reward:
     """The reward model called `name`, or `package.module:function`. Raises `TrineError` where it is neither."""
-    return import_function(name) if is_function(name) else ModelReward(*open_score_model(name, hardware))
+    return import_function(name) if is_function(name) else ModelReward(*open_score_model(name, hardware), closed)
 
 
 def is_function(reward: str) -> bool:

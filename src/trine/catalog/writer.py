@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 from trine.catalog.loading import OpenedModel, open_hardware, open_language_model
+from trine.config.extras import check_extras
 from trine.config.use import OpenConfig, SamplingConfig
 from trine.engine.answer_text import AnswerText
 from trine.engine.engine import Engine
@@ -35,6 +36,7 @@ class Writer:
     """
 
     def __init__(self, config: OpenConfig, *, rows: int) -> None:
+        check_extras(config)
         self.opened: OpenedModel = open_language_model(
             config.model,
             open_hardware(config.hardware),
@@ -56,7 +58,7 @@ class Writer:
             temperature=_temperature(config.temperature, suggested),
             seed=config.seed if seed is None else seed,
             eos_ids=tuple(dict.fromkeys((*eos_ids, *suggested.eos_token_ids))),
-            stop_strings=config.stop_strings,
+            stop_strings=config.stop_strings or suggested.stop_strings or (),
             top_k=_first(config.top_k, suggested.top_k, 0),
             top_p=_first(config.top_p, suggested.top_p, 1.0),
             min_p=_first(config.min_p, suggested.min_p, 0.0),

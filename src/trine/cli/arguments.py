@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from trine.cli.help import OF_EVERY_COMMAND, print_help
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, from_texts, nothing
-from trine.config.loading import nearest, read_yaml, validated, with_override
+from trine.config.loading import nearest, read_config_file, validated, with_override
 from trine.config.values import read
 from trine.runtime.errors import TrineError
 
@@ -35,7 +35,7 @@ def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[Any
         raise SystemExit(0)
     given = scan.overrides()
     config, dry_run = read(Path, given.pop("config", None)), given.pop("dry_run", "false")
-    values = read_yaml(config) if config is not None else {}
+    values = read_config_file(config, cls) if config is not None else {}
     for name, value in given.items():
         with_override(values, name, value)
     place = f"trine {command}" if config is None else _where(str(config), f"trine {command}", given)

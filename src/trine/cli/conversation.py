@@ -4,6 +4,7 @@ The file is JSON in the messages form, `{"messages": [{"role": "user", "content"
 person's first, so that a chat template can write them.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from trine.records import Message
 from trine.runtime.errors import TrineError
-from trine.runtime.files import read_json, write_json
+from trine.runtime.files import read_json, write_text
 from trine.tokenizer.chat_format import Chat
 
 
@@ -52,7 +53,7 @@ class Conversation:
         """Write all messages, atomically."""
         opening = [] if self.system is None else [Message("system", self.system)]
         messages = [{"role": each.role, "content": each.content} for each in [*opening, *self.messages]]
-        write_json(path, {"messages": messages})
+        write_text(path, json.dumps({"messages": messages}, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Conversation":

@@ -3,14 +3,16 @@
 Each option shows its type or choices, what it is for and its default, within the width of the terminal (COLUMNS).
 """
 
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
+from trine.cli.overview import terminal_width
 from trine.config.base import Config
 from trine.config.fields import ConfigField, config_fields, placeholder
+from trine.config.resumption import Resumption
 from trine.runtime.errors import TrineError
 
 OF_EVERY_COMMAND = (
@@ -21,15 +23,13 @@ OF_EVERY_COMMAND = (
 )
 
 INDENT = 26
-MIN_WIDTH = 32
 
 
 def print_help(command: str, cls: type[Config], asked: str) -> None:
     """The help of a command on standard output; `asked` is what stands behind --help: nothing, or all."""
     if asked not in ("", "all"):
         raise TrineError(f"trine {command}: --help {asked} is unknown; --help all shows every option")
-    width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
-    sys.stdout.write(help_text(command, cls, everything=asked == "all", width=width))
+    sys.stdout.write(help_text(command, cls, everything=asked == "all", width=terminal_width()))
 
 
 def help_text(command: str, cls: type[Config], *, everything: bool, width: int) -> str:
@@ -76,12 +76,18 @@ def _option(each: ConfigField, width: int) -> list[str]:
     value = "{true,false}" if on else "" if each.is_switch else placeholder(each.kind)
     header = f"  --{each.name} {value}".rstrip()
     lines = list(_wrapped(header, width, 6, separators=",")) if len(header) > width else [header]
-    about = f"{each.description} ({_default(each)})"
+    about = f"{each.description} ({'; '.join((_default(each), *_on_resuming(each)))})"
     indent = INDENT if width >= 3 * INDENT else 6
     body = list(_wrapped(about, width, indent, first=indent))
     if len(lines) == 1 and len(header) <= indent - 2:
         return [header.ljust(indent) + body[0].lstrip(), *body[1:]]
     return [*lines, *body]
+
+
+def _on_resuming(each: ConfigField) -> Iterator[str]:
+    """What another value means to a run that is there already, where it is not another run."""
+    kinds = (mark for mark in get_args(each.kind) if isinstance(mark, Resumption))
+    return (kind.value for kind in kinds if kind not in (Resumption.IDENTITY, Resumption.BY_CONTENT))
 
 
 def _default(each: ConfigField) -> str:

@@ -7,20 +7,18 @@ downloaded: names on the hub are noted, not looked up.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from trine.config.base import Config, HardwareConfig, StageConfig
 from trine.config.control import ControlConfig
 from trine.config.corpus import CorpusConfig, SourceConfig
+from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
 from trine.runtime.errors import TrineError
 
 # Fields of a path that are written, not read.
 _WRITTEN = ("out", "film")
-# The package behind each extra that a setting needs.
-_EXTRAS = {"datasketch": "clean", "datasets": "hub", "llguidance": "serve"}
 
 
 def check_inputs(config: Config, earlier: Mapping[Path, StageConfig], place: str) -> list[str]:
@@ -42,19 +40,16 @@ Check = Callable[[], str | None]
 
 
 def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Check]:
+    yield partial(check_extras, config)
     for field in config_fields(type(config)):
         value = _value(config, field.name)
         name = field.name.rpartition(".")[2]
         if value is None or name in _WRITTEN or _made_before(value, earlier):
             continue
         if is_name(field.kind):
-            yield partial(_check_name, str(value), may_be_function=name.endswith("reward"))
+            yield partial(_check_adapter if name == "adapter" else _check_name, str(value), name)
         elif isinstance(value, Path) and isinstance(config, StageConfig):
             yield partial(_check_path, value, name)
-        elif name in ("json_schema", "regex"):
-            yield partial(_check_extra, "llguidance", f"--{name}")
-        elif name == "trackers":
-            yield from (partial(_check_extra, each, f"loop.trackers={each}") for each in value)
     for value in dict(config).values():
         if isinstance(value, HardwareConfig):
             yield partial(_check_hardware, value)
@@ -75,12 +70,21 @@ def _made_before(value: Any, earlier: Mapping[Path, StageConfig]) -> bool:
     return isinstance(value, str | Path) and any(folder in (Path(value), *Path(value).parents) for folder in earlier)
 
 
-def _check_name(name: str, *, may_be_function: bool) -> str | None:
+def _check_adapter(place: str, _: str) -> str | None:
+    from trine.catalog.locating import find_adapter, is_hub_name
+
+    if not Path(place).exists() and is_hub_name(place):
+        return f"{place}: on the Hugging Face hub, not looked up"
+    find_adapter(place)
+    return None
+
+
+def _check_name(name: str, field: str) -> str | None:
     """A model or a reward."""
     from trine.catalog.locating import SMOLLM2, find_model, is_hub_name, packaged_smollm2
     from trine.catalog.rewards import is_function
 
-    if may_be_function and is_function(name):
+    if field.endswith("reward") and is_function(name):
         from trine.rewards.function import import_function
 
         import_function(name)
@@ -104,16 +108,8 @@ def _check_path(path: Path, name: str) -> None:
         Tokenizer.load(path)
 
 
-def _check_extra(package: str, place: str) -> None:
-    if find_spec(package) is None:
-        extra = _EXTRAS.get(package, package)
-        raise TrineError(f"{place} needs the package {package}: pip install 'trine[{extra}]'")
-
-
 def _corpus_checks(corpus: CorpusConfig) -> Iterator[Check]:
     """Folders are listed; of what is installed it is enough that it is there."""
-    if corpus.filters.near_duplicates:
-        yield partial(_check_extra, "datasketch", "corpus.filters.near_duplicates")
     for source in corpus.all_sources:
         if source.dataset is not None:
             yield partial(_check_data_set, source)
@@ -140,7 +136,6 @@ def _check_distribution(name: str) -> None:
 
 
 def _check_data_set(source: SourceConfig) -> str | None:
-    _check_extra("datasets", f"the data set {source.dataset}")
     return None if Path(source.dataset or "").exists() else f"{source.dataset}: on the Hugging Face hub, not looked up"
 
 

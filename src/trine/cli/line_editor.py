@@ -6,6 +6,7 @@ that what is typed or pasted then is whole and waits for the next prompt. Only `
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -74,9 +75,14 @@ def _nothing_cut() -> Iterator[None]:
         return
     import termios
 
-    keyboard = sys.stdin.fileno()
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    keyboard, default = sys.stdin.fileno(), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, leave)  # through the lines below, which give the terminal back
     before = termios.tcgetattr(keyboard)
     changed = termios.tcgetattr(keyboard)
+    changed[0] &= ~termios.ICRNL  # Enter stays Enter, as prompt_toolkit reads it
     changed[3] &= ~(termios.ICANON | termios.ECHO)
     changed[6][termios.VMIN], changed[6][termios.VTIME] = 1, 0
     termios.tcsetattr(keyboard, termios.TCSANOW, changed)
@@ -84,6 +90,7 @@ def _nothing_cut() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGTERM, default)
 
 
 def _mark_pastes(output: Output, wanted: bool) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trine.config.base import ModelName, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent
+from trine.records import Closing
 
 
 class EvaluateConfig(StageConfig):
@@ -29,5 +30,7 @@ class EvaluateConfig(StageConfig):
     """sampling temperature"""
     samples: PositiveInt = 1
     """responses per prompt"""
+    closed: Closing | None = None
+    """how both reward models read a response that was cut at max_new_tokens; null: as each one's folder says"""
     shown: PositiveInt = 8
     """number of prompts whose responses the report shows side by side"""

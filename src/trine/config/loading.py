@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from trine.config.base import Config
 from trine.config.renamed import new_name
+from trine.config.resumption import with_inputs
 from trine.config.values import Refused
 from trine.config.yaml_text import read_file, read_mapping
 from trine.runtime.errors import TrineError
@@ -100,6 +101,18 @@ def _description(cls: type[BaseModel], path: list[str]) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file, its values still to be read by the fields they are for."""
     return read_mapping(read_file(path), str(path))
+
+
+def read_config_file(path: Path, cls: type[Config]) -> dict[str, Any]:
+    """`read_yaml`; in config.yaml of a run folder, paths are seen from that folder."""
+    values, folder = read_yaml(path), path.parent
+    if not (folder / "run.json").exists():
+        return values
+
+    def seen(place: str) -> str:
+        return str(folder / place) if place and (folder / place).exists() else place
+
+    return with_inputs(cls, values, seen) | ({"out": seen(values["out"])} if "out" in values else {})
 
 
 def with_override(values: dict[str, Any], key: str | Sequence[str], value: Any) -> None:

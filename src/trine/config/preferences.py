@@ -17,6 +17,7 @@ from trine.config.base import (
 )
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
+from trine.records import Closing
 
 
 class PreferencesConfig(StageConfig):
@@ -29,7 +30,8 @@ class PreferencesConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     examples: ByContent[Path]
-    """JSONL of {prompt, response}; each response is the chosen answer of its pairs"""
+    """JSONL of {prompt, response}; each response is the chosen answer of its pairs, unless it is longer than
+    max_new_tokens"""
     held_out: ByContent[Path | None] = None
     """JSONL of {prompt, response} for preference pairs to evaluate on"""
     samples: PositiveInt = 1
@@ -71,7 +73,20 @@ class RewardConfig(StageConfig):
     margin: Annotated[float, Field(ge=0)] = 0.0
     """margin of the ranking loss"""
     normalize: bool = True
-    """after training, scale the scores to mean 0 and variance 1 over (about 512 of) the rejected answers"""
+    """after training, scale the scores to mean 0 and variance 1 over fresh samples of the reference policy, on the
+    prompts of the training pairs, scored as PPO would score them"""
+    reference: ByContent[ModelName | None] = None
+    """policy that is sampled from to normalize: the one PPO will start from; null: `model`"""
+    normalization_samples: PositiveInt = 512
+    """how many samples the scores are normalized on"""
+    max_new_tokens: PositiveInt = 64
+    """token budget of those samples: that of the PPO to come"""
+    temperature: PositiveFloat = 1.0
+    """sampling temperature of those samples"""
+    closed: Closing | None = None
+    """how this model reads answers that are cut at a token budget: line: to the last whole line, and ended; end: ended
+    where they were cut; as_is: unended; null: line where the chosen answers are written in lines of at most 80
+    characters, as code is, else end"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.004, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()

@@ -9,9 +9,10 @@
 `training/run_record.py` compares a run with its record by these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -94,6 +95,28 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, value
     elif isinstance(value, list):
         yield from ((f"{place}.{index}", part) for index, part in enumerate(value) if isinstance(part, dict))
+
+
+def with_inputs(cls: type[BaseModel], values: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """`values`, a dumped config of `cls`, with every text of a setting that is compared by content changed."""
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        field = cls.model_fields.get(key)
+        inner = config_in(field) if field is not None else None
+        if inner is not None:
+            changed[key] = _each(value, dict, partial(with_inputs, inner, change=change))
+        elif field is not None and resumption(field) is Resumption.BY_CONTENT:
+            changed[key] = _each(value, str, change)
+        else:
+            changed[key] = value
+    return changed
+
+
+def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """`change` of a value of this kind, or of those in a list."""
+    if isinstance(value, list | tuple):
+        return [_each(item, kind, change) for item in value]
+    return change(value) if isinstance(value, kind) else value
 
 
 def config_in(field: FieldInfo) -> type[BaseModel] | None:

@@ -17,6 +17,7 @@ from trine.config.base import (
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
+from trine.records import Closing
 
 
 class KlConfig(Config):
@@ -25,13 +26,24 @@ class KlConfig(Config):
     coefficient: Annotated[float, Field(ge=0)] = 0.05
     """beta: reward subtracted for one nat of KL"""
     target: PositiveFloat | None = None
-    """KL per response, in nats, that the coefficient is adapted to; null: a fixed coefficient"""
+    """KL per response, in nats, that the coefficient is adapted to, by a factor within 1/2 and 2 an iteration; null: a
+    fixed coefficient"""
     horizon: PositiveFloat = 10_000.0
     """with target: number of responses over which the coefficient adapts; smaller reacts faster"""
     min_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """with target: minimum of the coefficient; equal to `coefficient`, it makes the target an upper bound"""
     in_loss: Literal["none", "k1", "k2", "k3"] = "none"
     """none: KL is subtracted from the reward (k1); k1, k2, k3: a penalty in the loss instead, exact gradient"""
+
+    @model_validator(mode="after")
+    def _can_adapt(self) -> "KlConfig":
+        """A factor leaves 0 at 0."""
+        if self.target is not None and not self.coefficient and not self.min_coefficient:
+            raise ValueError(
+                f"coefficient=0 with target={self.target:g} stays 0 for ever, since it is adapted by a factor: give a "
+                "coefficient above 0 (0.05 is the default), or a min_coefficient"
+            )
+        return self
 
 
 class PpoConfig(PolicyGradientConfig):
@@ -44,10 +56,14 @@ class PpoConfig(PolicyGradientConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: ByContent[Path]
-    """JSONL of {prompt, response}; reward functions may ask for the other fields"""
+    """JSONL of {prompt}; reward functions may ask for the other fields, `response` among them"""
     reward: ByContent[ModelName]
     """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
-    responses) and by name whatever other fields of the prompts' records it asks for; returns scores"""
+    responses) and by name whatever other fields of the prompts' records it asks for, `messages` (the conversations)
+    and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled"""
+    closed: Closing | None = None
+    """how a reward model reads a response that was cut at max_new_tokens: line: to its last whole line, and ended; end:
+    ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a separate model, initialised from that one"""
     critic_warmup: NonNegativeInt = 0
@@ -71,7 +87,8 @@ class PpoConfig(PolicyGradientConfig):
     value_weight: PositiveFloat = 0.1
     """coefficient of the value loss"""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """subtracted from the score of a response that has no end token within max_new_tokens"""
+    """subtracted from the score of a response that has no end token within max_new_tokens. 0, the default, leaves it
+    what the reward says of the cut text; where answers are meant to end, 1 to 3 deviations teach it"""
     missing_eos_score: float | None = None
     """score of such a response in place of the reward's; null keeps the reward's"""
     kl: KlConfig = KlConfig()
@@ -90,6 +107,10 @@ class PpoConfig(PolicyGradientConfig):
             )
         if self.critic == "reward" and ":" in self.reward and not Path(self.reward).exists():
             raise ValueError(f"critic=reward starts from a reward model, and reward={self.reward} is a function")
+        if self.closed is not None and ":" in self.reward and not Path(self.reward).exists():
+            raise ValueError(
+                f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a function"
+            )
         for name, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             size, divisor = getattr(self, name), getattr(self, part)
             if size % divisor:

@@ -47,7 +47,7 @@ class SamplingConfig(Config):
     """above 1 makes tokens that already occurred less likely; unset: as for top_k"""
     stop_strings: tuple[str, ...] = ()
     """strings that end the answer and are not part of it, as they stand; a line break is $'\\n' in
-    bash, "\\n" in YAML"""
+    bash, "\\n" in YAML; none: those of the model's generation_config.json"""
     json_schema: str | None = None
     """JSON schema, as text, that the answer has to satisfy"""
     regex: str | None = None

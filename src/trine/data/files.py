@@ -32,17 +32,20 @@ def _example_row(example: Example) -> dict[str, Any]:
     return row | row.pop("columns")
 
 
-def read_examples(path: Path) -> list[Example]:
-    """Records with `prompt` (a string or a list of {role, content}) and `response`; other fields become `columns`."""
+def read_examples(path: Path, *, answered: bool = True) -> list[Example]:
+    """Records with `prompt` (a string or a list of {role, content}) and `response`; other fields become `columns`.
+
+    Without `answered`, a record may have no response, or null: prompts to sample from need none.
+    """
     return [
         Example(
             _messages(row, place, EXAMPLE),
-            _string(row, "response", place, EXAMPLE),
+            _string(row, "response", place, EXAMPLE) if answered or row.get("response") is not None else "",
             name=str(row.get("name", place)),
             group=str(row.get("group", place)),
             columns={key: value for key, value in row.items() if key not in EXAMPLE_FIELDS},
         )
-        for place, row in _records(path, ("prompt", "response"))
+        for place, row in _records(path, ("prompt", "response") if answered else ("prompt",))
     ]
 
 

@@ -150,7 +150,10 @@ class Shards:
     def __init__(self, folder: Path, weights: tuple[float, ...] = ()) -> None:
         """`weights`: how often an epoch reads each source; by default as when the shards were written."""
         if not (folder / DESCRIPTION).exists():
-            raise TrineError(f"{folder} holds no finished shards ({DESCRIPTION} is missing); run `trine shards` first")
+            raise TrineError(
+                f"{folder} holds no finished shards ({DESCRIPTION} is missing); "
+                "name the run folder of a finished `trine shards`"
+            )
         self.folder = folder
         self.description = read_description(folder / DESCRIPTION)
         parts = {

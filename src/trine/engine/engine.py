@@ -8,7 +8,6 @@ Invariants: a request's tokens depend on the model, its prompt and its `Sampling
 only between requests, by `refresh` and `load`; a request that fails fails alone.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -17,20 +16,29 @@ import torch
 from torch import Tensor
 
 from trine.engine.admission import Admission
-from trine.engine.checks import check_continuation, check_prompt, check_sampling, check_weights
+from trine.engine.checks import (
+    as_prompts,
+    as_settings,
+    check_continuation,
+    check_request,
+    check_sampling,
+    check_weights,
+    plain_source,
+    score_temperature,
+)
 from trine.engine.constraint import Constraints
+from trine.engine.failures import all_finished
 from trine.engine.log_probs import Continuation, response_log_probs
 from trine.engine.native.runner import NativeRunner, native_supports
 from trine.engine.one_thread import OneThread
 from trine.engine.pages import PAGE, PagePool
 from trine.engine.quantization import rounded_to_int8
-from trine.engine.request import Request, SampledToken
-from trine.engine.rows import Row, prompt_calls
-from trine.engine.runner import Chunk, Runner
-from trine.engine.sampler import sample_next
+from trine.engine.request import Request
+from trine.engine.runner import MAX_TOKENS, Runner
 from trine.engine.sampling import Sampling
-from trine.engine.speculation import decode_draft
+from trine.engine.steps import Stepper
 from trine.engine.torch_runner import TorchRunner
+from trine.engine.values import callback, one_of, whole_number
 from trine.engine.weights_name import name_weights
 from trine.model.lora import plain_weights
 from trine.model.transformer import Transformer
@@ -40,11 +48,6 @@ from trine.runtime.seeds import derive_seed
 from trine.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_CACHE_BYTES = 4 << 30
-# A call of several steps cannot be cancelled within, and shows its tokens at its end.
-SECONDS_A_CALL = 0.05
-MAX_STEPS = 32
-# Below this, looking for draft tokens costs more than a token.
-MIN_DRAFTED_STEP_SECONDS = 0.002
 
 
 class Engine:
@@ -60,8 +63,9 @@ class Engine:
 
     `rows` decode at a time; `cache_bytes` is the most that keys and values take (by default what `rows` rows of the
     whole context need, at most 4 GiB). `weights` "int8" halves what a step reads (quantization.py). `tokenizer` is
-    needed for stop strings and constraints only. `native` None uses the compiled kernel where available. After the
-    model's weights changed, `refresh` takes them over; `weights_name` is their hash, which every rollout carries.
+    needed for stop strings and constraints only. `native` None uses the compiled kernel where available. A step reads
+    at most `prefill_tokens` tokens of prompts: fewer let running answers move on more often. After the model's weights
+    changed, `refresh` takes them over; `weights_name` is their hash, which every rollout carries.
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class Engine:
         weights: Literal["compute", "int8"] = "compute",
         tokenizer: Tokenizer | None = None,
         native: bool | None = None,
+        prefill_tokens: int = MAX_TOKENS,
     ) -> None:
-        self.source, self.rows, self.weights, self.tokenizer = model, rows, weights, tokenizer
+        self.source, self.rows, self.tokenizer = model, _positive("rows", rows), tokenizer
+        self.weights: Literal["compute", "int8"] = one_of("weights", weights, "compute", "int8")
         self.constraints = Constraints(tokenizer, model.config.vocab_size) if tokenizer else None
         self.pool = PagePool(self._page_count(cache_bytes))
         self.native = _native_is_possible(model) if native is None else native
@@ -84,16 +90,23 @@ class Engine:
                 "widths that are multiples of 16; leave native unset to run on PyTorch where that is missing"
             )
         self.runner = self._make_runner()
-        self.admission = Admission(self.pool, rows)
+        self.stepper = Stepper(
+            self.runner,
+            tokenizer,
+            prefill_tokens=min(MAX_TOKENS, _positive("prefill_tokens", prefill_tokens)),
+            invariant=self.native,
+        )
+        self.admission = Admission(self.pool, self.rows)
         self.one_thread = OneThread()
-        self._step_seconds = SECONDS_A_CALL
+        self.weights_name = ""
         self.refresh()
 
     def _page_count(self, cache_bytes: int | None) -> int:
         config, item = self.source.config, self.source.compute_dtype.itemsize
         page_bytes = 2 * config.layers * config.kv_heads * config.head_dim * PAGE * item
         wanted = self.rows * -(-config.context // PAGE)
-        pages = min(wanted, (DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes) // page_bytes)
+        limit = DEFAULT_CACHE_BYTES if cache_bytes is None else whole_number("cache_bytes", cache_bytes)
+        pages = min(wanted, limit // page_bytes)
         if pages < 1:
             raise TrineError(
                 f"cache_bytes={cache_bytes} holds no page of {PAGE} tokens, which takes {page_bytes} bytes"
@@ -121,22 +134,34 @@ class Engine:
     def load(self, source: Transformer | Mapping[str, Tensor]) -> None:
         """Take over the weights of `source`, a model of the same shape or its plain state; adapters are merged in.
 
-        What earlier weights computed is forgotten. Raises `TrineError` while a request is running.
+        What earlier weights computed is forgotten. Raises `TrineError`, and nothing has changed, while a request is
+        running or where the weights do not fit.
         """
-        weights = plain_weights(source) if isinstance(source, Transformer) else dict(source)
-        if source is not self.source:
-            check_weights(weights, plain_weights(self.source))
-        with self.one_thread:
+        weights = self.fitting_weights(source)
+        with self.one_thread.call():
             self.admission.retire()
             if self.admission.active:
                 raise TrineError(
                     f"the weights cannot change while {len(self.admission.active)} requests are running: finish or "
                     "cancel them first, or share the engine through EngineWorker, whose swap_weights waits for them"
                 )
+            name = name_weights(weights)
             self.pool.forget()
+            self.weights_name = ""  # should the rest be broken off, these are nobody's weights
             rounded = self.weights == "int8" and not self.native
             self.runner.load(rounded_to_int8(weights) if rounded else weights)
-            self.weights_name = name_weights(weights)
+            self.weights_name = name
+
+    def fitting_weights(self, source: Transformer | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The plain state of `source`; raises `TrineError` where it is not of the engine's shape."""
+        weights = plain_source(source)
+        if source is not self.source:
+            check_weights(weights, plain_weights(self.source))
+        return weights
+
+    def _check_whole_weights(self) -> None:
+        if not self.weights_name:
+            raise TrineError("the last change of weights was broken off half-way; call refresh() or load(...) again")
 
     # Whole batches
 
@@ -152,10 +177,11 @@ class Engine:
 
         With one `sampling` the i-th rollout samples from (seed, i), so equal prompts get different answers; with one
         for each prompt every prompt samples from its own seed, sample j from (seed, j). `on_finished` is called with
-        the number of rollouts finished since the last call. Raises `TrineError` when a prompt is empty or leaves no
-        room for `max_new_tokens` in the model's context.
+        the number of rollouts finished since the last call. Raises `TrineError` before anything starts where a prompt
+        or its settings cannot be used, and `GenerationError`, which carries the other rollouts, where a request fails.
         """
         requests = self.make_requests(prompts, sampling, samples)
+        callback("on_finished", on_finished)
         with self.one_thread:
             self.admission.waiting.extend(requests)
             try:
@@ -163,8 +189,8 @@ class Engine:
             finally:
                 for request in requests:  # where something was raised, none may stay queued
                     request.cancel()
-                self.admission.retire()
-        return [request.rollout() for request in requests]
+                self._retire_if_idle()
+        return all_finished([request.outcome() for request in requests])
 
     def _finish(self, requests: Sequence[Request], on_finished: Callable[[int], None] | None) -> None:
         left = len(requests)
@@ -180,21 +206,34 @@ class Engine:
     ) -> list[list[float]]:
         """Log-probabilities of every response's tokens after its prompt, at `temperature`, without filters.
 
-        Raises `TrineError` where a prompt or response is empty or too long for the context, or one lacks the other.
+        Where running requests hold the memory that this needs, they are stepped until there is room. Raises
+        `TrineError` where a prompt or response is empty or too long for the context, or one lacks the other.
         """
-        if len(prompts) != len(responses):
-            raise TrineError(f"{len(prompts)} prompts come with {len(responses)} responses; give one for each")
-        rows = [
-            Continuation(tuple(prompt), tuple(response)) for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        for number, row in enumerate(rows):
-            check_continuation(row.prompt, row.response, number, self.source.config)
-        with self.one_thread:
-            return response_log_probs(self.runner, self.pool, rows, temperature)
+        return self.log_probs_of(self.make_continuations(prompts, responses), score_temperature(temperature))
 
-    def has_room(self, tokens: int) -> bool:
-        """Whether the pages of a row of `tokens` positions are free now."""
-        return -(-tokens // PAGE) <= self.pool.available
+    def log_probs_of(self, rows: Sequence[Continuation], temperature: float) -> list[list[float]]:
+        """`log_probs` of what `make_continuations` has made."""
+        with self.one_thread:
+            while not self.can_score(max((row.pages for row in rows), default=0)):
+                self.step(admit=False)
+            with self.one_thread.call():
+                self._check_whole_weights()
+                return response_log_probs(self.runner, self.pool, rows, temperature)
+
+    def make_continuations(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[Continuation]:
+        """Checked prompts with their responses. May be called from any thread."""
+        given, answers = as_prompts(prompts), as_prompts(responses, "response")
+        if len(given) != len(answers):
+            raise TrineError(f"{len(given)} prompts come with {len(answers)} responses; give one for each")
+        for number, (prompt, response) in enumerate(zip(given, answers, strict=True)):
+            check_continuation(prompt, response, number, self.source.config, self.pool.pages)
+        return [Continuation(*pair) for pair in zip(given, answers, strict=True)]
+
+    def can_score(self, pages: int) -> bool:
+        """Whether a row of `pages` can be scored now: no page is known whose content is still to be computed."""
+        return not self.admission.active or (pages <= self.pool.available and not self.admission.reading)
 
     # One request at a time
 
@@ -204,13 +243,20 @@ class Engine:
 
     def enqueue(self, request: Request) -> Request:
         """Queue a request that `make_requests` has made."""
-        with self.one_thread:
+        with self.one_thread.call():
             self.admission.waiting.append(request)
         return request
 
     def stream(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
-        """New ids of one answer as they come. Leaving the iterator early frees the row."""
-        request = self.submit(prompt_ids, sampling)
+        """New ids of one answer as they come, from the first `next` on. Leaving the iterator early frees the row.
+
+        Other streams may be read by turns in the same thread. Raises `TrineError` at once where the prompt or the
+        settings cannot be used.
+        """
+        return self._stream(*self.make_requests([prompt_ids], [sampling]))
+
+    def _stream(self, request: Request) -> Iterator[list[int]]:
+        self.enqueue(request)
         seen = 0
         try:
             while True:
@@ -225,111 +271,64 @@ class Engine:
                     self.step()
         finally:
             request.cancel()
-            with suppress(TrineError), self.one_thread:  # where another thread steps, that frees the row
-                self.admission.retire()
+            self._retire_if_idle()
+
+    def _retire_if_idle(self) -> None:
+        """Free the rows of what is done, but for within a step, whose end frees them."""
+        with suppress(TrineError), self.one_thread.call():
+            self.admission.retire()
 
     def make_requests(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], samples: int = 1
     ) -> list[Request]:
         """Checked requests in the order of `generate`, not yet queued. May be called from any thread."""
-        shared = isinstance(sampling, Sampling)
-        settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        if len(settings) != len(prompts):
-            raise TrineError(
-                f"{len(prompts)} prompts come with {len(settings)} samplings; give one for all, or one each"
-            )
-        if samples < 1:
-            raise TrineError(f"samples={samples} asks for nothing; give at least 1")
+        shared, samples = isinstance(sampling, Sampling), _positive("samples", samples)
+        given = as_prompts(prompts)
         return [
             self._make_request(prompt, setting, number, sample, number * samples + sample if shared else sample)
-            for number, (prompt, setting) in enumerate(zip(prompts, settings, strict=True))
+            for number, (prompt, setting) in enumerate(zip(given, as_settings(sampling, len(given)), strict=True))
             for sample in range(samples)
         ]
 
     def _make_request(
-        self, prompt: Sequence[int], sampling: Sampling, number: int, sample: int, seed_row: int
+        self, prompt: tuple[int, ...], sampling: Sampling, number: int, sample: int, seed_row: int
     ) -> Request:
-        check_prompt(prompt, number, sampling, self.source.config, self.pool.pages)
-        check_sampling(sampling, self.source.config, has_tokenizer=self.tokenizer is not None)
-        matcher = None
-        if sampling.constraint is not None and self.constraints is not None:
-            matcher = self.constraints.matcher(sampling.constraint, sampling.eos_ids)
         seed = derive_seed(sampling.seed, "row", seed_row)
-        return Request(tuple(prompt), sampling, seed, matcher, prompt_index=number, sample=sample)
+        request = Request(prompt, sampling, seed, prompt_index=number, sample=sample)
+        check_request(request, self.source.config, self.pool.pages)
+        check_sampling(sampling, self.source.config, has_tokenizer=self.tokenizer is not None)
+        if sampling.constraint is not None and self.constraints is not None:
+            request.matcher = self.constraints.matcher(sampling.constraint, sampling.eos_ids)
+        return request
 
     # A step
 
     def step(self, *, admit: bool = True) -> list[Request]:
-        """Start what has room (if `admit`), else decode all rows for a moment; the requests that finished by it.
+        """Start what has room (if `admit`), then read a piece of the prompts, or decode all rows for a moment.
 
-        Where a call of the model raises, its requests fail; those that wait stay queued.
+        The requests that finished by it. Where a call of the model raises, the requests that run fail; those that wait
+        stay queued.
         """
-        with self.one_thread:
+        with self.one_thread.call():
+            self._check_whole_weights()
             self.admission.retire()
             try:
-                started = self.admission.admit(self.weights_name) if admit else []
-                requests = [row.request for row in self.admission.active]
-                self._advance(started)
+                if admit:
+                    self.admission.admit(self.weights_name)
+                running = list(self.admission.active)
+                self.stepper.advance(running)
+                self.admission.retire()
             except BaseException as error:
                 self.admission.abandon(error)
-                self.runner.clear()
                 raise
-        return [request for request in requests if request.done]
+        return [row.request for row in running if row.request.done]
 
-    def _advance(self, started: Sequence[Row]) -> None:
-        active = self.admission.active
-        # The plain runner pads what it reads at once, so there prompts go alone and decoding follows.
-        others = active[: len(active) - len(started)] if self.native else []
-        self._read_prompts(started, others)
-        self.admission.retire()
-        if not (started and self.native):
-            self._decode(list(self.admission.active))
-            self.admission.retire()
 
-    def _read_prompts(self, rows: Sequence[Row], others: Sequence[Row]) -> None:
-        """Forward all prompts, `MAX_TOKENS` tokens at a time, and sample each row's first token.
-
-        Rows that decode already come along, a token with each call: the weights are read anyway.
-        """
-        for batch in prompt_calls(rows):
-            self._forward([*batch, *(row.next_chunk() for row in others if not row.request.done)])
-
-    def _forward(self, batch: Sequence[tuple[Row, Chunk]]) -> None:
-        """One call of the model, then a token for every row whose logits were wanted."""
-        logits = self.runner.forward([chunk for _, chunk in batch])  # [B, V]
-        for row, chunk in batch:
-            row.decoding.position = chunk.start + len(chunk.ids)
-        rows = [row for row, chunk in batch if chunk.wanted]
-        if not rows:
-            return
-        tokens = sample_next(
-            self.runner, logits, [row.request for row in rows], [row.decoding.sampling for row in rows]
-        )
-        for row, token in zip(rows, tokens, strict=True):
-            row.accept(token, self.tokenizer)
-
-    def _decode(self, active: Sequence[Row]) -> None:
-        if not active:
-            return
-        if any(row.request.needs_logits for row in active):
-            self._forward([row.next_chunk() for row in active])
-            return
-        speculates = self._speculates(active)
-        if speculates and decode_draft(self.runner, active[0], self.tokenizer):
-            return
-        steps = min(row.request.budget for row in active)
-        steps = max(1, min(steps, 1 if speculates else MAX_STEPS, int(SECONDS_A_CALL / self._step_seconds)))
-        began = time.perf_counter()
-        all_ids, all_log_probs = self.runner.decode([row.decoding for row in active], steps)
-        self._step_seconds = max(1e-6, (time.perf_counter() - began) / len(all_ids))
-        for ids, log_probs in zip(all_ids, all_log_probs, strict=True):
-            for row, token_id, log_prob in zip(active, ids, log_probs, strict=True):
-                if not row.request.done:
-                    row.request.accept(SampledToken(token_id, log_prob), self.tokenizer)
-
-    def _speculates(self, active: Sequence[Row]) -> bool:
-        """One row alone, on the runner whose numbers do not depend on how many tokens are read at once."""
-        return self.native and len(active) == 1 and self._step_seconds > MIN_DRAFTED_STEP_SECONDS
+def _positive(name: str, value: int) -> int:
+    number = whole_number(name, value)
+    if number < 1:
+        raise TrineError(f"{name}={number} asks for nothing; give at least 1")
+    return number
 
 
 def _native_is_possible(model: Transformer) -> bool:

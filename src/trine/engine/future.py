@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
 
 from trine.engine.request import Request
 from trine.records import Rollout
@@ -36,31 +35,26 @@ class RolloutFuture:
     def result(self, timeout: float | None = None) -> Rollout:
         """Wait for the whole answer. Raises `TrineError` where the request failed or was cancelled, and `TimeoutError`
         after `timeout` seconds, which leave it running."""
+        outcome = self.outcome(timeout)
+        if isinstance(outcome, TrineError):
+            raise outcome
+        return outcome
+
+    def outcome(self, timeout: float | None = None) -> Rollout | TrineError:
+        """Wait for the whole answer, or for why there is none."""
         self._check_may_wait()
         with self._changed:
             if not self._changed.wait_for(lambda: self.done, timeout):
                 raise TimeoutError(f"no answer within {timeout} seconds; the request goes on")
-        if isinstance(self._outcome, TrineError):
-            raise self._outcome
-        return cast(Rollout, self._outcome)
+            assert self._outcome is not None
+            return self._outcome
 
-    def stream(self, timeout: float | None = None) -> Iterator[list[int]]:
+    def stream(self, timeout: float | None = None) -> "TokenStream":
         """New ids as they come, `timeout` seconds apart at the most. Leaving the iterator early cancels the request."""
         self._check_may_wait()
-        seen = 0
-        try:
-            while True:
-                new, done = self._wait_beyond(seen, timeout)
-                seen += len(new)
-                if new:
-                    yield new
-                if done:
-                    self.result()
-                    return
-        finally:
-            self.cancel()
+        return TokenStream(self, timeout)
 
-    def _wait_beyond(self, seen: int, timeout: float | None) -> tuple[list[int], bool]:
+    def wait_beyond(self, seen: int, timeout: float | None) -> tuple[list[int], bool]:
         """The ids after the first `seen`, once there are any or the request is done, and whether it is."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.done or self.published > seen, timeout):
@@ -79,7 +73,7 @@ class RolloutFuture:
         if new and self._on_tokens is not None:
             try:
                 self._on_tokens(new)
-            except Exception as error:  # whatever it is, it is this request's alone
+            except BaseException as error:  # whatever it is, it is this request's alone: sys.exit() too
                 self.resolve(TrineError(f"the request's on_tokens raised {error!r}"))
         with self._changed:
             self.published += len(new)
@@ -94,10 +88,40 @@ class RolloutFuture:
             return
         if error is not None:
             self.request.cancel()
-        try:
-            outcome: Rollout | TrineError = error or self.request.rollout()
-        except TrineError as raised:
-            outcome = raised
+        outcome = error or self.request.outcome()
         with self._changed:
             self._outcome = outcome
             self._changed.notify_all()
+
+
+class TokenStream(Iterator[list[int]]):
+    """The ids of one answer as they come. Closed, or dropped at any moment, even before its first ids, it cancels the
+    request, unless that is finished."""
+
+    def __init__(self, future: RolloutFuture, timeout: float | None) -> None:
+        self._future, self._timeout = future, timeout
+        self._seen, self._closed = 0, False
+
+    def __next__(self) -> list[int]:
+        if self._closed:
+            raise StopIteration
+        try:
+            new, done = self._future.wait_beyond(self._seen, self._timeout)
+            self._seen += len(new)
+            if new:
+                return new
+            if done:
+                self._future.result()
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Read no further."""
+        self._closed = True
+        self._future.cancel()
+
+    def __del__(self) -> None:
+        self.close()

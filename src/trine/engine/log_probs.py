@@ -30,6 +30,18 @@ class Continuation:
         return -(-len(self.ids) // PAGE)
 
 
+def pieces(rows: Sequence[Continuation]) -> Iterator[list[Continuation]]:
+    """The rows in groups of about a call's tokens."""
+    group: list[Continuation] = []
+    for row in rows:
+        group.append(row)
+        if sum(len(each.ids) for each in group) >= MAX_TOKENS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def response_log_probs(
     runner: Runner, pool: PagePool, rows: Sequence[Continuation], temperature: float
 ) -> list[list[float]]:

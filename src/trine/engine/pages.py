@@ -79,6 +79,13 @@ class PagePool:
                 self._page_of[digest] = page
                 self._digest_of[page] = digest
 
+    def unlearn(self, pages: Sequence[int]) -> None:
+        """Pages in use will not hold what they are known by."""
+        for page in pages:
+            digest = self._digest_of.pop(page, None)
+            if digest is not None:
+                del self._page_of[digest]
+
     def release(self, pages: Sequence[int]) -> None:
         """One user less. A prefix's last pages count as older: they are worth nothing without the first."""
         for page in reversed(pages):

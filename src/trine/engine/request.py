@@ -1,10 +1,13 @@
-"""One prompt on its way to an answer, and when that answer ends."""
+"""One prompt on its way to an answer, and when that answer ends. The first reason to stop is the one that stays."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, cast, get_args
 
 from trine.engine.constraint import Matcher
+from trine.engine.pages import PAGE, page_digests
 from trine.engine.sampling import Sampling
 from trine.records import Rollout, StopReason
 from trine.runtime.errors import TrineError
@@ -28,7 +31,7 @@ class Request:
     `log_probs` are of the distribution sampled from. With filters `unfiltered_log_probs` are the model's own at the
     same temperature. `top_log_probs` holds, for every position, pairs of id and log-probability of the
     model's own, most likely first. `error` says why where `stop_reason` is "failed". `weights` names the weights that
-    write the answer; it is known when the request starts.
+    write the answer; it is known when the request starts. `overtaken`: how many later requests started before it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,6 +47,23 @@ class Request:
     top_log_probs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     stop_reason: StopReason | Literal["cancelled", "failed"] | None = None
     error: TrineError | None = None
+    overtaken: int = 0
+    _ending_lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """Of the full pages of the prompt that may be shared: the last token is always read anew, for its logits."""
+        return page_digests(self.prompt_ids[:-1])
+
+    @cached_property
+    def pages_needed(self) -> int:
+        """Pages for the prompt and all of its answer but the last token, which is never read."""
+        return -(-(len(self.prompt_ids) + self.sampling.max_new_tokens - 1) // PAGE)
+
+    @cached_property
+    def filters(self) -> Sampling:
+        """What is equal for requests whose logits pass the same filters."""
+        return replace(self.sampling, seed=0, max_new_tokens=1)
 
     @property
     def done(self) -> bool:
@@ -61,13 +81,16 @@ class Request:
 
     def fail(self, error: TrineError) -> None:
         """End this request with an error; the others go on."""
-        if self.stop_reason is None:
-            self.error, self.stop_reason = error, "failed"
+        self._end("failed", error)
 
     def cancel(self) -> None:
         """Stop: the engine frees the row before its next step. May be called from any thread."""
-        if self.stop_reason is None:
-            self.stop_reason = "cancelled"
+        self._end("cancelled")
+
+    def _end(self, reason: StopReason | Literal["cancelled", "failed"], error: TrineError | None = None) -> None:
+        with self._ending_lock:  # another thread may cancel at this moment, and so may a finalizer in this one
+            if self.stop_reason is None:
+                self.error, self.stop_reason = error, reason
 
     def accept(self, token: SampledToken, tokenizer: Tokenizer | None) -> None:
         """Write one token down, and see whether it ends the answer."""
@@ -78,14 +101,10 @@ class Request:
         if token.top_log_probs is not None:
             self.top_log_probs.append(token.top_log_probs)
         if self.matcher is not None:
-            try:
-                self.matcher.accept(token.id)
-            except Exception as error:  # whatever it is, it is this request's alone
-                self.fail(TrineError(f"the constraint of the request failed: {error}"))
-                return
+            self.matcher.accept(token.id)
         ending = self._ending(tokenizer)
-        if ending is not None and self.stop_reason is None:  # else another thread has cancelled it
-            self.stop_reason = ending
+        if ending is not None:
+            self._end(ending)
 
     def raise_unless_finished(self) -> None:
         """Raise the request's error where it failed, and another where it was cancelled."""
@@ -105,7 +124,7 @@ class Request:
 
     def _says_stop_string(self, tokenizer: Tokenizer) -> bool:
         """Whether the last token completed a stop string."""
-        stops = [stop.encode() for stop in self.sampling.stop_strings]
+        stops = self.sampling.stop_bytes
         if not stops:
             return False
         table, last = tokenizer.token_bytes, self.ids[-1]
@@ -116,6 +135,13 @@ class Request:
             if len(tail) >= longest:
                 break
         return any(stop in tail[-longest:] for stop in stops)
+
+    def outcome(self) -> Rollout | TrineError:
+        """The finished answer, or why there is none."""
+        try:
+            return self.rollout()
+        except TrineError as error:
+            return error
 
     def rollout(self) -> Rollout:
         """The finished answer as a record; raises `TrineError` where it failed or was cancelled."""

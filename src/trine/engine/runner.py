@@ -49,14 +49,11 @@ class DecodeRow:
 
 
 class Runner(Protocol):
-    """A model with its pages."""
+    """A model with its pages. It reads no slot of a page that its row has not written: whatever is left there, of a row
+    whose numbers were none or of a call that failed half-way, reaches nobody."""
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Take over the weights of a plain Transformer, under its names."""
-        ...
-
-    def clear(self) -> None:
-        """Make the pages hold numbers again, whatever was computed into them."""
         ...
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -72,7 +69,7 @@ class Runner(Protocol):
         ...
 
     def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
-        """Up to `steps` tokens a row as [steps][rows], stopping after the first step in which a row ends.
+        """Up to `steps` tokens a row as [steps][rows], stopping after the first step in which a row ends or is damaged.
 
         `next_id`, `position` and the sampling counter of every row advance.
         """

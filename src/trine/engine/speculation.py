@@ -7,9 +7,9 @@ accepted only where it is that very token. So the answer is the same, bit for bi
 only its speed differs.
 """
 
-from trine.engine.request import SampledToken
 from trine.engine.rows import Row
 from trine.engine.runner import Chunk, Runner, SamplingState
+from trine.engine.sampler import sampled_token
 from trine.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,7 +26,7 @@ def decode_draft(runner: Runner, row: Row, tokenizer: Tokenizer | None) -> bool:
     sampled = runner.sample(range(len(ids)), states)
     # After the last draft token comes one that no draft token is compared with.
     for token_id, log_prob, drafted in zip(*sampled, [*draft, -1], strict=True):
-        row.accept(SampledToken(token_id, log_prob), tokenizer)
+        row.accept(sampled_token(token_id, log_prob), tokenizer)
         decoding.position += 1
         if request.done or token_id != drafted:
             break

@@ -1,7 +1,8 @@
 """The plain runner: PyTorch's own operations, on any device; the reference the native one is held to.
 
 New tokens are padded to a rectangle. Keys and values lie in pages of one tensor per layer; a row's are gathered
-through its list of pages. Padding reads and writes page 0, which belongs to no row.
+through its list of pages. Padding is written to page 0, which nobody reads; where a list of pages is padded it repeats
+the row's own first page, and a page is cleared when its first slot is written: a masked NaN would still be one.
 Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
 """
 
@@ -31,15 +32,20 @@ class PagedCache:
 
     def set_targets(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
         """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are not padding."""
-        self.tables = tables
-        self.page = torch.where(real, tables.gather(1, positions // PAGE), 0)
-        self.slot = positions % PAGE
+        device = self.keys[0].device
+        page, slot = torch.where(real, tables.gather(1, positions // PAGE), 0), positions % PAGE
+        self.begun = page[real & (slot == 0)].to(device)
+        self.tables, self.page, self.slot = tables.to(device), page.to(device), slot.to(device)
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, d]; return all keys and values of the rows, [B, K, S, d]."""
-        self.keys[layer][self.page, self.slot] = key.transpose(1, 2)
-        self.values[layer][self.page, self.slot] = value.transpose(1, 2)
-        return self._gather(self.keys[layer]), self._gather(self.values[layer])
+        return self._extended(self.keys[layer], key), self._extended(self.values[layer], value)
+
+    def _extended(self, pages: Tensor, new: Tensor) -> Tensor:
+        if len(self.begun):
+            pages[self.begun] = 0
+        pages[self.page, self.slot] = new.transpose(1, 2)
+        return self._gather(pages)
 
     def _gather(self, pages: Tensor) -> Tensor:
         return pages[self.tables].flatten(1, 2).transpose(1, 2)
@@ -72,8 +78,7 @@ class TorchRunner:
         self.device = model.output_weight.device
         with torch.device("meta"):
             self.model = Transformer(model.config, model.compute_dtype).requires_grad_(False)
-        self.pages = pages
-        self.clear()
+        self.cache = PagedCache(model.config, pages, model.compute_dtype, self.device)
         self.logits = torch.empty(0)
 
     @torch.no_grad()
@@ -88,9 +93,6 @@ class TorchRunner:
         output = cast.pop("head.weight") if self.model.config.tied_embeddings and "head.weight" in cast else None
         self.model.load_state_dict(cast, assign=True)
         self.output_weight = self.model.output_weight.to(dtype) if output is None else output.to(dtype)
-
-    def clear(self) -> None:
-        self.cache = PagedCache(self.model.config, self.pages, self.model.compute_dtype, self.device)
 
     @torch.no_grad()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -113,7 +115,9 @@ class TorchRunner:
         tables = torch.zeros(len(chunks), max_pages, dtype=torch.int64)
         for row, chunk in enumerate(chunks):
             ids[row, : len(chunk.ids)] = torch.tensor(chunk.ids)
-            tables[row, : len(chunk.pages)] = torch.from_numpy(chunk.pages)
+            used = torch.from_numpy(chunk.pages[: (chunk.start + len(chunk.ids) - 1) // PAGE + 1])
+            tables[row] = used[0]
+            tables[row, : len(used)] = used
         counts = torch.tensor([len(chunk.ids) for chunk in chunks])
         starts = torch.tensor([chunk.start for chunk in chunks])
         wanted = [
@@ -132,9 +136,9 @@ class TorchRunner:
         tables = tables[:, : int(positions.max()) // PAGE + 1]
         seen = torch.arange(tables.shape[1] * PAGE) <= positions.unsqueeze(2)  # B, T, S
         bias = torch.zeros(seen.shape, dtype=self.model.compute_dtype).masked_fill_(~seen, float("-inf"))
-        positions, tables = positions.to(self.device), tables.to(self.device)
-        self.cache.set_targets(tables, positions, real.to(self.device))
-        return self.model(ids.to(self.device), positions=positions, bias=bias.to(self.device), cache=self.cache)
+        self.cache.set_targets(tables, positions, real)
+        positions, bias = positions.to(self.device), bias.to(self.device)
+        return self.model(ids.to(self.device), positions=positions, bias=bias, cache=self.cache)
 
     def sample(self, rows: Sequence[int], states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
         temperatures = torch.tensor([state.temperature for state in states], device=self.device)
@@ -157,6 +161,6 @@ class TorchRunner:
                 row.next_id = new_id
                 row.position += 1
                 row.sampling.counter += 1
-            if any(new_id in row.ends for row, new_id in zip(rows, ids, strict=True)):
+            if any(new_id < 0 or new_id in row.ends for row, new_id in zip(rows, ids, strict=True)):
                 break
         return all_ids, all_log_probs

@@ -10,17 +10,21 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from trine.engine.checks import score_temperature
 from trine.engine.engine import Engine
+from trine.engine.failures import all_finished
 from trine.engine.figures import EngineFigures, Meter
-from trine.engine.future import RolloutFuture
+from trine.engine.future import RolloutFuture, TokenStream
+from trine.engine.log_probs import Continuation, pieces
 from trine.engine.sampling import Sampling
+from trine.engine.values import callback
 from trine.model.transformer import Transformer
 from trine.records import Rollout
 from trine.runtime.errors import TrineError
@@ -84,35 +88,36 @@ class EngineWorker:
 
         Raises `TrineError` at once where prompt, settings or constraint cannot be used, or the worker is closed.
         """
+        callback("on_tokens", on_tokens)
         return self._enter(self._engine.make_requests([prompt_ids], [sampling]), on_tokens)[0]
 
-    def stream(
-        self, prompt_ids: Sequence[int], sampling: Sampling, timeout: float | None = None
-    ) -> Iterator[list[int]]:
+    def stream(self, prompt_ids: Sequence[int], sampling: Sampling, timeout: float | None = None) -> TokenStream:
         """New ids of one answer as they come. Leaving the iterator early cancels the request."""
         return self.submit(prompt_ids, sampling).stream(timeout)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], *, samples: int = 1
     ) -> list[Rollout]:
-        """The rollouts of `Engine.generate`, in order. Where one fails the others are cancelled."""
+        """The rollouts of `Engine.generate`, in order. Where some fail, `GenerationError` carries the others."""
         self._refuse_own_thread()
         futures = self._enter(self._engine.make_requests(prompts, sampling, samples))
         try:
-            return [future.result() for future in futures]
+            return all_finished([future.outcome() for future in futures])
         finally:
-            for future in futures:
+            for future in futures:  # where the caller was interrupted
                 future.cancel()
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
-        """`Engine.log_probs`, between two steps, as soon as its pages are free."""
-        longest = max((len(p) + len(r) for p, r in zip(prompts, responses, strict=False)), default=0)
-        return self._call(
-            lambda: self._engine.has_room(longest) or not self._engine.admission.active,
-            lambda: self._engine.log_probs(prompts, responses, temperature),
-        )
+        """`Engine.log_probs` between steps, a call's tokens at a time, as soon as their pages are free."""
+        rows, temperature = self._engine.make_continuations(prompts, responses), score_temperature(temperature)
+        calls = [self._scoring(piece, temperature) for piece in pieces(rows)]
+        return [found for part in self._call(*calls) for found in part]
+
+    def _scoring(self, rows: Sequence[Continuation], temperature: float) -> "_Call":
+        need = max(row.pages for row in rows)
+        return _Call(lambda: self._engine.can_score(need), lambda: self._engine.log_probs_of(rows, temperature))
 
     def swap_weights(self, source: Transformer | Mapping[str, Tensor], *, drain: bool = True) -> str:
         """Take over the weights of `source` between requests; waits until that is done. Their name, as in rollouts.
@@ -123,12 +128,13 @@ class EngineWorker:
         admission = self._engine.admission
 
         def swap() -> str:
+            self._engine.fitting_weights(source)  # refused before anybody's request fails for it
             for row in admission.active:
                 row.request.fail(TrineError("the weights were swapped while this request ran; submit it again"))
             self._engine.load(source)
             return self._engine.weights_name
 
-        return self._call(lambda: not (drain and admission.active), swap)
+        return self._call(_Call(lambda: not (drain and admission.active), swap))[0]
 
     @property
     def weights_name(self) -> str:
@@ -165,14 +171,14 @@ class EngineWorker:
             self._changed.notify_all()
         return futures
 
-    def _call(self, ready: Callable[[], bool], do: Callable[[], Any]) -> Any:
+    def _call(self, *calls: "_Call") -> list[Any]:
+        """What the calls, which no other comes between, return."""
         self._refuse_own_thread()
-        call = _Call(ready, do)
         with self._changed:
             self._refuse_closed()
-            self._calls.append(call)
+            self._calls.extend(calls)
             self._changed.notify_all()
-        return call.future.result()
+        return [call.future.result() for call in calls]
 
     def _refuse_closed(self) -> None:
         if self._ended is not None or self._closing:
@@ -191,8 +197,7 @@ class EngineWorker:
                 owned.set()
                 try:
                     while self._take():
-                        self._call_what_is_ready()
-                        self._step()
+                        self._step(may_start=self._call_what_is_ready())
                 finally:
                     self._empty_engine()
         except BaseException as raised:
@@ -215,16 +220,23 @@ class EngineWorker:
                 self._engine.enqueue(future.request)
             return not self._closing
 
-    def _call_what_is_ready(self) -> None:
+    def _call_what_is_ready(self) -> bool:
+        """Run the first call if it can be; beside running requests one for each step, so that they move on.
+
+        Whether waiting requests may start: not before a call that waits for running ones to finish.
+        """
         while self._calls and self._calls[0].ready():
             self._calls[0].run()
             with self._changed:
                 self._calls.popleft()
+            if self._live:
+                break
+        return not self._calls or self._calls[0].ready()
 
-    def _step(self) -> None:
+    def _step(self, may_start: bool) -> None:
         began = time.perf_counter()
         try:
-            self._engine.step(admit=not self._calls)
+            self._engine.step(admit=may_start)
         except Exception:
             # The engine has failed the requests that it ran. If it ran none, the next step would raise the same.
             if not any(future.request.done for future in self._live):

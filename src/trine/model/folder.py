@@ -1,13 +1,14 @@
 """Models as folders in Hugging Face form: config.json, safetensors, generation_config.json; no pickles.
 
 Language models are saved as `...ForCausalLM`, reward models and critics as `...ForSequenceClassification` with one
-label: the score is the logit plus `trine.reward_offset` of config.json. In memory weights are always fp32. No memory is
-allocated before config.json and the headers of the weight files agree on every shape.
+label: the score is the logit plus `trine.reward_offset` of config.json, and `trine.closed` says how cut answers are
+read. In memory weights are always fp32. No memory is allocated before config.json and the headers of the weight files
+agree on every shape.
 """
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from trine.model.lora import plain_weights
 from trine.model.rope import MAX_NUMBER
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
+from trine.records import Closing
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 from trine.runtime.json_object import read_json_object
@@ -69,7 +71,7 @@ def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> N
         "num_labels": 1,
         "id2label": {"0": "score"},
         "label2id": {"score": 0},
-        "trine": {"reward_offset": model.offset},
+        "trine": {"reward_offset": model.offset, "closed": model.closed},
     }
     weights = to_hugging_face_weights(_on_cpu(model.trunk), config)
     weights.pop("lm_head.weight", None)
@@ -116,6 +118,7 @@ def load_score_model(
     refuse_non_finite(SCORE_WEIGHT, head, str(folder))
     model.head.weight.data.copy_(head)
     model.offset = _reward_offset(described, folder)
+    model.closed = _closing(described, folder)
     return model.to(device)
 
 
@@ -131,6 +134,14 @@ def _reward_offset(described: dict[str, Any], folder: Path) -> float:
     if type(offset) not in (int, float) or not abs(offset or 0.0) <= MAX_NUMBER:  # NaN is not <= either
         raise TrineError(f"{folder}/config.json: trine={ours!r} must be an object with a number as reward_offset")
     return float(offset or 0.0)
+
+
+def _closing(described: dict[str, Any], folder: Path) -> Closing:
+    """As config.json says. Trine's own reward models that do not say were made for code, and read by lines."""
+    closed = described["trine"].get("closed", "line") if "trine" in described else "end"
+    if closed not in get_args(Closing):
+        raise TrineError(f"{folder}/config.json: trine.closed={closed!r} must be one of {', '.join(get_args(Closing))}")
+    return cast(Closing, closed)
 
 
 def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trine.model.transformer import Transformer
+from trine.records import Closing
 from trine.runtime.seeds import derive_seed
 
 
@@ -24,7 +25,7 @@ class ScalarHead(nn.Module):
 
 
 class ScoreModel(nn.Module):
-    """A Transformer with a scalar head: score = head(hidden) + offset.
+    """A Transformer with a scalar head: score = head(hidden) + offset. `closed`: how it is to be shown a cut answer.
 
     Example::
 
@@ -37,6 +38,7 @@ class ScoreModel(nn.Module):
         self.trunk = trunk
         self.head = ScalarHead(trunk.config.width)
         self.offset = 0.0
+        self.closed: Closing = "end"
 
     @torch.no_grad()
     def initialize_head(self, seed: int) -> None:

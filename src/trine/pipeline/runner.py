@@ -67,23 +67,33 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
     for number, step in enumerate(recipe.steps, 1):
         stop_request.check()
         marker = step.config.out / "seconds.json"
-        done_before = (step.config.out / "done.json").exists()
+        done_before = _written(step.config.out / "done.json")
         say(f"{number}/{len(recipe.steps)} {step.name}", style="bold")
         earlier, started = _seconds(marker), time.perf_counter()
         try:
             STAGES[step.stage].run_function()(step.config.model_copy(update=changes))
         finally:
-            if step.config.out.is_dir() and not (done_before and marker.exists()):
+            finished = done_before is not None and done_before == _written(step.config.out / "done.json")
+            if step.config.out.is_dir() and not (finished and marker.exists()):
                 before = earlier if marker.exists() else 0.0  # a stage that was started over has removed it
                 write_json(marker, {"seconds": before + time.perf_counter() - started})
         release_memory()
         seconds[step.name] = _seconds(marker)
         write_json(config.out / "recipe.json", _description(recipe, config, seconds))
-        say(f"   {'finished before' if done_before else spoken(seconds[step.name])}")
+        say(f"   {'finished before' if finished else spoken(seconds[step.name])}")
+
+
+def _written(file: Path) -> int | None:
+    """When `file` was written: a run that is extended writes its results again."""
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 def _seconds(marker: Path) -> float:
-    return float(read_json(marker)["seconds"]) if marker.exists() else 0.0
+    """What is in seconds.json; a damaged one costs a figure of the report, no run."""
+    try:
+        return float(read_json(marker)["seconds"]) if marker.exists() else 0.0
+    except (TrineError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from trine.report.pretraining_sections import account_table
 from trine.report.run_reader import FinishedStage, RecipeRun, RunReader
 from trine.report.sections import Answer, Sample, Section, titled
 from trine.report.tables import Table, whole
@@ -20,7 +21,8 @@ def functions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     rows = [(label, whole(run.results.get(key))) for key, label in counts.items() if key in run.results]
     row = _first(run, recipe)
     samples = [] if row is None else [Sample(_prompt(row), [_text(row, "response", "person", "What a person wrote")])]
-    return Section(titled("Tasks", run, recipe), words, _counted("tasks", rows), samples=samples)
+    tables = [*_counted("tasks", rows), *(table for table in (account_table(run.results),) if table.rows)]
+    return Section(titled("Tasks", run, recipe), words, tables, samples=samples)
 
 
 def preferences_section(run: FinishedStage, recipe: RecipeRun) -> Section:

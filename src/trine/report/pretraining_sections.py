@@ -16,6 +16,7 @@ from trine.report.training_sections import loss_plot
 PARTS = {"standard_library": "standard library", "packages": "packages", "folders": "folders"}
 PART_COLOURS: tuple[Colour, ...] = ("accent", "after", "person", "before")
 SHOWN_SAMPLES = 4
+SHOWN_PLACES = 3
 BITS = "bits_per_byte/"
 
 # Metrics over steps: key, vertical axis, caption.
@@ -39,8 +40,36 @@ def shards_section(run: FinishedStage, recipe: RecipeRun) -> Section:
 def corpus_tables(results: dict[str, Any]) -> list[Table]:
     """Documents by outcome and by source, sizes and speed; empty ones left out."""
     sources: dict[str, dict[str, dict[str, int]]] = results.get("outcomes") or {}
-    tables = [_outcomes_table(sources, results), _sources_table(sources), _encoding_table(results)]
+    tables = [
+        _outcomes_table(sources, results),
+        account_table(results),
+        _sources_table(sources),
+        _encoding_table(results),
+    ]
     return [table for table in tables if table.rows]
+
+
+def account_table(results: dict[str, Any]) -> Table:
+    """What became of every file and every record (`data/account.py`); without rows where a run has no account."""
+    account = results.get("account") or {}
+    files = account.get("files") or {}
+    rows: list[tuple[str, ...]] = []
+    if files.get("seen"):
+        rows += [("files and folders found", whole(files["seen"])), ("  read", whole(files.get("read")))]
+        rows += _counted("  passed over: {}", files.get("passed_over") or {})
+    if account:
+        rows += [("records", whole(account.get("records"))), ("  kept", whole(account.get("kept")))]
+        rows += _counted("  left out: {}", account.get("left_out") or {})
+        rows.append(("  broken", whole(account.get("broken"))))
+    broken = account.get("places") or []
+    caption = f"Broken, the first of them: {'; '.join(map(str, broken[:SHOWN_PLACES]))}." if broken else ""
+    return Table(("found", "count"), rows, caption, title="Every file and record accounted for")
+
+
+def _counted(label: str, numbers: dict[str, int]) -> list[tuple[str, ...]]:
+    """The largest numbers first."""
+    ordered = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    return [(label.format(reason.replace("_", " ")), whole(number)) for reason, number in ordered]
 
 
 def _outcomes_table(sources: dict[str, dict[str, dict[str, int]]], results: dict[str, Any]) -> Table:

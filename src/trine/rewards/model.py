@@ -7,7 +7,8 @@ from torch import Tensor
 
 from trine.data.packing import pad
 from trine.model.heads import ScoreModel
-from trine.records import Answer
+from trine.records import Answer, Closing
+from trine.rewards.closing import closed_ids
 from trine.runtime.errors import TrineError
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
@@ -21,12 +22,13 @@ class ModelReward:
         reward = ModelReward(model, tokenizer)
         scores = reward.score(answers)  # [B]
 
-    It was trained on whole answers closed by an end token, so that is what it is shown: an answer that hit
-    `max_new_tokens` is cut back to its last whole line and closed. Where answers carry token ids of the same tokenizer,
-    those are read; otherwise the text is encoded by the reward model's own tokenizer and chat format.
+    It was trained on whole answers closed by an end token; `closed` says how it is shown an answer that hit
+    `max_new_tokens` (`closing.py`), and None leaves that to the model. Where answers carry token ids of the same
+    tokenizer, those are read; otherwise the text is encoded by the reward model's own tokenizer and chat format.
     """
 
-    def __init__(self, model: ScoreModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: ScoreModel, tokenizer: Tokenizer, closed: Closing | None = None) -> None:
+        self.closed: Closing = closed or model.closed
         self.model = model.requires_grad_(False).eval()
         self.chat, self.pad_id = chat_format(tokenizer), tokenizer.pad
         self.fingerprint = tokenizer.fingerprint
@@ -40,7 +42,7 @@ class ModelReward:
 
     @torch.no_grad()
     def score(self, answers: Sequence[Answer]) -> Tensor:
-        """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context."""
+        """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context, or has no score."""
         rows = [self._row(answer) for answer in answers]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         scores = torch.empty(len(rows))
@@ -49,6 +51,12 @@ class ModelReward:
             batch = order[start : start + ROWS_AT_ONCE]
             ids, lengths = (tensor.to(device) for tensor in pad([rows[index] for index in batch], self.pad_id))
             scores[batch] = self.model(ids, lengths - 1).cpu()
+        broken = (~scores.isfinite()).nonzero().flatten().tolist()
+        if broken:
+            raise TrineError(
+                f"the reward model scores {float(scores[broken[0]])} for the response "
+                f"{answers[broken[0]].response[:60]!r}; its weights, or products in bf16, leave the range of numbers"
+            )
         return scores
 
     def _row(self, answer: Answer) -> list[int]:
@@ -67,12 +75,7 @@ class ModelReward:
         return row
 
     def closed_response(self, ids: Sequence[int], *, ended: bool) -> list[int]:
-        """The response's ids closed by an end token, which replaces the last, cut line of one that has no end.
-
-        A response of one line loses its last token instead, so that the row is never longer than it was.
-        """
-        ids = list(ids)
+        """The response's ids as they are scored: with the end token, whatever ended them; of one cut, by `closed`."""
         if ended:
             return [*ids[:-1], self.chat.end_id]
-        ends = [place for place, token_id in enumerate(ids) if token_id in self.newline_ids and place > 0]
-        return [*ids[: ends[-1] if ends else -1], self.chat.end_id]
+        return closed_ids(ids, self.chat.end_id, self.newline_ids, self.closed)

@@ -21,12 +21,14 @@ from trine.runtime.errors import TrineError
 from trine.runtime.json_values import parse_json
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space or choose --out",
-    errno.EDQUOT: "free some space or choose --out",
-    errno.EFBIG: "free some space or choose --out",
-    errno.EACCES: "give yourself the permission or choose --out",
-    errno.EPERM: "give yourself the permission or choose --out",
-    errno.EROFS: "the disk can only be read: choose --out",
+    errno.ENOSPC: "free some space there or choose another place",
+    errno.EDQUOT: "free some space there or choose another place",
+    errno.EFBIG: "free some space there or choose another place",
+    errno.EACCES: "give yourself the permission or choose another place",
+    errno.EPERM: "give yourself the permission or choose another place",
+    errno.EROFS: "the disk can only be read: choose another place",
+    errno.ENOENT: "no file or folder can be made there: choose another place",
+    errno.ENOTDIR: "a file is in the way: choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
@@ -47,13 +49,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # safetensors writes in Rust and has its own error for a full disk
         reason = getattr(error, "strerror", None) or error
-        raise TrineError(f"cannot write {path}: {reason}; {_remedy(error)}") from error
+        raise TrineError(f"cannot write {path}: {reason}; {remedy(error)}") from error
 
 
-def _remedy(error: Exception) -> str:
-    in_rust = re.search(r"os error (\d+)", str(error))
+def remedy(error: BaseException) -> str:
+    """What to do about an error of writing, by its number, which errors of Rust and of PyTorch have in their words."""
+    in_rust = re.search(r"(?:os error |\[Errno )(\d+)", str(error))
     number = getattr(error, "errno", None) or (int(in_rust[1]) if in_rust else 0)
-    return _REMEDIES.get(number, "choose --out")
+    return _REMEDIES.get(number, "choose another place")
 
 
 @contextmanager

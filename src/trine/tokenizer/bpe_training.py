@@ -74,10 +74,17 @@ def _main() -> None:
 
 def _texts() -> Iterator[str]:
     """The texts, and then a thread that ends this process if its parent is killed."""
-    source = sys.stdin.buffer
-    while (size := int.from_bytes(source.read(_LENGTH_BYTES))) < _NO_MORE:
-        yield source.read(size).decode()
+    while (size := int.from_bytes(_read(_LENGTH_BYTES))) < _NO_MORE:
+        yield _read(size).decode()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _read(size: int) -> bytes:
+    """So many bytes of the input. They end early if the parent was killed, and then this process does too."""
+    data = sys.stdin.buffer.read(size)
+    if len(data) < size:
+        os._exit(1)
+    return data
 
 
 def _end_with_parent() -> None:

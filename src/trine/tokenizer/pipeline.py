@@ -6,6 +6,7 @@ from trine.runtime.errors import TrineError
 
 # Far above any vocabulary; tables as long as the highest id are made, so a damaged id must not ask for gigabytes.
 MAX_ID = 2**24
+MAX_DEPTH = 50
 
 
 def check_pipeline(pipeline: dict[str, Any], place: str) -> None:
@@ -17,6 +18,12 @@ def check_pipeline(pipeline: dict[str, Any], place: str) -> None:
     for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if not isinstance(pipeline.get(key), dict | None):
             raise TrineError(f"{place}: {key} must be an object or null; it is {str(pipeline[key])[:80]}")
+        if _is_deeper(pipeline.get(key), MAX_DEPTH):
+            raise TrineError(f"{place}: {key} is nested more than {MAX_DEPTH} deep")
+    if model.get("continuing_subword_prefix"):  # `tokenizers` ends the process where merges do not fit it
+        raise TrineError(
+            f"{place}: model.continuing_subword_prefix is of other tokenizers than Trine reads; set it null"
+        )
     _check_vocabulary(model.get("vocab"), place)
     _check_merges(model.get("merges"), place)
     tokens = pipeline.get("added_tokens") or []
@@ -32,6 +39,11 @@ def merge_pair(merge: str | list[str]) -> tuple[str, str]:
     """The two parts of a merge, written `"a b"` or `["a", "b"]`."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(each, depth - 1) for each in inner)
 
 
 def _check_vocabulary(vocab: Any, place: str) -> None:

@@ -42,6 +42,7 @@ class Tokenizer:
         self.vocabulary: dict[str, int] = files.description["model"]["vocab"] | {
             token["content"]: token["id"] for token in added
         }
+        _check_text(self.vocabulary, files.place)
         # A single character is never special, whatever marks it so: text could not be written without it.
         names = {token["content"] for token in added if token.get("special") and len(token["content"]) > 1}
         self.special = {name: self.vocabulary[name] for name in sorted(names, key=self.vocabulary.__getitem__)}
@@ -152,6 +153,13 @@ class Tokenizer:
     def load(folder: Path) -> "Tokenizer":
         """The tokenizer of the model in `folder`: tokenizer.json and the files beside it."""
         return Tokenizer(TokenizerFiles.read(folder))
+
+
+def _check_text(names: Iterable[str], place: str) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise TrineError(f"{place}: an entry of the vocabulary is no text: {error}") from None
 
 
 def array_encoder(files: TokenizerFiles) -> EncodeArray:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.errors import TrineError
-from trine.runtime.files import aside_of, read_json, sha256_of_file, write_folder, write_json
+from trine.runtime.files import aside_of, read_json, remedy, sha256_of_file, write_folder, write_json
 from trine.runtime.progress import say
 from trine.training.parallel import is_sharded
 
@@ -79,7 +79,7 @@ def _write_together(aside: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save(held, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
     except CheckpointException as error:
-        raise TrineError(f"cannot write {aside}: {error}; free some space or choose --out") from error
+        raise TrineError(f"cannot write {aside}: {error}; {remedy(error)}") from error
 
 
 def load_checkpoint(

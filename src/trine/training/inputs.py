@@ -23,7 +23,7 @@ def fingerprint(place: Path) -> str:
     if place.is_file():
         return sha256_of_file(place)
     if not place.exists():
-        raise TrineError(f"{place} does not exist; correct the path, or run the stage that makes it first")
+        raise TrineError(f"{place} does not exist; correct the path, or finish the run that writes it")
     files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
     return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
 

@@ -23,6 +23,7 @@ class IterationObjective(ABC, Generic[Batch]):
         self.minibatches = minibatches
         self.steps_per_iteration = epochs * minibatches
         self.observed: dict[str, float] = {}
+        self._updates = {True: 0, False: 0}
 
     @abstractmethod
     def start_iteration(self, iteration: int) -> None:
@@ -44,7 +45,8 @@ class IterationObjective(ABC, Generic[Batch]):
         """The micro-batches of one optimizer step; the first step of an iteration collects."""
         iteration, inner = divmod(step, self.steps_per_iteration)
         if inner == 0:
-            self.start_iteration(iteration)
+            self.start_iteration(iteration)  # while `accepted` still speaks of the iteration before
+            self._updates = {True: 0, False: 0}
         return self.micro_batches(iteration, *divmod(inner, self.minibatches))
 
     def evaluate(self, final: bool) -> dict[str, Any]:
@@ -55,8 +57,14 @@ class IterationObjective(ABC, Generic[Batch]):
         """Between iterations only."""
         return step % self.steps_per_iteration == 0
 
-    def observations(self) -> dict[str, float]:
-        """An iteration's figures once, with the first of its updates that is taken."""
+    @property
+    def accepted(self) -> bool:
+        """Whether running state may learn from the last iteration: not where the guard dropped all of its updates."""
+        return self._updates[True] > 0 or self._updates[False] == 0
+
+    def observations(self, taken: bool = True) -> dict[str, float]:
+        """An iteration's figures once, with the first of its updates, be that taken or dropped."""
+        self._updates[taken] += 1
         observed, self.observed = self.observed, {}
         return observed
 

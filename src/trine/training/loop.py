@@ -6,6 +6,7 @@ function of the step, so a checkpoint is weights, optimizer state, the objective
 run is bitwise the run that was never stopped.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from trine.training.checkpoints import (
 )
 from trine.training.guard import StepGuard
 from trine.training.optimizers import set_learning_rates
-from trine.training.parallel import Parallel, clip_gradients
+from trine.training.parallel import Parallel, clip_gradients, local
 from trine.training.run_folder import RunFolder
 from trine.training.schedules import schedule_warning, step_before_decay
 
@@ -64,8 +65,11 @@ class Objective(Protocol[Batch]):
 
     def restore(self, state: dict[str, Any]) -> None: ...
 
-    def observations(self) -> dict[str, float]:
-        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second."""
+    def observations(self, taken: bool = True) -> dict[str, float]:
+        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second.
+
+        Called once a step. A step that is not `taken` was dropped by the guard: no running state may learn from it.
+        """
         ...
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class StepObjective:
     def restore(self, state: dict[str, Any]) -> None:
         """The data position is the step."""
 
-    def observations(self) -> dict[str, float]:
+    def observations(self, taken: bool = True) -> dict[str, float]:
         return {}
 
     def describe_batch(self, step: int) -> dict[str, Any]:
@@ -137,6 +141,7 @@ class Loop:
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
         self._unlogged: list[dict[str, float]] = []
+        self._maxima: set[str] = set()
         self._before_decay = self._step_before_decay(steps)
 
     def train(self) -> dict[str, Any]:
@@ -161,6 +166,7 @@ class Loop:
                     saving = False
                     if stopping:
                         stop_request.check()
+        self._refuse_broken_weights(step)
         results = self._evaluate(final=True)
         if results:
             self.run.log({"step": step, **results})
@@ -172,7 +178,7 @@ class Loop:
             self.model.train()
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
-        batches = self.objective.batches(step)
+        batches = self._batches(step)
         totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
         terms = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
@@ -189,6 +195,15 @@ class Loop:
             parameter.grad = None
         observed = self.objective.observations()
         return {"loss": loss, **figures, "gradient_norm": norm, "learning_rate": rate, **observed, **self._skipped()}
+
+    def _batches(self, step: int) -> Sequence[Any]:
+        """The step's batches. A reward function or an environment that fails loses no update made before it."""
+        try:
+            return self.objective.batches(step)
+        except Exception:
+            if step and self.objective.may_save(step) and self.world.size == 1:
+                self._save(step, *self._before_step)
+            raise
 
     def _backward(self, batches: Sequence[Any], totals: dict[str, float]) -> list[dict[str, Term]]:
         """Leave the gradient of the whole step in the parameters; returns each micro-batch's terms, for the log."""
@@ -207,6 +222,7 @@ class Loop:
         for terms in batches:
             for kind, rows in kinds.items():
                 rows.append({name: term.value for name, term in terms.items() if term.reduction == kind})
+        self._maxima |= {name for terms in kinds["max"] for name in terms}
         sums, maxima = self.world.all_reduce_sum(add_up(kinds["sum"])), self.world.all_reduce_max(largest(kinds["max"]))
         return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
 
@@ -215,8 +231,9 @@ class Loop:
         self.model.zero_grad()
         before = self.guard.state()
         goes_on = self.guard.may_skip(step)
-        place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on}, figures,
-                                        self.objective.describe_batch(step))  # fmt: skip
+        observed = self.objective.observations(taken=False)
+        place = self.run.write_bad_step({"step": step + 1, "problem": problem, "goes_on": goes_on},
+                                        figures | observed, self.objective.describe_batch(step))  # fmt: skip
         if not goes_on:
             if step and self.objective.may_save(step):
                 self.guard.restore(before)
@@ -227,18 +244,21 @@ class Loop:
                 "(optimizer.learning_rate)"
             )
         say(f"{self.objective.name}: {problem}: skipped; {place} identifies the batch", style="yellow")
-        return self._skipped()
+        return {name: value for name, value in observed.items() if math.isfinite(value)} | self._skipped()
 
     def _log(self, step: int, row: dict[str, float]) -> None:
-        """Write one row per `log_every` steps: the sum of their seconds, the means of all other figures."""
+        """Write one row per `log_every` steps: the sum of seconds, the largest of maxima, the mean of all else."""
         self._unlogged.append(row)
         if step % self.log_every and step < self.steps:
             return
         rows, self._unlogged = self._unlogged, []
         names = dict.fromkeys(name for each in rows for name in each)
         values = {name: [each[name] for each in rows if name in each] for name in names}
-        means = {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
-        self.run.log({"step": step, **means, "seconds": sum(values["seconds"]), **self._skipped()})
+        joined = {
+            name: max(of_name) if name in self._maxima else sum(of_name) / len(of_name)
+            for name, of_name in values.items()
+        }
+        self.run.log({"step": step, **joined, "seconds": sum(values["seconds"]), **self._skipped()})
 
     def _skipped(self) -> dict[str, float]:
         return {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
@@ -280,6 +300,7 @@ class Loop:
 
     def _save(self, step: int, objective: dict[str, Any] | None = None, random_state: Tensor | None = None) -> None:
         """Write a checkpoint; `objective` and `random_state` replace the current ones, for the state before a step."""
+        self._refuse_broken_weights(step)
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in self._trained()}
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
@@ -288,6 +309,16 @@ class Loop:
         state |= {"rows": dict(self.run.rows)}
         keep, protected = self.config.keep_checkpoints, self._before_decay
         save_checkpoint(self.run.checkpoints, step, tensors, state, keep, self.world, protected=protected)
+
+    def _refuse_broken_weights(self, step: int) -> None:
+        """Raise `TrineError` if an update left a weight that is not finite: such a model is never saved."""
+        broken = [name for name, each in self._trained() if not bool(local(each.detach()).isfinite().all())]
+        if self.world.all_reduce_max({"broken": float(bool(broken))})["broken"]:
+            raise (TrineError if self.world.is_main else QuietError)(
+                f"{self.objective.name}: after step {step} of {self.steps} weights are not finite "
+                f"({', '.join(broken[:3]) or 'in another process'}); they are not saved, and checkpoints before that "
+                "step are kept. Lower the learning rate (optimizer.learning_rate)"
+            )
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """Frozen parameters are not saved: a resumed run opens the same ones."""

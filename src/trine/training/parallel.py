@@ -84,6 +84,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; any other as it is."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """Scale the gradients so that their norm over all parameters is at most `max_norm`; returns the norm before.
 

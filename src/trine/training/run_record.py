@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from trine import __version__
 from trine.config.base import StageConfig
 from trine.config.registry import stage_of
-from trine.config.resumption import Resumption, Setting, config_in, resumption, settings_of
+from trine.config.resumption import Resumption, Setting, settings_of, with_inputs
 from trine.runtime.device import Hardware
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.errors import TrineError
@@ -107,7 +107,8 @@ def record_of(
     if hardware is not None:
         machine = {"device": hardware.device_name, "precision": hardware.precision, "threads": hardware.threads}
         ran_on |= machine | {"processes": world.size}
-    return RunRecord(stage_of(config).name, _portable(type(config), values, config.out), inputs, ran_on, _made_with())
+    portable = with_inputs(type(config), values, lambda place: _relative(place, config.out)) | {"out": "."}
+    return RunRecord(stage_of(config).name, portable, inputs, ran_on, _made_with())
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -200,22 +201,6 @@ def _torch_version() -> str:
     import torch
 
     return str(torch.__version__)
-
-
-def _portable(cls: type[BaseModel], values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`values` with every path of an input relative to `folder`, if it lies below the folder that `folder` is in."""
-    portable: dict[str, Any] = {}
-    for key, value in values.items():
-        kind = resumption(cls.model_fields[key])
-        if isinstance(value, dict) and (inner := config_in(cls.model_fields[key])):
-            portable[key] = _portable(inner, value, folder)
-        elif isinstance(value, list) and (inner := config_in(cls.model_fields[key])):
-            portable[key] = [_portable(inner, part, folder) for part in value]
-        elif kind is Resumption.BY_CONTENT and isinstance(value, list):
-            portable[key] = [_relative(each, folder) for each in value]
-        else:
-            portable[key] = _relative(value, folder) if kind is Resumption.BY_CONTENT and value else value
-    return portable | ({"out": "."} if "out" in portable else {})
 
 
 def _relative(place: str, run: Path) -> str:

@@ -9,7 +9,6 @@ behind with a warning: no figure of a chart is worth a run.
 import json
 import secrets
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,10 +108,7 @@ class Tracking:
     """The trackers of one run, told every row of its metrics.jsonl once."""
 
     def __init__(self, names: Sequence[str], config: dict[str, Any], folder: Path) -> None:
-        """Raises `TrineError` when the package of a tracker is not installed. Nothing starts before the first row."""
-        for name in names:
-            if find_spec(name) is None:
-                raise TrineError(f"loop.trackers names {name}, which is not installed: pip install 'trine[{name}]'")
+        """Nothing starts before the first row; that the packages are there is checked by `config/extras.py`."""
         self.config, self.folder = config, folder
         self.trackers = {name: TRACKERS[name]() for name in names}
         self.rows = 0

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from trine.engine.memory import ALIGNMENT, Arena, large_zeros
@@ -158,9 +157,6 @@ class NativeRunner:
 
     # Running
 
-    def clear(self) -> None:
-        """Nothing to do: the compiled step never reads a slot that its row has not written."""
-
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         return self._kept["logits"][: self._run(chunks), : self.config.vocab_size]
 
@@ -204,7 +200,6 @@ class NativeRunner:
             ctypes.byref(self.model), len(row_indices), row_indices.ctypes.data, arrays.seeds.ctypes.data,
             arrays.counters.ctypes.data, arrays.temperatures.ctypes.data, ids.ctypes.data, log_probs.ctypes.data,
         )  # fmt: skip
-        _check(ids)
         return ids.tolist(), log_probs.tolist()
 
     def decode(self, rows: Sequence[DecodeRow], steps: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -224,7 +219,6 @@ class NativeRunner:
         made = self.library.trine_decode(
             ctypes.byref(self.model), ctypes.byref(record), steps, ids.ctypes.data, log_probs.ctypes.data
         )
-        _check(ids[:made])
         for row, next_id in zip(rows, next_ids.tolist(), strict=True):
             row.next_id = next_id
             row.position += made
@@ -237,11 +231,6 @@ class _SamplingArrays:
         self.seeds = np.array([state.seed for state in states], dtype=np.int64)
         self.counters = np.array([state.counter for state in states], dtype=np.int64)
         self.temperatures = np.array([state.temperature for state in states], dtype=np.float32)
-
-
-def _check(ids: NDArray[np.int64]) -> None:
-    if ids.size and int(ids.min()) < 0:
-        raise TrineError("the model's logits are not numbers: its weights are damaged or have diverged")
 
 
 def _padded(size: int) -> int:

@@ -48,6 +48,12 @@ _GPT4O = (
     rf"{_CASED}*{_UNCASED}+{_ENDINGS}|{_CASED}+{_UNCASED}*{_ENDINGS}|\p{{N}}{{1,3}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_ENDS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_DEEPSEEK3 = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+) + _ENDS
+_SEED_CODER = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+{_ENDS}"
+_BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
 SPLITS: dict[str, Split] = {
     "gpt-2": Split(_GPT2_BYTES),
@@ -63,23 +69,29 @@ SPLITS: dict[str, Split] = {
     "bloom": Split(_splits(_WORDS)),
     "tekken": Split(_splits(_TEKKEN), ignore_merges=True, adds_bos=True),
     "gpt-4o": Split(_splits(_GPT4O)),
+    "deepseek-v3": Split(_splits(r"\p{N}{1,3}", "[一-龥\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)),
+    "seed-coder": Split(_splits(_SEED_CODER)),
+    "bailingmoe": Split(_splits(_BAILING)),
 }
 """By `tokenizer.ggml.pre`; of identical ones the first name is written."""
 # Names that llama.cpp reads alike.
 _ALIASES = {
     "gpt-2": (
         "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "exaone4", "mpt",
-        "olmo", "jais", "trillion", "granite-docling",
+        "olmo", "jais", "trillion", "granite-docling", "modern-bert",
     ),
     "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     "deepseek-r1-qwen": ("stablelm2", "kormo", "megrez", "hunyuan", "solar-open", "grok-2"),
     "smollm": ("refact", "command-r", "codeshell", "exaone", "minerva-7b"),
     "bloom": ("poro-chat", "gpt3-finnish"),
-    "gpt-4o": ("llama4", "kanana2"),
+    "gpt-4o": ("llama4", "kanana2", "minimax-m2"),
+    "tekken": ("mistral-bpe",),
+    "deepseek-v3": ("hunyuan-dense",),
+    "bailingmoe": ("bailingmoe2", "llada-moe"),
 }  # fmt: skip
 SPLITS |= {alias: SPLITS[name] for name, aliases in _ALIASES.items() for alias in aliases}
 # The expression of llama-bpe, whose tokenizers add no BOS and merge what is an entry of the vocabulary too.
-SPLITS |= dict.fromkeys(("smaug-bpe", "dbrx"), Split(_splits(_LLAMA3)))
+SPLITS |= dict.fromkeys(("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), Split(_splits(_LLAMA3)))
 
 
 def split_name(description: dict[str, Any]) -> str | None:

@@ -22,8 +22,9 @@ from trine.agents.environments import Environments, environment_sources
 from trine.agents.episodes import play_episodes
 from trine.agents.folder import AgentDescription, Player, build, save_agent
 from trine.agents.network import ActorInference, Agent, initialize
-from trine.agents.normalization import Moments, RewardScale
+from trine.agents.normalization import Moments, RewardScale, standardized
 from trine.agents.rollouts import Trajectories, collect, complete_episodes, compute_advantages
+from trine.agents.spaces import BoxActions
 from trine.algorithms.masked import explained_variance, masked_whiten
 from trine.catalog.loading import open_hardware
 from trine.config.control import ControlConfig
@@ -77,6 +78,7 @@ class ControlObjective(IterationObjective[TrainingBatch]):
         self.playing = ActorInference(agent)
         self.moments = Moments(environments.observation_size) if config.normalize_observations else None
         self.reward_scale = RewardScale(config.environments, config.gamma) if config.normalize_rewards else None
+        self._next_scale: RewardScale | None = None
         self.unseen: Trajectories | None = None
         self.training_batch: TrainingBatch | None = None
         self._shuffled: TrainingBatch | None = None
@@ -113,8 +115,8 @@ class ControlObjective(IterationObjective[TrainingBatch]):
         outputs, values = self.agent(batch.observations)
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.actions)
         advantages = batch.advantages
-        if config.normalize_advantages == "minibatch" and len(batch) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        if config.normalize_advantages == "minibatch":
+            advantages = standardized(advantages)
         terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
         if self.agent.has_critic:
             terms["value"] = value_term(values, batch.old_values, batch.returns, config)
@@ -140,9 +142,16 @@ class ControlObjective(IterationObjective[TrainingBatch]):
             "copies": self.environments.state(),
             "moments": None if self.moments is None else self.moments.state(),
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state(),
+            "scaled_actions": self.description.scaled_actions,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        actions = self.environments.actions
+        if isinstance(actions, BoxActions) and not (actions.as_sampled or state.get("scaled_actions")):
+            raise TrineError(
+                f"{self.config.out} was begun by an earlier Trine, whose agents act in the units of "
+                f"{self.config.environment} instead of its range; it cannot go on: give another --out"
+            )
         if self.config.resume == "exact":
             self.environments.replay(state["copies"])
         else:
@@ -165,16 +174,21 @@ class ControlObjective(IterationObjective[TrainingBatch]):
         rollout = collect(self.environments, self._act_on, self.distribution, noise)
         rewards = rollout.rewards
         if self.reward_scale is not None:
-            rewards = self.reward_scale.scaled(rewards, rollout.ends)
+            self._next_scale = self.reward_scale.after(rewards, rollout.ends)
+            rewards = self._next_scale.scaled(rewards)
         batch = self._training_batch(rollout, torch.from_numpy(rewards).float().reshape(-1))
         self.unseen = rollout
         self._observe(iteration, rollout, batch)
         return self._whitened(self._with_old_log_probs(batch, iteration))
 
     def _take_in(self) -> None:
-        """The last rollout's observations, now that nothing is learned from it any more."""
-        if self.moments is not None and self.unseen is not None:
+        """The last rollout's observations and rewards, now that its updates are over; not if all were dropped."""
+        if self.unseen is None:
+            return
+        if self.moments is not None and self.accepted:
             self.moments.add(self.unseen.observations.reshape(-1, self.environments.observation_size))
+        if self.reward_scale is not None and self._next_scale is not None:
+            self.reward_scale = self._next_scale if self.accepted else self.reward_scale.without_returns()
         self.unseen = None
 
     def _act_on(self, observations: Any) -> Any:
@@ -308,6 +322,7 @@ def describe(config: ControlConfig, environments: Environments) -> AgentDescript
         continuous=environments.actions.continuous,
         critic=config.algorithm != "reinforce",
         hidden=config.hidden,
+        scaled_actions=environments.actions.continuous,
     )
 
 

@@ -19,7 +19,7 @@ from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
-from trine.records import Answer, Example, Message, Rollout
+from trine.records import Answer, Closing, Example, Message, Rollout
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
 from trine.runtime.errors import TrineError
@@ -75,7 +75,7 @@ def run(config: EvaluateConfig) -> Path:
             "person": _persons(examples, chat),
         }
         scores = {
-            reward: _score(getattr(config, reward), sides, tokenizer, hardware)
+            reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
             for reward in ("reward", "held_out_reward")
         }
         results = _figures(sides, scores, examples)
@@ -115,10 +115,10 @@ def _persons(examples: list[Example], chat: Chat) -> Side:
 
 
 def _score(
-    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware
+    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
     model, tokenizer = open_score_model(name, hardware)
-    reward = ModelReward(model, tokenizer)
+    reward = ModelReward(model, tokenizer, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
     reward.check_reads(policy_tokenizer, longest, name)
@@ -173,7 +173,7 @@ def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], te
             )
             for model in (policy, reference)
         ]
-        total += float((logs[0] - logs[1]).sum())
+        total += float((logs[0] - logs[1]).double().sum())
     return total / len(rollouts)
 
 

@@ -1,11 +1,12 @@
 """Step 3a: preferences without a labeller: what a person wrote against what the fine-tuned model samples.
 
-Nothing but content may tell the two sides apart. Both are text of at most the token budget, dedented, encoded the
-same way and closed by the end token; a sample that ran out of budget has no end of its own and makes no pair (the
-number left out is reported).
+Nothing but content may tell the two sides apart. Both go through one function, `written`: encoded and decoded by the
+same tokenizer, without blank lines around, at most the token budget with its end token, and not empty. A sample that
+ran out of budget has no end of its own and makes no pair; nor does a person's answer longer than it. Both are counted.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from trine.config.preferences import PreferencesConfig
@@ -27,19 +28,53 @@ def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
     """Sample answers and write train.jsonl and held_out.jsonl of preference pairs."""
     model, tokenizer = stage.open_model(config.model, config.adapter)
     engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
-    examples = _chosen(read_examples(config.examples), config)
+    everything = _chosen(read_examples(config.examples), config)
+    examples = as_written(everything, chat, config.max_new_tokens)
+    if not examples:
+        raise TrineError(
+            f"{config.examples}: none of {len(everything)} responses has at most "
+            f"max_new_tokens={config.max_new_tokens} tokens, which is what a sampled answer may have; raise it"
+        )
     train, left_out = sampled_pairs(engine, chat, examples * config.samples, config, "train")
     mismatched = mismatched_pairs(examples, config)
     train += mismatched
-    held_out_examples = read_examples(config.held_out) if config.held_out else []
+    held_out_examples = (
+        as_written(read_examples(config.held_out), chat, config.max_new_tokens) if config.held_out else []
+    )
     held_out, _ = sampled_pairs(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
     if not train:
         raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
     write_preferences(stage.path / "train.jsonl", train)
     write_preferences(stage.path / "held_out.jsonl", held_out)
     pairs = f"{len(train)} pairs to train on, {len(held_out)} held out"
-    say(f"preferences: {pairs}, {left_out} samples hit max_new_tokens")
-    return {"train": len(train), "held_out": len(held_out), "left_out": left_out, "mismatched": len(mismatched)}
+    too_long = len(everything) - len(examples)
+    say(
+        f"preferences: {pairs}, {left_out} samples hit max_new_tokens, {too_long} responses are empty or longer than it"
+    )
+    return {
+        "train": len(train), "held_out": len(held_out), "left_out": left_out, "mismatched": len(mismatched),
+        "responses_left_out": too_long,
+    }  # fmt: skip
+
+
+def written(ids: Sequence[int], chat: Chat) -> str:
+    """An answer's text in the one form that both sides of a pair have."""
+    return chat.text(ids).strip("\n").rstrip()
+
+
+def as_written(examples: Sequence[Example], chat: Chat, max_new_tokens: int) -> list[Example]:
+    """Examples whose response a sample could have been: in the form of one, not empty, within the budget."""
+    texts = [written(chat.response_ids(example.response, ended=False), chat) for example in examples]
+    return [
+        replace(example, response=text)
+        for example, text in zip(examples, texts, strict=True)
+        if fits(text, chat, max_new_tokens)
+    ]
+
+
+def fits(text: str, chat: Chat, max_new_tokens: int) -> bool:
+    """Whether an answer is one that a pair may have: not empty, and within the budget as it will be encoded."""
+    return bool(text) and len(chat.response_ids(text)) <= max_new_tokens
 
 
 def _chosen(examples: list[Example], config: PreferencesConfig) -> list[Example]:
@@ -82,8 +117,9 @@ def sampled_pairs(
         rollouts = engine.generate(prompts, sampling, on_finished=bar.advance_or_stop)
     pairs = []
     for example, rollout in zip(examples, rollouts, strict=True):
-        answer = chat.text(rollout.response_ids).strip("\n").rstrip()
-        if rollout.ended and answer and answer != example.response:
+        answer = written(rollout.response_ids, chat)
+        # A sample may be of other tokens than its text is encoded to, and of fewer.
+        if rollout.ended and fits(answer, chat, config.max_new_tokens) and answer != example.response:
             pairs.append(
                 PreferencePair(example.prompt, example.response, answer, name=example.name, group=example.group)
             )

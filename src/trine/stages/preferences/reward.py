@@ -1,32 +1,35 @@
 """Step 3: a reward model from preferences (Christiano et al. 2017; Stiennon et al. 2020).
 
 The score is read at the end token of prompt and answer. Training minimises -log sigmoid(chosen - rejected); then
-scores are scaled to mean 0 and variance 1 over the sampled (rejected) answers, so that a difference of 1 is one
-standard deviation of what the policy writes before PPO.
+scores are scaled to mean 0 and variance 1 over fresh samples of the reference policy (`normalization.py`), so that a
+difference of 1 is one standard deviation of what the policy writes before PPO.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss
+from trine.algorithms.text_ranking import pair_accuracy, pair_wins, pairwise_ranking_loss
 from trine.config.preferences import RewardConfig
 from trine.data.files import read_preferences
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
 from trine.model.lora import merge_lora
 from trine.model.transformer import Transformer
-from trine.records import Term
+from trine.records import PreferencePair, Term
+from trine.rewards.closing import closing_of
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
+from trine.stages.preferences.normalization import Normalization, normalize
 from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
 from trine.stages.preferences.reward_report import report_on
-from trine.tokenizer.chat_format import Chat, chat_format
+from trine.tokenizer.chat_format import chat_format
 from trine.training.loop import StepObjective
 from trine.training.stage_run import StageRun, stage_run
 
 BATCHES_SORTED_TOGETHER = 8
-NORMALIZATION_PAIRS = 512
 
 
 class RewardObjective(StepObjective):
@@ -66,7 +69,7 @@ class RewardObjective(StepObjective):
 
     def terms(self, batch: list[Pair]) -> dict[str, Term]:
         chosen, rejected = score_pairs(self.model, batch)
-        right = (chosen > rejected).float().sum()
+        right = pair_wins(chosen, rejected).sum()
         loss = pairwise_ranking_loss(chosen, rejected, self.config.margin)
         return {"ranking": Term(loss), "accuracy": Term(right, weight=0.0)}
 
@@ -77,21 +80,27 @@ class RewardObjective(StepObjective):
         return {"held_out_accuracy": pair_accuracy(chosen, rejected)}
 
 
-@stage_run("model", "adapter", "preferences", "held_out")
+@stage_run("model", "adapter", "preferences", "held_out", "reference")
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
     trunk, tokenizer = stage.open_trainable(config)
-    pairs, held_out = _read_pairs(config, chat_format(tokenizer), trunk.config.context)
+    preferences, held_out_preferences = _read(config)
+    chat, context = chat_format(tokenizer), trunk.config.context
+    pairs = render(preferences, chat, context, _places(config)[0])
+    held_out = render(held_out_preferences, chat, context, _places(config)[1] or config.preferences)
     model = _with_head(trunk, config.seed).to(stage.hardware.device)
+    model.closed = config.closed or closing_of([preference.chosen for preference in preferences])
     objective = RewardObjective(model, pairs, held_out, config)
     steps = max(1, round(config.epochs * objective.steps_per_epoch))
     say(f"reward: {len(pairs)} pairs, {steps} steps")
     stage.train(config, objective, model, trunk.config, steps)
     merge_lora(model)
-    gain = _normalize(model, pairs) if config.normalize else 1.0
-    results = report_on(model, pairs, held_out, tokenizer.vocab_size, gain)
+    scale = Normalization()
+    if config.normalize:
+        scale = normalize(model, tokenizer, [preference.prompt for preference in preferences], config, stage)
+    results = report_on(model, pairs, held_out, tokenizer.vocab_size, scale.gain)
     stage.write_model("model", tokenizer, lambda folder: save_score_model(model, folder, pad_token_id=tokenizer.pad))
-    return results | {"training_pairs": len(pairs)}
+    return results | {"training_pairs": len(pairs), "closed": model.closed, "normalization": asdict(scale)}
 
 
 def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
@@ -103,20 +112,17 @@ def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
     return model
 
 
-def _normalize(model: ScoreModel, pairs: list[Pair]) -> float:
-    """Scale the scores to mean 0 and variance 1 over sampled answers; returns the gain."""
-    sampled = score_all(model, pairs[:: max(1, len(pairs) // NORMALIZATION_PAIRS)])[1]
-    gain, offset = normalization(sampled)
-    model.normalize(gain, offset)
-    return gain
-
-
-def _read_pairs(config: RewardConfig, chat: Chat, context: int) -> tuple[list[Pair], list[Pair]]:
-    train_path, held_out_path = config.preferences, config.held_out
+def _places(config: RewardConfig) -> tuple[Path, Path | None]:
+    """The files of training and held-out pairs."""
     if config.preferences.is_dir():
-        train_path, held_out_path = config.preferences / "train.jsonl", config.preferences / "held_out.jsonl"
-    pairs = render(read_preferences(train_path), chat, context, train_path)
-    if not pairs:
-        raise TrineError(f"{train_path} holds no preferences")
-    held_out = render(read_preferences(held_out_path), chat, context, held_out_path) if held_out_path else []
-    return pairs, held_out
+        return config.preferences / "train.jsonl", config.preferences / "held_out.jsonl"
+    return config.preferences, config.held_out
+
+
+def _read(config: RewardConfig) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """The training and the held-out pairs."""
+    train, held_out = _places(config)
+    preferences = read_preferences(train)
+    if not preferences:
+        raise TrineError(f"{train} holds no preferences")
+    return preferences, read_preferences(held_out) if held_out else []

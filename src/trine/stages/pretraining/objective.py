@@ -97,8 +97,10 @@ class PretrainObjective(StepObjective):
         nats, read = shared_loss_sum(self.module, windows, self.world)
         return nats / math.log(2) / (shard.bytes * read / len(shard.ids))
 
-    def observations(self) -> dict[str, float]:
+    def observations(self, taken: bool = True) -> dict[str, float]:
         """`loader_share`: how much of the step was spent waiting for its batch."""
+        if not taken:
+            return {}
         self.trained_tokens += self._tokens
         share = self._waited / max(time.perf_counter() - self._began, 1e-9)
         return {"tokens": self._tokens, "loader_share": share}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trine.algorithms.masked import explained_variance, masked_mean
+from trine.algorithms.text_statistics import mean_median_deviation
 from trine.data.packing import pad
 from trine.records import Rollout
 
@@ -106,17 +107,17 @@ def final_scores(
 
 def rollout_statistics(experience: Experience) -> dict[str, float]:
     """What to watch of an iteration; every mean is over responses, or over response tokens."""
-    scores, mask = experience.scores, experience.mask
+    scores, mask = mean_median_deviation(experience.scores.tolist()), experience.mask
     log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
     engine_log_probs = torch.zeros(mask.shape)
     for row, rollout in enumerate(experience.rollouts):
         engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
     difference = (engine_log_probs - experience.old_log_probs).abs()
     return {
-        "score": float(scores.mean()),
-        "score_median": float(scores.median()),
-        "score_deviation": float(scores.std(unbiased=False)),
-        "kl": float(log_ratios.sum(1).mean()),
+        "score": scores["mean"],
+        "score_median": scores["median"],
+        "score_deviation": scores["deviation"],
+        "kl": float(log_ratios.double().sum(1).mean()),
         "length": float(mask.sum(1).float().mean()),
         "ended_share": sum(rollout.ended for rollout in experience.rollouts) / len(experience.rollouts),
         "explained_variance": explained_variance(experience.old_values, experience.returns, mask),

@@ -6,6 +6,7 @@ against a critic, KL to the reference as a price on every token, clipped updates
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,14 +24,15 @@ from trine.model.folder import save_model, save_score_model
 from trine.model.heads import PolicyWithValue, ScoreModel
 from trine.model.lora import merge_lora
 from trine.model.transformer import Transformer
-from trine.records import Rollout, Term
+from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
+from trine.rewards.function import FunctionReward
 from trine.rewards.model import ModelReward
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
-from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.stage_run import StageRun, stage_run
@@ -78,12 +80,15 @@ def gae_of_responses(
 @stage_run("model", "adapter", "prompts", "reward")
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
+    reward = open_reward(config.reward, stage.hardware, config.closed)
+    if isinstance(reward, FunctionReward):
+        reward.try_out(sample_answers(config.prompts))
     policy, tokenizer = stage.open_trainable(config)
     reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
     model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
     chat = chat_format(tokenizer)
     prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
-    reward = _reward(config, stage, prompts, chat)
+    _check_reads(reward, config, prompts, chat)
     objective = PpoObjective(model, reference, reward, prompts, chat, config)
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
@@ -94,13 +99,20 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
 
 
-def _reward(config: PpoConfig, stage: StageRun, prompts: Sequence[Prompt], chat: Chat) -> Reward:
-    """The reward; before anything is sampled it is known that a reward model can read the longest row."""
-    reward = open_reward(config.reward, stage.hardware)
+def sample_answers(prompts: Path) -> list[Answer]:
+    """Every prompt with the answer of its record, or one made up: what a reward function is tried on."""
+    return [
+        Answer(example.prompt, example.response or "An answer.", columns=example.columns)
+        for example in read_prompt_records(prompts)
+    ]
+
+
+def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat) -> None:
+    """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
     if isinstance(reward, ModelReward):
         longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
         reward.check_reads(chat.tokenizer, longest, config.reward)
-    return reward
+        say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
 
 
 def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:

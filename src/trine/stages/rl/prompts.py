@@ -1,12 +1,12 @@
 """The prompts that online RL samples from, in an endless seeded order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trine.data.files import read_examples
-from trine.records import Answer, Message, Rollout
+from trine.records import Answer, Example, Message, Rollout
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
@@ -29,11 +29,19 @@ class Prompt:
         )  # fmt: skip
 
 
+def read_prompt_records(path: Path) -> list[Example]:
+    """The records of a JSONL of prompts. A `response`, which no prompt needs, is a column as any other field is."""
+    return [
+        replace(example, columns={**example.columns, **({"response": example.response} if example.response else {})})
+        for example in read_examples(path, answered=False)
+    ]
+
+
 def read_prompts(path: Path, chat: Chat, max_prompt_tokens: int) -> list[Prompt]:
-    """The prompts of a JSONL of examples; those of more than `max_prompt_tokens` are left out, and counted."""
+    """The prompts of a JSONL; those of more than `max_prompt_tokens` are left out, and counted."""
     prompts = [
         Prompt(tuple(chat.prompt_ids(example.prompt)), example.prompt, example.columns)
-        for example in read_examples(path)
+        for example in read_prompt_records(path)
     ]
     fitting = [prompt for prompt in prompts if len(prompt.ids) <= max_prompt_tokens]
     if not fitting:

@@ -11,6 +11,7 @@ Trine's models. Everything random is a function of (seed, iteration).
 """
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from trine.model.lora import lora_off
 from trine.model.transformer import Transformer
 from trine.records import Rollout, Term
 from trine.rewards.base import Reward
+from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for
 from trine.stages.rl.experience import (
     Experience,
@@ -65,7 +67,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.chat, self.config = chat, config
         self.engine = Engine(model.policy, rows=config.batch_size)
         self.device = model.policy.output_weight.device
-        self.kl_coefficient = self.next_kl_coefficient = config.kl.coefficient
+        self.kl_coefficient = self._adapted = max(config.kl.coefficient, _floor(config))
         self.iteration = 0
         self._experience: Experience | None = None
 
@@ -197,20 +199,37 @@ class RolloutObjective(IterationObjective[list[int]]):
 
     # State and figures
 
+    @property
+    def next_kl_coefficient(self) -> float:
+        """That of the next iteration: adapted, unless the guard dropped all that this one would have learned."""
+        return self._adapted if self.accepted else self.kl_coefficient
+
     def state(self) -> dict[str, Any]:
         return {"kl_coefficient": self.next_kl_coefficient}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.next_kl_coefficient = float(state["kl_coefficient"])
+        self.kl_coefficient = self._adapted = float(state["kl_coefficient"])
 
     def _observe(self, iteration: int) -> None:
         """Note the iteration's figures; the KL coefficient follows them in the next iteration."""
         config = self.config
         self.observed = {"iteration": float(iteration), **rollout_statistics(self.experience)}
         self.observed["kl_coefficient"] = self.kl_coefficient
+        kl = self.observed["kl"]
+        if not math.isfinite(kl):
+            say(
+                f"   KL of iteration {iteration} is {kl}: the reference gives a sampled token no probability; "
+                f"kl.coefficient stays {self.kl_coefficient:.4g}",
+                style="yellow",
+            )
         if config.kl.target is not None:
             adapted = adapted_kl_coefficient(
-                self.kl_coefficient, self.observed["kl"],
+                self.kl_coefficient, kl,
                 target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_size,
             )  # fmt: skip
-            self.next_kl_coefficient = max(config.kl.min_coefficient, adapted)
+            self._adapted = max(_floor(config), adapted)
+
+
+def _floor(config: PpoConfig) -> float:
+    """The least KL coefficient; a fixed one has none."""
+    return 0.0 if config.kl.target is None else config.kl.min_coefficient
