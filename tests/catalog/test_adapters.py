@@ -216,5 +216,5 @@ def test_ppo_with_adapters_loads_no_second_model_and_leaves_the_base(
 
 def test_another_rank_is_another_run(lora_run: Path, pretrain_run: Path, functions_run: Path) -> None:
     config = finetune_config(lora_run, pretrain_run, functions_run, lora=LoraConfig(rank=2, learning_rate=0.01))
-    with pytest.raises(TrineError, match=r"lora\.rank changed"):
+    with pytest.raises(TrineError, match=r"lora\.rank: 4 → 2"):
         finetune.run(config)

@@ -166,7 +166,7 @@ def test_missing_and_empty_files_are_refused(path: Path) -> None:
     with pytest.raises(TrineError, match="does not exist"):
         read_container(path)
     path.write_bytes(b"")
-    with pytest.raises(TrineError, match="is not a readable GGUF file"):
+    with pytest.raises(TrineError, match="is empty; download the file again"):
         read_container(path)
 
 

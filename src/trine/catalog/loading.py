@@ -9,7 +9,7 @@ from torch import Tensor
 from trine.catalog.locating import ModelPlace, place_model
 from trine.config.base import HardwareConfig
 from trine.model.adapter_merging import merge_adapter
-from trine.model.folder import SCORE_WEIGHT, load_model, load_score_model
+from trine.model.folder import SCORE_WEIGHT, has_score_head, load_model, load_score_model
 from trine.model.generation_config import GenerationDefaults, read_generation_defaults
 from trine.model.gguf.reading import read_gguf
 from trine.model.heads import ScoreModel
@@ -118,7 +118,7 @@ def open_score_model(
 def is_reward_model(name: Path | str) -> bool:
     """Whether `name` stands for a folder with a score head, or for an adapter of one."""
     base = place_model(name).base
-    return base.is_dir() and SCORE_WEIGHT in open_weights(base)
+    return base.is_dir() and has_score_head(base)
 
 
 def _scored_base(
@@ -127,7 +127,7 @@ def _scored_base(
     """Trunk, score head if it has one, offset, and how it reads cut answers, of an adapter's base, which may be a plain
     language model."""
     compute = (hardware.compute_dtype, hardware.device)
-    if SCORE_WEIGHT not in open_weights(folder):
+    if not has_score_head(folder):
         return load_model(folder, *compute, ignored=ignored), None, 0.0, "end"
     model = load_score_model(folder, *compute, ignored=ignored)
     return model.trunk, model.head.weight, model.offset, model.closed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trine.catalog.hub import download
 from trine.model.adapter_settings import CONFIG as ADAPTER_CONFIG
-from trine.model.gguf.parts import one_model
+from trine.model.gguf.parts import one_model, part_names
 from trine.model.weight_files import holds_weights
 from trine.runtime.errors import TrineError
 from trine.runtime.json_object import read_json_object
@@ -35,8 +35,9 @@ class ModelPlace:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All that the model's numbers depend on."""
-        return self.base, *self.adapters
+        """All that the model's numbers depend on: of a GGUF model in parts, every part."""
+        parts = [self.base.with_name(name) for name in part_names(self.base.name)] if self.base.is_file() else []
+        return *(parts or [self.base]), *self.adapters
 
 
 def place_model(name: Path | str, adapter: Path | str | None = None) -> ModelPlace:

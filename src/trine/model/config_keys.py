@@ -39,6 +39,10 @@ GENERATION = {
     "return_dict_in_generate", "return_legacy_cache", "remove_invalid_values", "renormalize_logits",
     "guidance_scale", "watermarking_config", "cache_implementation",
     "cache_config", "prompt_lookup_num_tokens", "max_matching_ngram_size", "dola_layers", "low_memory",
+    "compile_config", "disable_compile", "continuous_batching_config", "max_cache_len", "prefill_chunk_size",
+    "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "assistant_early_exit", "assistant_ensemble_weight", "assistant_lookbehind", "target_lookbehind",
+    "speculation_type", "token_healing", "use_mtp",
 }  # fmt: skip
 _HARMLESS = re.compile(
     r"_.*"  # private by convention

@@ -5,7 +5,6 @@ applies the table in each direction. A key of `config.json` that could change th
 refused by name (`config_keys.py` has the rule).
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 from trine.model.config import ModelConfig
 from trine.model.config_keys import could_change_numbers, how_to_ignore
 from trine.model.rope import MAX_NUMBER, ROPE_KEYS, rope_from_json, rope_to_json
+from trine.model.tensor_names import plain_names
 from trine.runtime.errors import TrineError
 
 Storage = Literal["plain", "transposed", "qkv", "gate_up"]
@@ -157,8 +157,6 @@ _SAME_FUNCTION = {
 # `n_ctx` is an old alias of n_positions; windows are looked at together (`_refuse_windows`).
 _WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 _FULL_ATTENTION = "full_attention"
-# Modules that wrap others without computing anything: torch.compile, DistributedDataParallel, FSDP, checkpointing.
-_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -340,25 +338,13 @@ def _refuse_untied_head(
 
 
 def full_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
-    """Map the tensor names of the family's table to those in the file.
-
-    What wrapped the model when it was saved (`module.`, `_orig_mod.`, `base_model.model.`, ...) is a prefix of all
-    names, or a module of its own inside them; a base model without head (`GPT2Model`, as GPT-2 itself is published)
-    lacks the prefix of its tensors' names.
-    """
-    embedding = family_of(config).weights["embedding.weight"][0][0]
-    trunk = embedding.split(".")[0] + "."
-    plain = {_WRAPPERS.sub("", name): name for name in names}
-    for table, missing in ((embedding, ""), (embedding.removeprefix(trunk), trunk)):
-        prefixes = [name.removesuffix(table) for name in plain if f".{name}".endswith(f".{table}")]
-        prefix = min(prefixes, key=len, default=None)
-        if prefix is not None and all(name.startswith((prefix, "lm_head.")) for name in plain):
-            return {_with_trunk(name.removeprefix(prefix), missing): written for name, written in plain.items()}
-    return plain
+    """Map the tensor names of the family's table to those in the file."""
+    return dict(named_by_table(names, config))
 
 
-def _with_trunk(name: str, trunk: str) -> str:
-    return name if name.startswith("lm_head.") else trunk + name
+def named_by_table(names: Iterable[str], config: ModelConfig) -> list[tuple[str, str]]:
+    """(name in the family's table, name in the file) of every tensor, as `tensor_names.py` understands them."""
+    return plain_names(names, family_of(config).weights["embedding.weight"][0][0])
 
 
 def _check_names(names: dict[str, str], wanted: set[str], config: ModelConfig, place: str) -> None:

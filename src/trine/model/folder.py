@@ -18,6 +18,7 @@ from trine.model.families import (
     each_parameter,
     from_hugging_face_config,
     full_names,
+    named_by_table,
     to_hugging_face_config,
     to_hugging_face_weights,
 )
@@ -25,6 +26,7 @@ from trine.model.generation_config import GenerationDefaults, write_generation_d
 from trine.model.heads import ScoreModel
 from trine.model.lora import plain_weights
 from trine.model.rope import MAX_NUMBER
+from trine.model.safetensors_header import TensorPlace
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
 from trine.records import Closing
@@ -157,10 +159,26 @@ def _open(folder: Path, ignored: Collection[str]) -> tuple[ModelConfig, dict[str
     path = Path(folder) / "config.json"
     described = read_json_object(path, ignored)
     config = from_hugging_face_config(described, str(path))
-    weights = open_weights(folder)
+    weights = _with_plain_names(open_weights(folder), config)
     if config.layers > len(weights):
         raise TrineError(f"{path} describes {config.layers} layers; the weight files hold {len(weights)} tensors")
     return config, described, weights
+
+
+def _with_plain_names(weights: WeightFiles, config: ModelConfig) -> WeightFiles:
+    """The tensors by the names of their family's table, whatever wrapped the model when it was saved."""
+    plain: dict[str, TensorPlace] = {}
+    for name, place in named_by_table(weights, config):
+        if name in plain:
+            names = f"{plain[name].name} and {weights.places[place].name}"
+            raise TrineError(f"{weights.places[place].path}: tensors {names} are one and the same")
+        plain[name] = weights.places[place]
+    return WeightFiles(plain)
+
+
+def has_score_head(folder: Path) -> bool:
+    """Whether the model in `folder` is a reward model or critic."""
+    return any(f".{name}".endswith(f".{SCORE_WEIGHT}") for name in open_weights(folder))
 
 
 def _fill(
@@ -196,4 +214,4 @@ def _check_tensors(weights: WeightFiles, expected: dict[str, Tensor], config: Mo
         place, shape = weights.places[written], tuple(expected[name].shape)
         place.require_floats()
         if place.shape != shape:
-            raise TrineError(f"{place.path}: tensor {written} has shape {place.shape}, config.json says {shape}")
+            raise TrineError(f"{place.path}: tensor {place.name} has shape {place.shape}, config.json says {shape}")

@@ -19,7 +19,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from trine.runtime.errors import TrineError
-from trine.runtime.mistaken import FIRST_BYTES, refuse_mistaken
+from trine.runtime.mistaken import FIRST_BYTES, mistaken_for, refuse_mistaken
 
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
@@ -86,7 +86,9 @@ def read_container(path: Path) -> Container:
             return _Header(path, data).read()
     except FileNotFoundError:
         raise TrineError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+    except ValueError:  # an empty file cannot be mapped
+        raise TrineError(f"{path} {mistaken_for(b'')}") from None
+    except OSError as error:
         raise TrineError(f"{path} is not a readable GGUF file: {error}") from None
 
 
