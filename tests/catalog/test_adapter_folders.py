@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import trine
 from tests.conftest import PLAIN_CPU, Command, finetune_config
 from tests.model.test_adapter_merging import learn
-from tests.tiny import random_ids, tiny_model, tiny_tokenizer
+from tests.tiny import random_ids, tiny_model, tiny_score_model, tiny_tokenizer
 from trine.catalog.loading import open_hardware, open_language_model, open_score_model
 from trine.catalog.locating import find_adapter, find_model, is_adapter, place_model
+from trine.catalog.publishing import model_card
 from trine.config.lora import LoraConfig
-from trine.model.folder import save_model
+from trine.model.folder import save_model, save_score_model
 from trine.model.gguf.writing import write_gguf
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
@@ -225,6 +226,28 @@ def test_a_key_that_could_change_the_numbers_can_be_named_away(base: Path, tmp_p
     assert command("import", base, "--out", tmp_path / "out", "--ignore_config_keys", "logit_scale,mup_width")[0] == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 32
     assert trine.load(base, ignore_config_keys=["logit_scale", "mup_width"], device="cpu").context == 64
+
+
+def test_a_reward_model_of_others_can_be_imported_with_keys_named_away(tmp_path: Path, command: Command) -> None:
+    """4.2: stages take no such option, so that import is the way for reward models too."""
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    model = tiny_score_model("llama", vocab_size=320)
+    save_score_model(model, folder, pad_token_id=1)
+    tiny_tokenizer().save(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"reward_scale": 2.0}))
+    assert command("import", folder, "--out", tmp_path / "out")[0] == 2
+    assert command("import", folder, "--out", tmp_path / "out", "--ignore_config_keys", "reward_scale")[0] == 0
+    again, _ = open_score_model(tmp_path / "out", HARDWARE)
+    assert torch.equal(again.head.weight, model.head.weight)
+    assert again.offset == model.offset
+
+
+def test_the_card_of_an_adapter_names_its_base(base: Path, tmp_path: Path) -> None:
+    """4.3: an adapter folder can be pushed too."""
+    adapter, _ = adapter_of(base, tmp_path / "adapter", named="owner/base")
+    assert "| LoRA adapter of | owner/base |" in model_card(adapter, adapter)
 
 
 # Stages

@@ -51,4 +51,4 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, command: Command) -
     assert code == 0 and "rollouts of" not in words
     assert (tmp_path / "run" / "done.json").stat().st_mtime_ns == before
     code, _, words = command(*arguments, "--gamma", "0.9")
-    assert code == 2 and "gamma changed" in words
+    assert code == 2 and "gamma: 0.99 → 0.9" in words

@@ -17,7 +17,7 @@ from trine.config.lora import LoraConfig
 from trine.config.preferences import PreferencesConfig, RewardConfig
 from trine.config.rl import PpoConfig
 from trine.data.files import read_preferences
-from trine.model.adapter_folder import load_adapter
+from trine.model.adapter_merging import merge_adapter
 from trine.model.gguf.writing import write_gguf
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
@@ -117,7 +117,7 @@ def test_what_finetuning_writes_is_what_transformers_opens_with_the_same_templat
 def test_the_adapter_belongs_on_the_model_that_was_named(finetuned: Path, theirs: Path) -> None:
     assert read_json(finetuned / "adapter" / "adapter_config.json")["base_model_name_or_path"] == str(theirs)
     base, ids = open_model(theirs, HARDWARE)[0], torch.arange(3, 20)[None]
-    load_adapter(base, finetuned / "adapter")
+    base = merge_adapter(base, finetuned / "adapter").model
     assert (base(ids) - open_model(finetuned, HARDWARE)[0](ids)).abs().max() < 1e-4
 
 
@@ -202,7 +202,8 @@ def test_a_model_that_is_nowhere_ends_the_command_with_what_to_name(
     code, _, words = command(stage, "--out", tmp_path / "o", "--model", "smollm3", f"--{data}", examples, *rest)
     assert code == 2
     assert (
-        "smollm3 does not exist; name a run or model folder, a .gguf file, smollm2, or owner/name on the hub" in words
+        "smollm3 does not exist; name a run, model or adapter folder, a .gguf file, smollm2, or owner/name on the hub"
+        in words
     )
 
 

@@ -1,19 +1,24 @@
 """A corpus is encoded once, and any number of pretraining runs read the shards."""
 
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PLAIN_CPU, Command, pretrain_config
+from tests.data.test_shard_making import contents
 from tests.tiny import tiny_tokenizer
-from trine.config.corpus import CorpusConfig
+from trine.cli.main import main
+from trine.config.corpus import CorpusConfig, FilterConfig
 from trine.config.loading import validated
 from trine.config.text import PretrainConfig, ShardsConfig
+from trine.data.shards import Shards
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
+from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.pretraining import pretrain
-from trine.stages.pretraining.shards import run
+from trine.stages.pretraining.shards import run, shards_fingerprint
 
 TINY = {"family": "gpt2", "layers": 1, "width": 32, "heads": 2, "context": 64}
 SHORT = {"tokens": 1024, "model": TINY}
@@ -94,3 +99,54 @@ def test_the_training_step_does_not_wait_for_its_batch(tmp_path: Path, shards_ru
     rows = read_jsonl(pretrain.run(config) / "metrics.jsonl")
     shares = [row["loader_share"] for row in rows if "loader_share" in row][1:]
     assert len(shares) == 11 and statistics.median(shares) < 0.01
+
+
+def test_tables_of_rows_beside_the_shards_do_not_make_them_other_shards(
+    tmp_path: Path, shards_run: Path, tokenizer_run: Path
+) -> None:
+    """1.1: what a run writes beside its input is not its input's content."""
+    before = shards_fingerprint(Shards(shards_run / "shards"))
+    for row_tokens in (32, 64):
+        config = pretrain_config(
+            tmp_path / str(row_tokens), CorpusConfig(), tokenizer_run, shards=shards_run, row_tokens=row_tokens, **SHORT
+        )
+        pretrain.run(config)
+    assert shards_fingerprint(Shards(shards_run / "shards")) == before
+
+
+def test_an_unfinished_encoding_is_not_thrown_away_for_another_setting(
+    tmp_path: Path, corpus: CorpusConfig, tokenizer_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.4: it is refused, as for a finished one; the same command goes on."""
+
+    def config(**changes: object) -> ShardsConfig:
+        asked = {"out": tmp_path / "run", "corpus": corpus, "tokenizer": tokenizer_run, "hardware": PLAIN_CPU}
+        return ShardsConfig(**(asked | changes))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stop_request, "received", 15)
+    with pytest.raises(Interrupted):
+        run(config())
+    monkeypatch.setattr(stop_request, "received", None)
+    left = contents(tmp_path / "run" / ".shards.building")
+    assert left
+    with pytest.raises(TrineError, match=r"minimum_bytes|filters"):
+        run(config(corpus=corpus.model_copy(update={"filters": FilterConfig(maximum_line_length=500)})))
+    assert contents(tmp_path / "run" / ".shards.building") == left
+    assert shards_in(run(config())) == shards_in(run(config(out=tmp_path / "at-once")))
+
+
+def shards_in(run_folder: Path) -> dict[str, bytes]:
+    return contents(run_folder / "shards")
+
+
+def test_verify_names_what_is_damaged(tmp_path: Path, shards_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1.7: a digest on request."""
+    copied = shutil.copytree(shards_run, tmp_path / "copy")
+    assert main(["verify", str(copied)]) == 0
+    assert "SHA-256 equal" in capsys.readouterr().out
+    ids = copied / "shards" / "train" / "ids.bin"
+    ids.write_bytes(ids.read_bytes()[:-2] + b"\7\0")
+    assert main(["verify", str(copied)]) == 2
+    assert str(ids) in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / "empty")]) == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from trine.catalog.locating import find_model
+from trine.catalog.locating import find_model, is_adapter
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json
 from trine.runtime.progress import say
@@ -96,8 +96,11 @@ def model_card(folder: Path, run: Path) -> str:
 
 
 def _facts(folder: Path, run: Path) -> dict[str, str]:
-    shape = read_json(folder / "config.json")
-    facts = {"architecture": ", ".join(shape.get("architectures") or ["unknown"])}
+    if is_adapter(folder):
+        facts = {"LoRA adapter of": str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))}
+    else:
+        shape = read_json(folder / "config.json")
+        facts = {"architecture": ", ".join(shape.get("architectures") or ["unknown"])}
     done = read_json(run / "done.json") if (run / "done.json").exists() else {}
     for key in ("parameters", "tokens"):
         if key in done:

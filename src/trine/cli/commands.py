@@ -20,6 +20,7 @@ from trine.config.use import (
     ReportConfig,
     RunConfig,
     ShowRecipeConfig,
+    VerifyConfig,
 )
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.progress import say
@@ -103,6 +104,12 @@ def report(config: ReportConfig) -> None:
     say(f"report: {path}")
 
 
+def verify(config: VerifyConfig) -> None:
+    from trine.pipeline.verifying import verify as verified
+
+    sys.stdout.writelines(f"{line}\n" for line in verified(config.folder))
+
+
 def generate(config: GenerateConfig) -> None:
     from trine.cli.generate import write
 
@@ -145,6 +152,7 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "recipes": recipes,
     "recipes show": show_recipe,
     "report": report,
+    "verify": verify,
     "generate": generate,
     "chat": chat,
     "import": import_model,

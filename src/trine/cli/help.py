@@ -87,7 +87,8 @@ def _option(each: ConfigField, width: int) -> list[str]:
 def _on_resuming(each: ConfigField) -> Iterator[str]:
     """What another value means to a run that is there already, where it is not another run."""
     kinds = (mark for mark in get_args(each.kind) if isinstance(mark, Resumption))
-    return (kind.value for kind in kinds if kind not in (Resumption.IDENTITY, Resumption.BY_CONTENT))
+    silent = (Resumption.IDENTITY, Resumption.BY_CONTENT)
+    return (kind.value for kind in kinds if kind not in silent and not each.required)
 
 
 def _default(each: ConfigField) -> str:

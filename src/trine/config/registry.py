@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[Reference, str]] = {
     "recipes": ("trine.config.use:RecipesConfig", "list the built-in recipes; recipes show NAME prints one"),
     "recipes show": ("trine.config.use:ShowRecipeConfig", "print a built-in recipe, to copy"),
     "report": ("trine.config.use:ReportConfig", "write the report of a run"),
+    "verify": ("trine.config.use:VerifyConfig", "check that shards and weights are what was written"),
     "generate": ("trine.config.use:GenerateConfig", "generate text with a model"),
     "chat": ("trine.config.use:ChatConfig", "chat with a model in the terminal"),
     "import": ("trine.config.use:ImportConfig", "import a model from a folder, a GGUF file or the Hub"),

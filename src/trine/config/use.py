@@ -190,6 +190,13 @@ class ShowRecipeConfig(Config):
     """its name"""
 
 
+class VerifyConfig(Config):
+    """Check the files below a folder: shards against their digests, weights against their headers."""
+
+    folder: Path
+    """run folder, recipe folder or model folder; everything below it is read"""
+
+
 class EnvConfig(Config):
     """Print what a bug report needs: versions, processor, threads, compiler, memory, extras, GPU."""
 

@@ -10,17 +10,20 @@ number of pairs. `rows.bin`: row r consists of the pieces rows[r] ... rows[r + 1
   the corpus (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). No pair is dropped or repeated.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.data.shards import Shard, mapped
+from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_folder, write_json
 from trine.runtime.lock import folder_lock
+from trine.runtime.progress import say
 
 Packing = Literal["windows", "packed"]
 PIECE = np.dtype([("first", "<i8"), ("pairs", "<i4")])
@@ -52,14 +55,54 @@ class RowTable:
 def open_row_table(shard: Shard, packing: Packing, row_length: int) -> RowTable:
     """The rows of `shard`, computed at first use and then stored."""
     folder = shard.folder / f"rows-{packing}-{row_length}"
-    if not (folder / "table.json").exists():
-        cut = window_rows if packing == "windows" else packed_rows
+    cut = window_rows if packing == "windows" else packed_rows
+    stored = _stored(folder, row_length, shard)
+    if stored is not None:
+        return stored
+    try:
         with folder_lock(shard.folder, wait=True):  # another run may be computing the same table
-            if not (folder / "table.json").exists():
+            if _stored(folder, row_length, shard) is None:
                 write_folder(folder, lambda aside: _write(aside, shard, row_length, cut))
-    described = read_json(folder / "table.json")
+    except TrineError as error:  # a read-only or full disk
+        say(f"the rows of {shard.folder} are kept in memory for this run: {error}")
+        return _in_memory(shard, row_length, cut)
+    written = _stored(folder, row_length, shard)
+    assert written is not None
+    return written
+
+
+def _stored(folder: Path, row_length: int, shard: Shard) -> RowTable | None:
+    """The table in `folder`; None if there is none, or it is damaged or another shard's: it is computed again."""
+    if not (folder / "table.json").exists():
+        return None
+    try:
+        described = read_json(folder / "table.json")
+        source_rows, pairs = tuple(described["source_rows"]), described["pairs"]
+        rows = mapped(folder / "rows.bin", np.dtype("<i8"), sum(source_rows) + 1)
+        pieces = mapped(folder / "pieces.bin", PIECE, int(rows[-1]))
+        if described["pairs_of_shard"] != shard.tokens - shard.document_count or not _inside(pieces, rows, shard):
+            raise TrineError(f"{folder} holds rows of other text")
+        return RowTable(row_length, pieces, rows, source_rows, pairs, described["pairs_of_shard"])
+    except (TrineError, KeyError, TypeError, ValueError) as error:
+        say(f"the rows of {shard.folder} are computed again: {error}")
+        return None
+
+
+def _inside(pieces: NDArray[np.void], rows: NDArray[np.int64], shard: Shard) -> bool:
+    """Whether rows follow each other and all pieces lie inside the shard."""
+    if rows[0] != 0 or (np.diff(rows) < 0).any():
+        return False
+    ends = pieces["first"] + pieces["pairs"]
+    return not len(pieces) or bool(
+        pieces["first"].min() >= 0 and pieces["pairs"].min() > 0 and ends.max() < shard.tokens
+    )
+
+
+def _in_memory(shard: Shard, row_length: int, cut: "Cut") -> RowTable:
+    pieces, rows = io.BytesIO(), io.BytesIO()
+    described = _cut_rows(shard, row_length, cut, pieces, rows)
     return RowTable(
-        row_length, mapped(folder / "pieces.bin", PIECE), mapped(folder / "rows.bin", np.dtype("<i8")),
+        row_length, np.frombuffer(pieces.getvalue(), PIECE), np.frombuffer(rows.getvalue(), "<i8"),
         tuple(described["source_rows"]), described["pairs"], described["pairs_of_shard"],
     )  # fmt: skip
 
@@ -68,20 +111,25 @@ Cut = Callable[[NDArray[np.int64], NDArray[np.int64], int], tuple[NDArray[np.voi
 
 
 def _write(folder: Path, shard: Shard, row_length: int, cut: Cut) -> None:
-    source_rows, pieces, pairs = [], 0, 0
-    with open(folder / "pieces.bin", "wb") as pieces_file, open(folder / "rows.bin", "wb") as rows_file:
-        rows_file.write(np.zeros(1, "<i8").tobytes())
-        for documents in shard.documents_by_source():
-            source_rows.append(0)
-            for first, tokens in _groups(documents):
-                cut_pieces, row_sizes = cut(first, tokens, row_length)
-                _append(pieces_file, cut_pieces)
-                _append(rows_file, pieces + np.cumsum(row_sizes, dtype="<i8"))
-                pieces += len(cut_pieces)
-                pairs += int(cut_pieces["pairs"].sum(dtype=np.int64))
-                source_rows[-1] += len(row_sizes)
-    described = {"source_rows": source_rows, "pairs": pairs, "pairs_of_shard": shard.tokens - shard.document_count}
+    with open(folder / "pieces.bin", "wb") as pieces, open(folder / "rows.bin", "wb") as rows:
+        described = _cut_rows(shard, row_length, cut, pieces, rows)
     write_json(folder / "table.json", described)
+
+
+def _cut_rows(shard: Shard, row_length: int, cut: Cut, pieces_file: IO[bytes], rows_file: IO[bytes]) -> dict[str, Any]:
+    """Write pieces and rows a group of documents at a time; returns the table's description."""
+    source_rows, pieces, pairs = [], 0, 0
+    rows_file.write(np.zeros(1, "<i8").tobytes())
+    for documents in shard.documents_by_source():
+        source_rows.append(0)
+        for first, tokens in _groups(documents):
+            cut_pieces, row_sizes = cut(first, tokens, row_length)
+            _append(pieces_file, cut_pieces)
+            _append(rows_file, pieces + np.cumsum(row_sizes, dtype="<i8"))
+            pieces += len(cut_pieces)
+            pairs += int(cut_pieces["pairs"].sum(dtype=np.int64))
+            source_rows[-1] += len(row_sizes)
+    return {"source_rows": source_rows, "pairs": pairs, "pairs_of_shard": shard.tokens - shard.document_count}
 
 
 def _append(file: IO[bytes], array: NDArray[np.generic]) -> None:

@@ -195,8 +195,14 @@ def open_sampler(
 
 
 def _check(rows: Rows, tokens: int, length: int) -> None:
-    if not sum(rows.counts) or tokens <= length:
+    if tokens <= length:
         raise TrineError(
-            f"the corpus has {tokens} tokens, fewer than one row of {length} + 1; "
+            f"the corpus has {tokens:,} tokens, fewer than one row of {length} + 1; "
             "give more text or a smaller row_tokens"
+        )
+    if not sum(rows.counts):
+        raise TrineError(
+            f"no document of the corpus fills a row: windows of {length:,} tokens are cut from single documents, and "
+            f"all of its {tokens:,} tokens are in shorter ones; give packing: packed, which puts several documents "
+            "into a row, or a smaller row_tokens"
         )

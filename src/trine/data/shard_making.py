@@ -10,11 +10,12 @@ Memory is constant except for duplicates (measured): about 90 bytes per document
 duplicates, at 256 permutations, about 6 KB more for its signature and its index entries.
 """
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,8 +29,9 @@ from trine.data.duplicates import DuplicateFinder
 from trine.data.encoding import EncodedBatch, Encoding, encoded
 from trine.data.filters import KEPT, Amount, FilterCounts
 from trine.data.shards import DESCRIPTION, DOCUMENT, MAKING, TRAIN, Shards, mapped
-from trine.runtime.files import disk_errors, read_json, sha256_of, sync_folder, write_folder, write_json
-from trine.runtime.progress import Bar, progress_bar
+from trine.runtime.errors import TrineError
+from trine.runtime.files import disk_errors, read_json, sha256_of, sha256_of_file, sync_folder, write_folder, write_json
+from trine.runtime.progress import Bar, progress_bar, say
 from trine.runtime.signals import stop_request
 
 FORMAT = 1
@@ -132,16 +134,38 @@ class Building:
         return self
 
     def _begin(self) -> None:
-        record = self.folder / "progress.json"
-        if _fingerprint_in(record) == self._fingerprint:
-            self._resume(read_json(record))
+        record = self._record()
+        if record is not None:
+            self._resume(record)
         else:
+            if self.folder.exists():
+                say(f"{self.folder}: an unfinished encoding that is damaged, or of other settings, is started over")
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close the files. What they could not write is after the last checkpoint, and written again on resuming."""
         for file in self._all_files():
-            file.close()
+            with suppress(OSError):
+                file.close()
+
+    def _record(self) -> dict[str, Any] | None:
+        """The last checkpoint of the same encoding; None if there is none, or its files are damaged."""
+        try:
+            record: dict[str, Any] = read_json(self.folder / "progress.json")
+            if record.pop("sha256") != _digest(record):
+                return None
+            whole = all(self._holds(part, counts) for part, counts in record["lengths"].items())
+            return record if whole and record["fingerprint"] == self._fingerprint else None
+        except (TrineError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def _holds(self, part: str, lengths: dict[str, int]) -> bool:
+        """Whether the files of `part` are as long as a checkpoint says."""
+        sizes = {
+            name: lengths["tokens" if name == "ids" else "documents"] * width for name, width in self._widths.items()
+        }
+        return all((self.folder / part / f"{name}.bin").stat().st_size >= size for name, size in sizes.items() if size)
 
     def _resume(self, record: dict[str, Any]) -> None:
         self.place, self.seconds = Place.from_json(record["place"]), record["seconds"]
@@ -212,9 +236,19 @@ class Building:
                 sync_folder(self.folder / part)
             sync_folder(self.folder)
         self.unsaved = 0
-        record = {"fingerprint": self._fingerprint, "place": self.place.as_json(), "lengths": self.lengths}
+        record: dict[str, Any] = {
+            "fingerprint": self._fingerprint,
+            "place": self.place.as_json(),
+            "lengths": self.lengths,
+        }
         counts = {"counts": self.counts.as_json(), "seconds": self.elapsed()}
-        write_json(self.folder / "progress.json", record | counts)
+        record |= counts
+        write_json(self.folder / "progress.json", record | {"sha256": _digest(record)})
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Of a checkpoint's contents: a damaged one would pass over text."""
+    return sha256_of(json.dumps(record, sort_keys=True))
 
 
 def _finish(building: Building, folder: Path, corpus: Corpus, target: Target, workers: int) -> None:
@@ -267,7 +301,9 @@ def _documents(folder: Path, permutations: int) -> Iterator[tuple[int, NDArray[n
     first = 0
     with open(folder / "documents.bin", "rb") as file:
         signature_path = folder / "signatures.bin"
-        signatures = mapped(signature_path, np.dtype("<u4")) if signature_path.exists() else None
+        count = os.fstat(file.fileno()).st_size // DOCUMENT.itemsize
+        width = count * permutations
+        signatures = mapped(signature_path, np.dtype("<u4"), width) if signature_path.exists() else None
         while len(documents := np.fromfile(file, DOCUMENT, DOCUMENTS_AT_A_TIME)):
             end = first + len(documents)
             part = None if signatures is None else signatures.reshape(-1, permutations)[first:end]
@@ -304,7 +340,8 @@ def _copy_kept(before: Path, after: Path, kept: NDArray[np.bool_], dtype: str, s
             tokens += int(documents["tokens"].sum())
             size += int(documents["bytes"].sum())
             source_documents += np.bincount(documents["source"], minlength=sources)
-    return {"tokens": tokens, "bytes": size, "source_documents": source_documents.tolist()}
+    digests = {path.name: sha256_of_file(path) for path in sorted(after.iterdir())}
+    return {"tokens": tokens, "bytes": size, "source_documents": source_documents.tolist(), "sha256": digests}
 
 
 def _description(

@@ -40,6 +40,7 @@ def encode_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, hardware: 
     encoding = Encoding(partial(array_encoder, tokenizer.files), tokenizer.end_of_text, corpus.config.filters)
     target = Target(tokenizer.fingerprint, tokenizer.vocab_size, encoding)
     shards = make_shards(folder, corpus, target, hardware.threads or available_cores())
+    shards.check_contents(tokenizer.vocab_size)
     say(f"shards: {shards.overview}")
     for line in _remarks(shards, corpus.config.held_out_share):
         say(f"shards: {line}")
@@ -67,6 +68,7 @@ def open_shards(run_folder: Path, tokenizer: Tokenizer) -> Shards:
             f"the shards in {run_folder} were made with another tokenizer than {tokenizer.files.place}; give the one "
             "they were made with, or make shards for this one"
         )
+    shards.check_contents(tokenizer.vocab_size)
     return shards
 
 
