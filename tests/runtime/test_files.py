@@ -148,11 +148,11 @@ def test_a_hash_of_parts_knows_where_they_end() -> None:
 @pytest.mark.parametrize(
     "number, remedy",
     [
-        (errno.ENOSPC, "free some space or choose --out"),
-        (errno.EDQUOT, "free some space or choose --out"),
-        (errno.EACCES, "give yourself the permission or choose --out"),
-        (errno.EROFS, "the disk can only be read: choose --out"),
-        (errno.ENOENT, "choose --out"),
+        (errno.ENOSPC, "free some space there or choose another place"),
+        (errno.EDQUOT, "free some space there or choose another place"),
+        (errno.EACCES, "give yourself the permission or choose another place"),
+        (errno.EROFS, "the disk can only be read: choose another place"),
+        (errno.ENOENT, "no file or folder can be made there: choose another place"),
     ],
 )
 @pytest.mark.parametrize(

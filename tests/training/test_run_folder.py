@@ -195,7 +195,7 @@ def test_files_and_foreign_folders_are_known_by_their_content(tmp_path: Path) ->
 
 
 def test_a_missing_input_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(TrineError, match=r"nowhere does not exist; correct the path, or run the stage"):
+    with pytest.raises(TrineError, match=r"nowhere does not exist; correct the path, or finish the run"):
         fingerprint(tmp_path / "nowhere")
 
 
