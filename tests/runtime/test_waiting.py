@@ -1,10 +1,12 @@
 """2.6: threads that wait sleep, so that a run takes its fair share beside other programs, and no more."""
 
+import ctypes
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,12 +54,16 @@ def test_a_waiting_policy_of_the_user_stays_alone() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("library", [training_library, native_library])
-def test_our_libraries_do_not_use_openmp(library) -> None:  # type: ignore[no-untyped-def]
-    """2.6: its threads spin at barriers; without it the libraries also build where the compiler has none."""
-    path = library()._name
-    with open(path, "rb") as file:
-        assert b"GOMP_" not in (contents := file.read()) and b"__kmpc_" not in contents
+def test_the_decoding_step_does_not_use_openmp() -> None:
+    """2.6: its threads spin at barriers; without it the library also builds where the compiler has none."""
+    contents = Path(library_of(native_library)._name).read_bytes()
+    assert b"GOMP_" not in contents and b"__kmpc_" not in contents
+
+
+def library_of(load: Callable[[], ctypes.CDLL | None]) -> ctypes.CDLL:
+    library = load()
+    assert library is not None
+    return library
 
 
 def gelu_on(threads: int, x: torch.Tensor) -> torch.Tensor:
@@ -87,26 +93,36 @@ def test_any_number_of_callers_and_threads_gets_the_same_numbers() -> None:
     assert not wrong
 
 
+GENERATE = """
+import os, threading, time, torch
+from tests.tiny import tiny_model
+from trine.engine.engine import Engine
+from trine.engine.sampling import Sampling
+torch.set_num_threads(3)
+engine = Engine(tiny_model(), rows=4)
+def generate():
+    rollouts = engine.generate([[1, 2, 3], [4, 5]], Sampling(max_new_tokens=8, temperature=1.0, seed=0))
+    return [rollout.response_ids for rollout in rollouts]
+"""
+
+
 @needs_compiler
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
 def test_a_team_ends_with_the_thread_that_called_it() -> None:
     printed = run_python(
-        """
-        import os, threading, time, torch
-        from trine.model import kernels
-        torch.set_num_threads(3)
-        x = torch.randn(256, 64)
-        kernels.gelu(x)
-        before = len(os.listdir("/proc/self/task"))
-        for _ in range(5):
-            caller = threading.Thread(target=kernels.gelu, args=(x,))
-            caller.start()
-            caller.join()
-        deadline = time.monotonic() + 20  # a thread that Python has joined may still be on its way out
-        while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        print(len(os.listdir("/proc/self/task")) - before)
-        """
+        GENERATE
+        + """
+generate()
+before = len(os.listdir("/proc/self/task"))
+for _ in range(5):
+    caller = threading.Thread(target=generate)
+    caller.start()
+    caller.join()
+deadline = time.monotonic() + 20  # a thread that Python has joined may still be on its way out
+while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
     )
     assert printed == "0"
 
@@ -116,17 +132,14 @@ def test_a_team_ends_with_the_thread_that_called_it() -> None:
 def test_a_forked_child_gets_a_team_of_its_own() -> None:
     """A child has none of its parent's threads; waiting for them would never end."""
     printed = run_python(
-        """
-        import os, torch
-        from trine.model import kernels
-        torch.set_num_threads(2)
-        x = torch.randn(256, 64)
-        expected = kernels.gelu(x)
-        child = os.fork()
-        if not child:
-            os._exit(0 if torch.equal(kernels.gelu(x), expected) else 1)
-        print(os.waitpid(child, 0)[1], torch.equal(kernels.gelu(x), expected))
-        """
+        GENERATE
+        + """
+expected = generate()
+child = os.fork()
+if not child:
+    os._exit(0 if generate() == expected else 1)
+print(os.waitpid(child, 0)[1], generate() == expected)
+"""
     )
     assert printed == "0 True"
 

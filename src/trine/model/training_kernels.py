@@ -35,6 +35,7 @@ SOURCE = NativeSource(
     tuple(HERE / name for name in FILES),
     "the operations of a training step",
     "training uses PyTorch's own operations, which are slower",
+    uses_openmp=True,
 )
 LANES = 16
 MIN_ROWS = 128

@@ -45,6 +45,7 @@ class NativeSource:
     files: tuple[Path, ...]
     task: str
     loss: str
+    uses_openmp: bool = False  # where the compiler has it: to work with PyTorch's threads
 
 
 def load_native(source: NativeSource) -> ctypes.CDLL | None:
@@ -89,10 +90,20 @@ def _load_or_build(source: NativeSource, compiler: list[str]) -> ctypes.CDLL:
         return library
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary) / name
-        folders = dict.fromkeys(f"-I{file.parent}" for file in source.files)
-        command = [*compiler, *OPTIONS, *folders, str(source.files[0]), "-o", str(built)]
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        _compile(source, compiler, built)
         return _keep(source, built)
+
+
+def _compile(source: NativeSource, compiler: list[str], built: Path) -> None:
+    folders = dict.fromkeys(f"-I{file.parent}" for file in source.files)
+    for openmp in (("-fopenmp",), ()) if source.uses_openmp else ((),):
+        command = [*compiler, *OPTIONS, *openmp, *folders, str(source.files[0]), "-o", str(built)]
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            return
+        except subprocess.CalledProcessError:
+            if not openmp:
+                raise
 
 
 def _keep(source: NativeSource, built: Path) -> ctypes.CDLL:

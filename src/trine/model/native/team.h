@@ -5,11 +5,18 @@
 // then sleeps until it is woken (Mellor-Crummey & Scott 1991 for the barrier; spin-then-block: Karlin et al. 1991). No
 // OpenMP is needed, which Apple's clang does not have.
 //
+// A library that runs between PyTorch's own operations, as training does, is compiled with OpenMP where there is one: it
+// then works with PyTorch's threads, which `runtime/waiting.py` has told to sleep. Two teams that take turns every few
+// milliseconds get in each other's way: one is woken while the other, done, still looks for work on the same core.
+//
 // Every thread that calls in_parallel has a team of its own, so that callers never wait for each other. A child of fork
 // has none of its parent's threads and gets a new team.
 #pragma once
 #include <pthread.h>
 #include <signal.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -75,6 +82,10 @@ class Turn {
             patience.found(in_time);
             if (in_time) return;
         }
+        sleep_beyond(seen);
+    }
+
+    void sleep_beyond(uint32_t seen) {
         std::unique_lock<std::mutex> lock(mutex);
         sleepers++;
         advanced.wait(lock, [&] { return count.load() != seen; });
@@ -109,11 +120,11 @@ class Team {
     Patience callers;
 
     void serve(int64_t index) {
-        Patience at_start, at_meetings;
+        Patience patience;
         for (uint32_t seen = 0;; seen++) {
-            start.wait_beyond(seen, at_start);
+            start.sleep_beyond(seen);  // at once: another library's threads may need the core, which a look would keep
             if (!call) return;
-            take_part(index, at_meetings);
+            take_part(index, patience);
         }
     }
     void take_part(int64_t index, Patience& patience) {
@@ -162,7 +173,11 @@ class Team {
 };
 
 inline void Member::barrier() {
+#if defined(_OPENMP)
+#pragma omp barrier
+#else
     if (team) team->meet(*patience);
+#endif
 }
 
 template <class Work> void Member::take(int64_t count, const Work& work) {
@@ -195,9 +210,17 @@ inline Team& own_team(int64_t size) {
 
 // work(member) on `threads` threads, the calling one among them. Returns when all are done.
 template <class Work> void in_parallel(int64_t threads, const Work& work) {
+#if defined(_OPENMP)
+#pragma omp parallel num_threads((int)threads)
+    {
+        Member member{nullptr, omp_get_thread_num(), omp_get_num_threads(), nullptr};
+        work(member);
+    }
+#else
     if (threads > 1) return own_team(threads).run(work);
     Member alone{nullptr, 0, 1, nullptr};
     work(alone);
+#endif
 }
 
 }  // namespace
