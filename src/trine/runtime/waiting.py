@@ -1,4 +1,4 @@
-"""Idle threads of the libraries under us sleep at once, rather than spin for milliseconds, as is their default.
+"""Idle threads of the libraries under us sleep soon, rather than spin for milliseconds, as is their default.
 
 Spinning costs nothing on a machine that does nothing else. Beside other programs it burns the processor time that they,
 and the thread that is waited for, would have used (docs/LOG.md has the figures). Our own teams of threads
