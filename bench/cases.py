@@ -1,12 +1,12 @@
 """The speed table as data: the sides, the work of each case, and the target ratios."""
 
 from bench import control_cases, training_cases
-from bench.records import TUNED_ALLOCATOR, Case, Comparison, Contender, Side
+from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
 _TRANSFORMERS, _LLAMA = "bench.side_transformers", "bench.side_llama"
 SIDES = {
-    "ours": Side("bench.side_ours", {"engine": {}}),
-    "ours int8": Side("bench.side_ours", {"engine": {"weights": "int8"}}),
+    "ours": Side("bench.side_ours", {"engine": {}}, AS_OUR_COMMANDS),
+    "ours int8": Side("bench.side_ours", {"engine": {"weights": "int8"}}, AS_OUR_COMMANDS),
     "transformers fp32": Side(_TRANSFORMERS, {"dtype": "float32", "compiled": False}),
     "transformers bf16": Side(_TRANSFORMERS, {"dtype": "bfloat16", "compiled": False}, TUNED_ALLOCATOR),
     "transformers bf16 compiled": Side(

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from bench.records import Case, Comparison, Contender, Side
+from bench.records import AS_OUR_COMMANDS, Case, Comparison, Contender, Side
 
 SIDES = {
-    "our control": Side("bench.side_our_control", {}),
+    "our control": Side("bench.side_our_control", {}, AS_OUR_COMMANDS),
     "stable-baselines3": Side("bench.side_stable_baselines", {}),
 }
 # Environment, copies, steps of a rollout, epochs, minibatches, and steps a turn.

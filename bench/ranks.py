@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.records import AS_OUR_COMMANDS
 from bench.table import Row, compare
 from bench.workers import SideError, clean_environment
 
@@ -57,7 +58,7 @@ def _run(shape: str, folder: Path, ranks: int, threads: int) -> Sample:
         asked |= {"accumulate": accumulate, "rows": rows // (ranks * accumulate)}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
         command = [sys.executable, *launcher, "-m", "bench.side_ranks", json.dumps(asked)]
-        environment = clean_environment() | {"OMP_NUM_THREADS": str(own)}
+        environment = clean_environment() | AS_OUR_COMMANDS | {"OMP_NUM_THREADS": str(own)}
         with log.open("wb") as file:
             done = subprocess.run(
                 command, env=environment, cwd=Path(__file__).parent.parent, stdout=file, stderr=file, check=False

@@ -3,10 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from trine.runtime.waiting import SHORT_WAITS
+
 # glibc reads these at start-up and keeps freed memory, as with trine.runtime.allocator.
 TUNED_ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)
 }  # fmt: skip
+
+# `import trine` sets these, as long as PyTorch is not imported before it; bench modules import PyTorch first.
+AS_OUR_COMMANDS = SHORT_WAITS
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ packed rows beside padded ones; encoding beside tokenizers."""
 
 from typing import Any
 
-from bench.records import TUNED_ALLOCATOR, Case, Comparison, Contender, Side
+from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
 _PEER, _NANOGPT = "bench.side_transformers_training", "bench.side_nanogpt"
 
@@ -17,7 +17,7 @@ def _nanogpt(dtype: str, *, compiled: bool = False, fused: bool = False) -> dict
 
 
 SIDES = {
-    "our training": Side("bench.side_our_training", {}),
+    "our training": Side("bench.side_our_training", {}, AS_OUR_COMMANDS),
     "transformers fp32 training": Side(_PEER, _peer()),
     "transformers autocast": Side(_PEER, _peer(autocast=True)),
     "transformers autocast compiled": Side(_PEER, _peer(autocast=True, compiled=True)),
@@ -30,7 +30,7 @@ SIDES = {
     "nanoGPT all-bf16": Side(_NANOGPT, _nanogpt("bfloat16", fused=True), TUNED_ALLOCATOR),
     "nanoGPT all-bf16 compiled": Side(_NANOGPT, _nanogpt("bfloat16", compiled=True, fused=True), TUNED_ALLOCATOR),
     "matrix products": Side("bench.side_products", {}, TUNED_ALLOCATOR),
-    "packing": Side("bench.side_packing", {}),
+    "packing": Side("bench.side_packing", {}, AS_OUR_COMMANDS),
     "our encoding": Side("bench.side_our_encoding", {}),
     "our shards": Side("bench.side_shards", {}),
     "tokenizers": Side("bench.side_tokenizers", {}, {"RAYON_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "true"}),

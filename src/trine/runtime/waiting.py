@@ -11,7 +11,7 @@ the user has set stays, and `OMP_WAIT_POLICY` takes precedence. Imports nothing 
 import os
 
 SHORT_WAITS = {
-    "GOMP_SPINCOUNT": "1000",  # GNU OpenMP, of PyTorch on Linux: looks at the barrier, 100 microseconds or so
+    "GOMP_SPINCOUNT": "2500",  # GNU OpenMP, of PyTorch on Linux: looks at the barrier, 250 microseconds or so
     "KMP_BLOCKTIME": "0",  # LLVM and Intel OpenMP, of PyTorch on macOS: milliseconds
     "OPENBLAS_THREAD_TIMEOUT": "14",  # OpenBLAS, of NumPy: 2^14 clock cycles, some microseconds
 }
