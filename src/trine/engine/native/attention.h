@@ -1,6 +1,6 @@
 // Causal attention of new tokens over the paged cache (Vaswani et al. 2017, eq. 1; paging: Kwon et al. 2023).
 //
-// A page holds 16 positions of every key/value head: keys [K][d][16], so that one vector meets 16 positions; values
+// A page holds 16 positions of every key/value head: keys [K][d][16], so that a vector meets neighbouring positions; values
 // [K][16][d]. Query heads and tokens that share a key head are taken four at a time, so that a key is read once for four.
 // Every sum runs in one fixed order, whatever shares the work.
 #pragma once
@@ -10,6 +10,7 @@
 
 constexpr int PAGE = 16;
 constexpr int MAX_QUERIES = 4;
+constexpr int PARTS = VECTOR_BYTES == 64 ? 4 : 2;  // sums at a time for each of the queries, as registers allow
 
 template <class C> struct Cache {
     const C *keys, *values;  // one layer
@@ -27,14 +28,19 @@ inline void weigh(const Cache<C>& cache, const float* const* queries, const int6
     for (int64_t block = 0; block * PAGE < length; block++) {
         const C* keys = cache.keys + cache.offset(block);
         if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.offset(block + 1), cache.block_bytes());
-        floats sums[R][4] = {};
-        for (int64_t i = 0; i < cache.head_dim; i += 4)
-            for (int part = 0; part < 4; part++) {
-                floats key = load(keys + (i + part) * PAGE);
-                for (int r = 0; r < R; r++) sums[r][part] += spread(queries[r][i + part]) * key;
+        for (int at = 0; at < PAGE; at += LANES) {
+            floats sums[R][PARTS] = {};
+            for (int64_t i = 0; i < cache.head_dim; i += PARTS)
+                for (int part = 0; part < PARTS; part++) {
+                    floats key = load(keys + (i + part) * PAGE + at);
+                    for (int r = 0; r < R; r++) sums[r][part] = fused(spread(queries[r][i + part]), key, sums[r][part]);
+                }
+            for (int r = 0; r < R; r++) {
+                floats total = sums[r][0] + sums[r][1];
+                if (PARTS == 4) total += sums[r][PARTS - 2] + sums[r][PARTS - 1];
+                store(scores + r * stride + block * PAGE + at, total);
             }
-        for (int r = 0; r < R; r++)
-            store(scores + r * stride + block * PAGE, (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]));
+        }
     }
     int64_t padded = (length + PAGE - 1) / PAGE * PAGE;
     for (int r = 0; r < R; r++) {
@@ -53,7 +59,7 @@ inline void weigh(const Cache<C>& cache, const float* const* queries, const int6
     }
 }
 
-// out[r] = sum over positions of weight * value, for 16 V dimensions from `first`.
+// out[r] = sum over positions of weight * value, for V vectors of dimensions from `first`.
 template <int R, int V, class C, class Out>
 inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int64_t length, int64_t first, Out* const* out) {
     floats sums[R][V] = {};
@@ -63,7 +69,7 @@ inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int
         for (int64_t s = block * PAGE; s < std::min(length, (block + 1) * PAGE); s++, value += cache.head_dim)
             for (int v = 0; v < V; v++) {
                 floats part = load(value + v * LANES);
-                for (int r = 0; r < R; r++) sums[r][v] += spread(weights[r * stride + s]) * part;
+                for (int r = 0; r < R; r++) sums[r][v] = fused(spread(weights[r * stride + s]), part, sums[r][v]);
             }
     }
     for (int r = 0; r < R; r++)
@@ -77,6 +83,7 @@ inline void attend(const Cache<C>& cache, const float* const* queries, const int
     int64_t length = *std::max_element(lengths, lengths + R);
     weigh<R>(cache, queries, lengths, length, scores, stride);
     int64_t first = 0;
-    for (; first + 4 * LANES <= cache.head_dim; first += 4 * LANES) mix<R, 4>(cache, scores, stride, length, first, out);
+    for (; first + PARTS * LANES <= cache.head_dim; first += PARTS * LANES)
+        mix<R, PARTS>(cache, scores, stride, length, first, out);
     for (; first < cache.head_dim; first += LANES) mix<R, 1>(cache, scores, stride, length, first, out);
 }
