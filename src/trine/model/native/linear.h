@@ -98,32 +98,49 @@ struct Left {
     Left from(int64_t depth) const { return {at + depth * depth_stride, row_stride, depth_stride, tile_stride}; }
 };
 
-// LINEAR_ROWS rows and one panel of out [rows][columns] (+)= left panel + bias.
-template <class T, class Out>
-inline void panel_tile(const Left& left, const uint32_t* panel, int64_t depth, int64_t row, int64_t rows, int64_t column,
-                       int64_t columns, const float* bias, Out* out, bool add) {
+// ROWS rows and one panel of out [rows][columns] (+)= left panel + bias. The loops have constant bounds, or the sums would be
+// kept in memory.
+template <class T, int ROWS, class Out>
+inline void panel_tile(const Left& left, const uint32_t* panel, int64_t depth, int64_t row, int64_t column, int64_t columns,
+                       const float* bias, Out* out, bool add) {
     constexpr int VECTORS = PANEL / LANES;
-    floats sums[LINEAR_ROWS][VECTORS];
-    const uint32_t* a[LINEAR_ROWS];
-    int vectors = std::min<int64_t>(VECTORS, (columns - column) / LANES), there = std::min<int64_t>(LINEAR_ROWS, rows - row);
-    for (int i = 0; i < LINEAR_ROWS; i++) a[i] = left.tile(row) + std::min(i, there - 1) * left.row_stride;
+    floats sums[ROWS][VECTORS];
+    int vectors = std::min<int64_t>(VECTORS, (columns - column) / LANES);
     for (int j = 0; j < VECTORS; j++) {
         floats begin = bias && j < vectors ? load(bias + column + j * LANES) : floats{};
-        for (int i = 0; i < LINEAR_ROWS; i++) sums[i][j] = begin;
+        for (int i = 0; i < ROWS; i++) sums[i][j] = begin;
     }
-    for (int64_t k = 0; k < depth; k++) {
+    const uint32_t* a = left.tile(row);
+    for (int64_t k = 0; k < depth; k++, a += left.depth_stride) {
         words right[VECTORS];
         for (int j = 0; j < VECTORS; j++) right[j] = load_as<words>(panel + k * PANEL + j * LANES);
-        for (int i = 0; i < LINEAR_ROWS; i++) {
-            words both = words{} + a[i][k * left.depth_stride];
+        for (int i = 0; i < ROWS; i++) {
+            words both = words{} + a[i * left.row_stride];
             for (int j = 0; j < VECTORS; j++) sums[i][j] = add_products<T>(sums[i][j], both, right[j]);
         }
     }
-    for (int i = 0; i < there; i++)
-        for (int j = 0; j < vectors; j++) {
-            Out* target = out + (row + i) * columns + column + j * LANES;
-            store(target, add ? load(target) + sums[i][j] : sums[i][j]);
-        }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < VECTORS; j++)
+            if (j < vectors) {
+                Out* target = out + (row + i) * columns + column + j * LANES;
+                store(target, add ? load(target) + sums[i][j] : sums[i][j]);
+            }
+}
+
+// The rows first .. last - 1 of a panel, LINEAR_ROWS at a time.
+template <class T, class Out>
+inline void panel_rows(const Left& left, const uint32_t* panel, int64_t depth, int64_t first, int64_t last, int64_t column,
+                       int64_t columns, const float* bias, Out* out, bool add) {
+    int64_t row = first;
+    for (; row + LINEAR_ROWS <= last; row += LINEAR_ROWS)
+        panel_tile<T, LINEAR_ROWS>(left, panel, depth, row, column, columns, bias, out, add);
+    switch (last - row) {
+        case 5: panel_tile<T, LINEAR_ROWS >= 6 ? 5 : 1>(left, panel, depth, row, column, columns, bias, out, add); break;
+        case 4: panel_tile<T, LINEAR_ROWS >= 6 ? 4 : 1>(left, panel, depth, row, column, columns, bias, out, add); break;
+        case 3: panel_tile<T, LINEAR_ROWS >= 4 ? 3 : 1>(left, panel, depth, row, column, columns, bias, out, add); break;
+        case 2: panel_tile<T, 2>(left, panel, depth, row, column, columns, bias, out, add); break;
+        case 1: panel_tile<T, 1>(left, panel, depth, row, column, columns, bias, out, add); break;
+    }
 }
 
 // out [rows][columns] = left [rows][depth words] times panels, plus bias (may be null); columns a multiple of LANES.
@@ -139,9 +156,8 @@ void multiply_panels(const Left& left, int64_t rows, const uint32_t* panels, int
         for (int64_t first = 0; first < depth; first += step) {
             Left part = left.from(first);
             for (int64_t panel = begin; panel < std::min(count, begin + together); panel++)
-                for (int64_t row = chunk * ROW_CHUNK; row < end; row += LINEAR_ROWS)
-                    panel_tile<T>(part, panels + panel * panel_stride(depth) + first * PANEL, std::min(step, depth - first),
-                                  row, end, panel * PANEL, columns, first ? nullptr : bias, out, first > 0);
+                panel_rows<T>(part, panels + panel * panel_stride(depth) + first * PANEL, std::min(step, depth - first),
+                              chunk * ROW_CHUNK, end, panel * PANEL, columns, first ? nullptr : bias, out, first > 0);
         }
     });
 }
