@@ -10,7 +10,12 @@
 
 constexpr int PAGE = 16;
 constexpr int MAX_QUERIES = 4;
-constexpr int PARTS = VECTOR_BYTES == 64 ? 4 : 2;  // sums at a time for each of the queries, as registers allow
+
+// As many sums at a time as registers allow: few would wait for each other. PARTS belong to one score, so their number is the
+// same for any number of queries, as every order of summation; vectors of positions or dimensions at once are not.
+constexpr int PARTS = VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int positions_at_once(int queries) { return queries <= 2 ? PAGE / LANES : 1; }
+constexpr int dimensions_at_once(int queries) { return VECTOR_BYTES == 64 ? 4 : queries == 1 ? 8 : queries == 2 ? 4 : 2; }
 
 template <class C> struct Cache {
     const C *keys, *values;  // one layer
@@ -28,18 +33,22 @@ inline void weigh(const Cache<C>& cache, const float* const* queries, const int6
     for (int64_t block = 0; block * PAGE < length; block++) {
         const C* keys = cache.keys + cache.offset(block);
         if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.offset(block + 1), cache.block_bytes());
-        for (int at = 0; at < PAGE; at += LANES) {
-            floats sums[R][PARTS] = {};
+        constexpr int MANY = positions_at_once(R);
+        for (int at = 0; at < PAGE; at += MANY * LANES) {
+            floats sums[R][MANY][PARTS] = {};
             for (int64_t i = 0; i < cache.head_dim; i += PARTS)
-                for (int part = 0; part < PARTS; part++) {
-                    floats key = load(keys + (i + part) * PAGE + at);
-                    for (int r = 0; r < R; r++) sums[r][part] = fused(spread(queries[r][i + part]), key, sums[r][part]);
+                for (int part = 0; part < PARTS; part++)
+                    for (int v = 0; v < MANY; v++) {
+                        floats key = load(keys + (i + part) * PAGE + at + v * LANES);
+                        for (int r = 0; r < R; r++)
+                            sums[r][v][part] = fused(spread(queries[r][i + part]), key, sums[r][v][part]);
+                    }
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < MANY; v++) {
+                    floats total = sums[r][v][0] + sums[r][v][1];
+                    if (PARTS == 4) total += sums[r][v][PARTS - 2] + sums[r][v][PARTS - 1];
+                    store(scores + r * stride + block * PAGE + at + v * LANES, total);
                 }
-            for (int r = 0; r < R; r++) {
-                floats total = sums[r][0] + sums[r][1];
-                if (PARTS == 4) total += sums[r][PARTS - 2] + sums[r][PARTS - 1];
-                store(scores + r * stride + block * PAGE + at, total);
-            }
         }
     }
     int64_t padded = (length + PAGE - 1) / PAGE * PAGE;
@@ -83,7 +92,8 @@ inline void attend(const Cache<C>& cache, const float* const* queries, const int
     int64_t length = *std::max_element(lengths, lengths + R);
     weigh<R>(cache, queries, lengths, length, scores, stride);
     int64_t first = 0;
-    for (; first + PARTS * LANES <= cache.head_dim; first += PARTS * LANES)
-        mix<R, PARTS>(cache, scores, stride, length, first, out);
+    constexpr int MANY = dimensions_at_once(R);
+    for (; first + MANY * LANES <= cache.head_dim; first += MANY * LANES)
+        mix<R, MANY>(cache, scores, stride, length, first, out);
     for (; first < cache.head_dim; first += LANES) mix<R, 1>(cache, scores, stride, length, first, out);
 }
