@@ -2,7 +2,7 @@
 
 import pytest
 
-from trine.algorithms.text_likelihood import Likelihood, bits_per_byte, best_choice
+from trine.algorithms.text_likelihood import Likelihood, best_choice, bits_per_byte
 
 PARIS, CITY, CHINESE = (
     Likelihood(" Paris", -4.0, 1),
