@@ -74,7 +74,7 @@ class GraphRunner(TorchRunner):
 
     >>> runner = GraphRunner(model, pages=64)
     >>> runner.load(plain_weights(model))
-    >>> ids, log_probs = runner.decode(rows, 8)  # as [steps][rows]
+    >>> logits = runner.forward([Chunk(np.array([1], dtype=np.int32), [3], start=0)])  # [1, V]
     """
 
     kept_in_compute_dtype = (Linear, Norm)
