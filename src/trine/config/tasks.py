@@ -93,8 +93,8 @@ class AnswerConfig(PromptTaskConfig):
     kind: Literal["answer"]
     scoring: Annotated[tuple[str, ...], Field(min_length=1)] = ("exact",)
     """what an answer is worth, each a figure of its own. exact: the same text but for white space around it;
-    edit_similarity: 1 - edit distance / the longer length; number: the number behind the last ####; last_number: that, or
-    without #### the last number there is; shown: nothing, the answers are for a person to read;
+    edit_similarity: 1 - edit distance / the longer length; number: the number behind the last ####; last_number: that,
+    or without #### the last number there is; shown: nothing, the answers are for a person to read;
     package.module:function: what that Python function of (prompts, answers) returns, one number each"""
     max_new_tokens: PositiveInt = 64
     """token budget of an answer"""
