@@ -46,7 +46,8 @@ def perform(command: str, config: Any, *, dry_run: bool) -> None:
         stop_request.check()
         path = STAGES[command].run_function()(config)
         stop_request.check()
-        say(f"{command}: done, in {path}")
+        if not getattr(config, "show", 0):  # what only shows writes no folder
+            say(f"{command}: done, in {path}")
     else:
         _COMMANDS[command](config)
 
