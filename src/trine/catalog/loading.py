@@ -95,7 +95,7 @@ def open_tokenizer(name: Path | str, adapter: str | None = None) -> tuple[Tokeni
 
     Example::
 
-        tokenizer, context = open_tokenizer("smollm2")
+        tokenizer, context = open_tokenizer("runs/base")
     """
     place = place_model(name, adapter)
     if place.base.is_file():

@@ -51,6 +51,10 @@ class Form:
     def fits(self, record: Record) -> bool:
         return all(name in record for name in self.fields) and not any(name in record for name in self.without)
 
+    def begun(self, record: Record) -> bool:
+        """Whether some of its fields are there, and some are missing."""
+        return any(name in record for name in self.fields) and not all(name in record for name in self.fields)
+
 
 @dataclass(frozen=True)
 class Conversations:
@@ -72,7 +76,7 @@ def read_conversations(path: Path) -> Conversations:
 
     Example::
 
-        found = read_conversations(Path("chat.jsonl.gz"))
+        found = read_conversations(Path("chat.jsonl"))
         found.words, found.items[0].messages, found.items[0].answers
 
     Raises `TrineError` naming file, line and field of the first record that cannot be read.
@@ -113,9 +117,16 @@ def _form_of(record: Record, place: str) -> Form:
     why = next((why for fields, why in REFUSED if all(name in record for name in fields)), None)
     if why:
         raise TrineError(f"{place}: the record is {why}")
+    missing = next((name for form in FORMS if form.begun(record) for name in form.fields if name not in record), None)
+    if missing:
+        raise TrineError(f"{place}: field {missing!r} must be a string, found None; {_fields_of(record)}")
     known = "; ".join(f"{form.name} {{{', '.join(form.fields)}}}" for form in FORMS)
+    raise TrineError(f"{place}: {_fields_of(record)}, which are of no form that is known: {known}")
+
+
+def _fields_of(record: Record) -> str:
     found = ", ".join(map(str, record)) or "none"
-    raise TrineError(f"{place}: the record has the fields {found:.200}, which are of no form that is known: {known}")
+    return f"the record has the fields {found:.200}"
 
 
 def _conversation(form: Form, record: Record, place: str) -> Conversation:
