@@ -15,6 +15,7 @@ from trine.config.base import HardwareConfig as HardwareConfig
 from trine.config.base import LoopConfig as LoopConfig
 from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
+from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.text import ModelShape as ModelShape
@@ -104,16 +105,23 @@ def finetune(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    held_out_share: float = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    chat_template: _Path | None = ...,
+    train: Literal["all", "last"] = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    show: int = ...,
     epochs: float = ...,
     row_tokens: int = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
     prompt_weight: float = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Fine-tune a model on prompts and answers, packed several to a row."""
+    """Fine-tune a model on conversations, packed several to a row."""
 
 def preferences(
     out: _Path,

@@ -60,8 +60,9 @@ KINDS: dict[str, dict[str, str]] = {
         "push_to_hub": "MAY_CHANGE", "push_private": "MAY_CHANGE",
     },
     "functions": OF_A_CORPUS | {"tokenizer": "BY_CONTENT"},
-    "finetune": OF_A_LOOP | dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {
-        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
+    "finetune": OF_A_LOOP | {
+        **dict.fromkeys(("model", "adapter", "examples", "held_out", "chat_template"), "BY_CONTENT"),
+        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS", "show": "MAY_CHANGE",
     },
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
     "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {

@@ -54,7 +54,8 @@ def _perform_stage(stage: Stage, config: Any) -> int:
     stop_request.check()
     path = stage.run_function()(config)
     stop_request.check()
-    say(f"{stage.name}: done, in {path}")
+    if not getattr(config, "show", 0):  # what only shows writes no folder
+        say(f"{stage.name}: done, in {path}")
     if stage.prints is None or launch().rank > 0:
         return 0
     printed: Printed = follow(stage.prints)(config, path)

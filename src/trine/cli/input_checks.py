@@ -105,7 +105,11 @@ def _check_name(name: str, field: str) -> str | None:
     return None
 
 
-def _check_path(path: Path, name: str) -> None:
+def _check_path(path: Path, name: str) -> str | None:
+    from trine.catalog.locating import is_hub_data_set
+
+    if name in ("examples", "held_out") and is_hub_data_set(path):
+        return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -114,6 +118,7 @@ def _check_path(path: Path, name: str) -> None:
         from trine.tokenizer.tokenizer import Tokenizer
 
         Tokenizer.load(path)
+    return None
 
 
 def _corpus_checks(corpus: CorpusConfig) -> Iterator[Check]:

@@ -49,10 +49,10 @@ BUILT_IN = (
     ),
     Stage(
         name="finetune",
-        help="fine-tune a model on prompts and answers",
+        help="fine-tune a model on conversations",
         config="trine.config.finetuning:FinetuneConfig",
         run="trine.stages.finetuning.finetune:run",
-        outputs=("model", "adapter"),
+        outputs=("model", "adapter", "rows.jsonl"),
         makes=LANGUAGE_MODEL,
         overview="trine.report.overview:finetune",
         sections=("trine.report.training_sections:finetune_section",),
