@@ -51,6 +51,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save_model(tiny_model(vocab_size=320, context=128), Path(name))
         tiny_tokenizer().save(Path(name))
     write_corpus(Path("texts"))
+    Path("chat.jsonl").write_text('{"prompt": "What is 2 + 2?", "response": "4"}\n')
     Path("runs/reward/model").mkdir(parents=True)
     save_score_model(tiny_score_model(vocab_size=320), Path("runs/reward/model"), pad_token_id=tiny_tokenizer().pad)
     tiny_tokenizer().save(Path("runs/reward/model"))
