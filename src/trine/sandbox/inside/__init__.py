@@ -1,0 +1,1 @@
+"""What runs in the sandbox's processes. Imports the standard library only, and nothing else of Trine."""
