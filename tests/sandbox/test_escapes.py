@@ -16,7 +16,7 @@ def test_an_endless_loop_ends_by_processor_time(isolation: str) -> None:
     assert "1 s of processor time" in verdict.message
 
 
-def test_an_endless_loop_while_loading_that_ignores_signals_ends_too(isolation: str) -> None:
+def test_an_endless_loop_while_loading_that_ignores_signals_ends_too(offered: None) -> None:
     code = "import signal\nfor n in range(1, 65):\n try: signal.signal(n, signal.SIG_IGN)\n except (OSError, ValueError): pass\nwhile 1: pass"
     assert run(code, cpu_seconds=1).outcome == "cpu"
 
@@ -133,8 +133,22 @@ def test_files_outside_cannot_be_seen_or_written(isolation: str, tmp_path: Path)
     for target in (secret, tmp_path / "new", Path("/new"), Path("/usr/lib/new"), Path(os.__file__)):
         writes = f"def f(x):\n with open({str(target)!r}, 'a') as file: file.write('x')\n return 4"
         assert not run(writes).passed, target
+    code = """
+import os
+def f(path):
+    done = []
+    for attempt in (lambda: os.chmod(path, 0), lambda: os.utime(path, (1, 1)), lambda: os.truncate(path, 0),
+                    lambda: os.unlink(path), lambda: os.rename(path, path + "x"), lambda: os.symlink(path, path + "y"),
+                    lambda: os.link(path, path + "z"), lambda: os.mkdir(path + "d"), lambda: os.rmdir(os.path.dirname(path)),
+                    lambda: os.setxattr(path, "user.a", b"b"), lambda: os.chown(path, 1, 1), lambda: os.mkfifo(path + "f")):
+        try: attempt(); done.append(attempt.__code__.co_names)
+        except OSError: pass
+    return done
+"""
+    verdict = run(code, f"assert f({str(secret)!r}) == [], f({str(secret)!r})")
+    assert verdict.passed, verdict.message
     assert secret.read_text() == "4"
-    assert not (tmp_path / "new").exists()
+    assert (secret.stat().st_mode & 0o777, os.listdir(tmp_path)) == (0o666, ["secret"])
 
 
 def test_benchmarks_that_are_installed_cannot_be_read(isolation: str) -> None:
@@ -213,7 +227,7 @@ import ctypes, os
 def f(x):
     done = []
     libc = ctypes.CDLL(None)
-    attempts = {"setuid": lambda: os.setuid(0) or os.getuid() == 0, "chroot": lambda: os.chroot("/") or True,
+    attempts = {"setuid": lambda: os.setuid(1) or True, "chroot": lambda: os.chroot("/") or True,
                 "mount": lambda: libc.mount(b"x", b"/tmp", b"tmpfs", 0, 0) == 0, "unshare": lambda: libc.unshare(0x10000000) == 0,
                 "nice": lambda: os.nice(-5) < 0, "mknod": lambda: os.mknod("d", 0o60600, 8) or True}
     for name, attempt in attempts.items():

@@ -40,6 +40,19 @@ _NUMBERS = {
         "execveat": 281, "userfaultfd": 282, "kexec_file_load": 294,
     },
 }  # fmt: skip
+_ATTRIBUTES = {
+    "x86_64": {
+        "truncate": 76, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "utime": 132,
+        "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198,
+        "fremovexattr": 199, "utimes": 235, "fchownat": 260, "futimesat": 261, "fchmodat": 268, "utimensat": 280,
+    },
+    "aarch64": {
+        "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+        "truncate": 45, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "utimensat": 88,
+    },
+}  # fmt: skip
+"""Changes of a file that need no open file, which Landlock does not see"""
+_ATTRIBUTES_EVERYWHERE = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000  # x86_64's second set of numbers, of which none is needed
 _NEW_NAMESPACES = 0x7E020000
@@ -62,9 +75,12 @@ def available() -> bool:
     return False
 
 
-def restrict(*, new_processes: bool, signals_to_others: bool) -> None:
-    """Put this process, and all that come of it, behind the filter; there is no way back."""
-    program = b"".join(struct.pack("<HBBI", *step) for step in _program(new_processes, signals_to_others))
+def restrict(*, new_processes: bool, files_and_signals: bool) -> None:
+    """Put this process, and all that come of it, behind the filter; there is no way back.
+
+    `files_and_signals`: it may change files it has, and signal other processes, since it sees its own only.
+    """
+    program = b"".join(struct.pack("<HBBI", *step) for step in _program(new_processes, files_and_signals))
     buffer = ctypes.create_string_buffer(program, len(program))
 
     class Program(ctypes.Structure):
@@ -75,9 +91,11 @@ def restrict(*, new_processes: bool, signals_to_others: bool) -> None:
     call("prctl", PR_SET_SECCOMP, 2, ctypes.byref(header), 0, 0)  # type: ignore[arg-type]
 
 
-def _program(new_processes: bool, signals_to_others: bool) -> list[Step]:
+def _program(new_processes: bool, files_and_signals: bool) -> list[Step]:
     machine = os.uname().machine
     numbers = _EVERYWHERE | _NUMBERS[machine]
+    if not files_and_signals:
+        numbers |= _ATTRIBUTES[machine] | _ATTRIBUTES_EVERYWHERE
     steps: list[Step] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
@@ -95,7 +113,7 @@ def _program(new_processes: bool, signals_to_others: bool) -> list[Step]:
             steps += [] if new_processes else _refuse(number, errno.EAGAIN)
     for name in _SIGNALS:
         number = numbers.pop(name)
-        if not signals_to_others or name == "prlimit64":
+        if not files_and_signals or name == "prlimit64":
             steps += _to_itself_only(number)
     for number in numbers.values():
         steps += _refuse(number, errno.EPERM)

@@ -146,7 +146,7 @@ def confine(isolation: Isolation, limits: dict[str, Any], *, processes: int) -> 
     if isolation.name == "landlock":
         landlock.restrict(isolation.rules)
     if isolation.name != "none":
-        filters.restrict(new_processes=processes > 1, signals_to_others=isolation.name == "namespaces")
+        filters.restrict(new_processes=processes > 1, files_and_signals=isolation.name == "namespaces")
 
 
 def _limit(limits: dict[str, Any]) -> None:
