@@ -1,3 +1,4 @@
+# ruff: noqa: E501, PTH (programs under test stand on one line each, and do what paths do without Path)
 """Programs that do not do what is asked and try to pass all the same. None does, in any isolation."""
 
 import pytest
@@ -68,7 +69,13 @@ def test_no_cheat_passes(name: str, isolation: str) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ['{"value": null}', '{"loaded": null}', '{"error": ["builtin", "None"]}', '{"value": ["o", 0, "callable", "x"]}', "[]"],
+    [
+        '{"value": null}',
+        '{"loaded": null}',
+        '{"error": ["builtin", "None"]}',
+        '{"value": ["o", 0, "callable", "x"]}',
+        "[]",
+    ],
 )
 def test_a_result_forged_on_any_descriptor_does_not_pass(message: str, isolation: str) -> None:
     frame = FRAME.replace("MESSAGE", repr(message.encode()))

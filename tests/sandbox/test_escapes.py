@@ -1,3 +1,4 @@
+# ruff: noqa: E501, PTH (programs under test stand on one line each, and do what paths do without Path)
 """Programs that try to harm the machine, or to outlive their run. All end within their limits, in any isolation."""
 
 import os
@@ -83,7 +84,12 @@ def test_no_process_can_be_started(name: str, isolation: str) -> None:
 
 def test_a_fork_bomb_where_processes_are_allowed_ends_with_its_run(offered: None) -> None:
     needs_namespaces()
-    verdict = run("import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass", processes=8, cpu_seconds=1, seconds=1)
+    verdict = run(
+        "import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass",
+        processes=8,
+        cpu_seconds=1,
+        seconds=1,
+    )
     assert not verdict.passed
 
 
@@ -148,13 +154,20 @@ def f(path):
     verdict = run(code, f"assert f({str(secret)!r}) == [], f({str(secret)!r})")
     assert verdict.passed, verdict.message
     assert secret.read_text() == "4"
-    assert (secret.stat().st_mode & 0o777, os.listdir(tmp_path)) == (0o666, ["secret"])
+    assert (secret.stat().st_mode & 0o777, [path.name for path in tmp_path.iterdir()]) == (0o666, ["secret"])
 
 
 def test_benchmarks_that_are_installed_cannot_be_read(isolation: str) -> None:
     import numpy as np
 
-    paths = [np.__file__, "/etc/passwd", "/proc/self/environ", "/proc/1/cmdline", "/home", str(Path(__file__).resolve())]
+    paths = [
+        np.__file__,
+        "/etc/passwd",
+        "/proc/self/environ",
+        "/proc/1/cmdline",
+        "/home",
+        str(Path(__file__).resolve()),
+    ]
     code = """
 import os
 def f(paths):
@@ -179,7 +192,10 @@ def f(x):
 """
     for _ in range(2):
         assert run(code, "assert f(10) == []").passed
-    assert "No space left" in run(code, "f(20_000_000)", files="1MB").message or "too large" in run(code, "f(20_000_000)", files="1MB").message
+    assert (
+        "No space left" in run(code, "f(20_000_000)", files="1MB").message
+        or "too large" in run(code, "f(20_000_000)", files="1MB").message
+    )
     many = "def f(x):\n for n in range(x):\n  with open(str(n), 'w') as file: file.write('y' * 100_000)"
     assert "No space left" in run(many, "f(1000)", files="1MB").message
 

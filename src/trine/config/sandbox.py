@@ -24,8 +24,8 @@ class Limits(Config):
     """at a time, the first one included; needs isolation `namespaces` if it is more than 1, and threads then count as
     processes. With 1 no process can be started, and 31 threads"""
     objects: bool = False
-    """tests believe what the code's own objects say of themselves (their attributes, methods, operators), and see changes
-    of the lists they pass: for tests of classes. Without it they see plain values alone, and what has no plain value fails"""
+    """tests believe what the code's own objects say of themselves (attributes, methods, operators), and see changes of
+    the lists that they pass: for tests of classes. Without it plain values alone count, and other objects fail"""
     isolation: Literal["namespaces", "landlock", "none"] = "landlock"
     """the least that the kernel has to offer, else nothing is run: namespaces (sees no file, process or network of the
     machine), landlock (opens no file but Python's library, no network, no process), none (limits alone hold: only for

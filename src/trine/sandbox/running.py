@@ -1,9 +1,9 @@
 """Run code that nobody has read against tests, and say whether it passes: `trine.run_tests`.
 
-Code and tests are in two processes. The code's has no file, network, environment or process of this machine in sight, and
-never sees a test; the tests' one calls the code's functions across a socket and compares plain values. So a program
-cannot pass by leaving early, by objects equal to everything, by changing Python, or by looking up what is expected: there is
-nothing in its process to change or to look at. docs/sandbox.md says it for users, and what is not protected against.
+Code and tests are in two processes. The code's has no file, network, environment or process of this machine in sight,
+and never sees a test; that of the tests calls the code's functions across a socket and compares plain values. So a
+program cannot pass by leaving early, by objects equal to everything, by changing Python, or by looking up what is
+expected: there is nothing in its process to change or to look at. docs/sandbox.md says what is not protected against.
 """
 
 import atexit
@@ -55,13 +55,13 @@ def run_tests(code: str, tests: str | Sequence[str], limits: Limits | Mapping[st
         verdict = trine.run_tests("def double(x): return 2 * x", "assert double(4) == 8")
         verdict.passed, verdict.message
 
-    `tests` is Python too: names that it neither defines nor finds in Python are the code's, as are those that it imports
-    from `solution`; it passes if it raises nothing. Given a list, each of them is run in turn and counted by itself. Raises
-    `TrineError` where the kernel offers less isolation than `limits.isolation`.
+    `tests` is Python too: names that it neither defines nor finds in Python are the code's, as are those that it
+    imports from `solution`; it passes if it raises nothing. Given a list, each is run in turn and counted by itself.
+    Raises `TrineError` where the kernel offers less isolation than `limits.isolation`.
     """
     chosen = _limits(limits)
-    sources = [tests] if isinstance(tests, str) else list(tests)
-    if not isinstance(code, str) or not sources or not all(isinstance(source, str) for source in sources):
+    sources = [tests] if isinstance(tests, str) or not isinstance(tests, Sequence) else list(tests)
+    if not sources or not all(isinstance(source, str) for source in (code, *sources)):
         raise TrineError("run_tests: code is a string, and tests a string or a list of at least one")
     secret = secrets.token_hex(16)
     given = json.dumps({"secret": secret, "tests": sources}).encode()
@@ -77,11 +77,11 @@ def run_tests_batch(
 ) -> list[Verdict]:
     """`run_tests` of many (code, tests), `workers` at a time (0: as many as there are cores), in their order::
 
-        rewards = [float(verdict.passed) for verdict in trine.run_tests_batch(zip(answers, tests))]
+    rewards = [float(verdict.passed) for verdict in trine.run_tests_batch(zip(answers, tests))]
     """
     chosen = _limits(limits)
     with ThreadPoolExecutor(workers or _cores()) as pool:
-        return list(pool.map(lambda pair: run_tests(*pair, chosen), pairs))
+        return list(pool.map(lambda pair: run_tests(pair[0], pair[1], chosen), pairs))
 
 
 def isolation_offered() -> str:
@@ -121,9 +121,9 @@ def _check(offered: str, limits: Limits) -> None:
     """Raise `TrineError` if the kernel offers too little."""
     if _STRENGTH.index(offered) < _STRENGTH.index(limits.isolation):
         raise TrineError(
-            f"run_tests: limits.isolation is {limits.isolation}, and this system offers {offered}: code would be run that "
             "could read your files or use the network. Run it on Linux 5.14 or later, in a container that allows user "
-            "namespaces or Landlock; isolation: none runs it with limits alone, for code that you would run yourself"
+            "namespaces or Landlock; isolation: none runs it with limits alone, for code you would run yourself"
+            "user namespaces or Landlock; isolation: none runs it with limits alone, for code you would run yourself"
         )
     if limits.processes > 1 and offered != "namespaces":
         raise TrineError(

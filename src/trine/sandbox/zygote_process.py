@@ -48,7 +48,7 @@ class Zygote:
             raise TrineError("the sandbox's process did not start; is this Python complete, and is there memory left?")
 
     def run(self, code: bytes, tests: bytes, limits: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        """What the tests' process reported, and what the supervisor did. Raises TrineError if neither answers in time."""
+        """What the tests' process reported, and what the supervisor did. Raises TrineError if neither does in time."""
         with ExitStack() as stack:
             code_file, tests_file = (stack.enter_context(_file(content)) for content in (code, tests))
             verdict, verdict_end = _pipe(stack)
@@ -74,10 +74,7 @@ class Zygote:
 
 def _file(content: bytes) -> Any:
     """A file without a name, at its beginning."""
-    if hasattr(os, "memfd_create"):
-        file = open(os.memfd_create("sandbox"), "w+b")
-    else:
-        file = tempfile.TemporaryFile()
+    file = open(os.memfd_create("x"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()  # noqa: SIM115
     file.write(content)
     file.seek(0)
     return file

@@ -1,1 +1,1 @@
-"""What runs in the sandbox's processes. Imports the standard library only, and nothing else of Trine."""
+"""What runs in the sandbox's processes: of Trine it imports `runtime.child_process` alone, and no installed package."""

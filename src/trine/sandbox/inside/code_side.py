@@ -1,7 +1,7 @@
 """The process of the code under test: it loads the code, then does what the tests' process asks of it.
 
-It never sees a test: only the arguments that its functions are called with. It holds no secret, and whatever it writes to
-any descriptor is at most an answer to the question that is open, which is what returning a value is.
+It never sees a test: only the arguments that its functions are called with. It holds no secret, and whatever it writes
+to any descriptor is at most an answer to the question that is open, which is what returning a value is.
 """
 
 import io

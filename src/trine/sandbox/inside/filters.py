@@ -60,7 +60,11 @@ _CLONE_THREAD = 0x10000
 _SIGNALS = ("kill", "tgkill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "prlimit64")
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; both architectures are little-endian
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = (
+    0,
+    4,
+    16,
+)  # offsets in struct seccomp_data; both architectures are little-endian
 
 Step = tuple[int, int, int, int]
 """operation, instructions to skip where the condition holds, where it does not, operand"""
@@ -126,7 +130,9 @@ def _refuse(number: int, error: int) -> list[Step]:
 
 def _clone(number: int, new_processes: bool) -> list[Step]:
     """Threads, and processes where they are allowed; neither with namespaces of their own."""
-    kind: list[Step] = [] if new_processes else [(_JUMP_ANY_BIT, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _ERRNO | errno.EAGAIN)]
+    kind: list[Step] = (
+        [] if new_processes else [(_JUMP_ANY_BIT, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _ERRNO | errno.EAGAIN)]
+    )
     body: list[Step] = [
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACES),
@@ -138,7 +144,7 @@ def _clone(number: int, new_processes: bool) -> list[Step]:
 
 
 def _to_itself_only(number: int) -> list[Step]:
-    """A call whose first argument is a process: this one, or 0, which is the same of prlimit64 (and its group of kill)."""
+    """A call whose first argument is a process: this one, or 0, which means this one too (its group, of kill)."""
     body: list[Step] = [
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_JUMP_EQUAL, 2, 0, os.getpid()),

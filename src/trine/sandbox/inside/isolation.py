@@ -48,7 +48,7 @@ def isolate(mount_point: str, wanted: str) -> Isolation:
     as_nobody = _nobody_finds_the_library()
     if not landlock.version():
         return Isolation("none", as_nobody)
-    files = [*_without_packages(_libraries()), *filter(os.path.exists, _DEVICES)]
+    files = [*_without_packages(_libraries()), *_existing(_DEVICES)]
     return Isolation("landlock", as_nobody, landlock.rules(files, [mount_point, *_libraries()]))
 
 
@@ -75,19 +75,19 @@ def _enter_namespaces(mount_point: str) -> None:
 def _build_root(root: str) -> None:
     """Python's library and the shared libraries, read-only and without the packages installed there; three devices."""
     kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    for name in ("dev", FOLDER.lstrip("/")):
-        os.mkdir(f"{root}/{name}")
-    for device in filter(os.path.exists, _DEVICES):
+    for folder in ("/dev", FOLDER):
+        Path(root + folder).mkdir()
+    for device in _existing(_DEVICES):
         Path(root + device).touch()
         kernel.mount(device, root + device, None, kernel.MS_BIND)
     for path in _libraries():
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), root + path)
+        if Path(path).is_symlink():
+            Path(root + path).symlink_to(Path(path).readlink())
         else:
-            os.makedirs(root + path, exist_ok=True)
+            Path(root + path).mkdir(parents=True, exist_ok=True)
             kernel.bind_read_only(path, root + path)
     for packages in _installed_packages():
-        if os.path.isdir(root + packages):
+        if Path(root + packages).is_dir():
             kernel.mount("tmpfs", root + packages, "tmpfs", kernel.MS_RDONLY, "size=4k,mode=755")
 
 
@@ -95,9 +95,12 @@ def _libraries() -> list[str]:
     """Folders that the standard library is imported from, without those inside another one."""
     paths = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     paths |= {os.path.realpath(f"{sys.base_prefix}/lib")}
-    paths |= {path for path in _SHARED_LIBRARIES if os.path.isdir(path)}
-    paths = {path for path in paths if os.path.isdir(path)}
+    paths = set(_existing({*paths, *_SHARED_LIBRARIES}))
     return sorted(path for path in paths if not any(path.startswith(f"{other}/") for other in paths))
+
+
+def _existing(paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if Path(path).exists()]
 
 
 def _installed_packages() -> Iterator[str]:
@@ -108,14 +111,14 @@ def _installed_packages() -> Iterator[str]:
 
 
 def _without_packages(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, or what is in them: rules of Landlock can only allow, so that a folder with packages is named in parts."""
+    """The paths, or what is in them: rules of Landlock can only allow, so a folder with packages is named in parts."""
     packages = set(_installed_packages())
     for path in paths:
         inside = [package for package in packages if package.startswith(f"{os.path.realpath(path)}/")]
         if inside:
             children = (entry.path for entry in os.scandir(os.path.realpath(path)))
             yield from _without_packages(child for child in children if child not in packages)
-        elif os.path.exists(path):
+        elif Path(path).exists():
             yield path
 
 

@@ -16,8 +16,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(function: str, *arguments: int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure) -> int:
-    """A function of the C library that returns -1 on error. Raises OSError, also where the library has no such function."""
+def call(function: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None) -> int:
+    """A function of the C library that returns -1 on error. Raises OSError, also where there is no such function."""
     try:
         result: int = getattr(_libc, function)(*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments))
     except AttributeError:

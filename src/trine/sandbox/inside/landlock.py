@@ -7,6 +7,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 from trine.sandbox.inside.kernel import PR_SET_NO_NEW_PRIVS, call
 
@@ -15,7 +16,7 @@ _VERSION = 1
 _PATH_BENEATH = 1
 _EXECUTE, _READ_FILE, _READ_FOLDER = 1, 4, 8
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights over files each version of the interface knows; those that a version does not know are not restricted."""
+"""How many rights over files each version of the interface knows; what a version does not know it does not restrict."""
 _TCP = 0b11  # bind and connect, since version 4
 _SCOPES = 0b11  # abstract sockets and signals, since version 6
 
@@ -29,14 +30,14 @@ def version() -> int:
 
 
 def rules(files: Iterable[str], listings: Iterable[str]) -> int:
-    """A descriptor of rules by which `files`, and what is below them, can be read, `listings` listed, nothing written."""
+    """A descriptor of rules: `files`, and what is below them, can be read, `listings` listed, nothing written."""
     known = version()
     rights = (1 << _FILE_RIGHTS.get(known, 16)) - 1
     fields = struct.pack("<QQQ", rights, _TCP if known >= 4 else 0, _SCOPES if known >= 6 else 0)
     size = 8 if known < 4 else 16 if known < 6 else 24
     ruleset = call("syscall", _CREATE_RULESET, ctypes.create_string_buffer(fields, 24), size, 0)
     for path in files:
-        _add(ruleset, path, _EXECUTE | _READ_FILE | (_READ_FOLDER if os.path.isdir(path) else 0))
+        _add(ruleset, path, _EXECUTE | _READ_FILE | (_READ_FOLDER if Path(path).is_dir() else 0))
     for path in listings:
         _add(ruleset, path, _READ_FOLDER)
     return ruleset

@@ -22,9 +22,10 @@ PLAIN_OPERATIONS: dict[str, Operation] = {
     "call": lambda target, args, named: target(*args, **named),
     "iter": iter,
     "next": lambda target: list(itertools.islice(target, 1)),
+    "bool": bool,
 }
 OBJECT_OPERATIONS: dict[str, Operation] = PLAIN_OPERATIONS | {
-    "getattr": getattr, "setattr": setattr, "delattr": delattr, "len": len, "str": str, "repr": repr, "bool": bool,
+    "getattr": getattr, "setattr": setattr, "delattr": delattr, "len": len, "str": str, "repr": repr,
     "isinstance": lambda cls, value: isinstance(value, cls), "issubclass": lambda cls, value: issubclass(value, cls),
     "enter": lambda target: type(target).__enter__(target), "round": round, "format": format,
     "exit": lambda target: type(target).__exit__(target, None, None, None),
@@ -42,7 +43,7 @@ class Gone(BaseException):
 
 
 class Peer:
-    """One end of the connection. `make_handle(peer, number, kind, class name)` is what stands for an object of there."""
+    """One end of the connection. `make_handle(peer, number, kind, class name)` stands for an object of the other."""
 
     def __init__(
         self, connection: socket.socket, operations: dict[str, Operation], make_handle: "Callable[..., Any]"
@@ -103,7 +104,7 @@ class Peer:
         try:
             if "error" in message:
                 cls, args = message["error"]
-                error = self.decode(cls)(*self.decode(args))
+                error = _made(self.decode(cls), self.decode(args))
             else:
                 for index, changed in message.get("changed", []):
                     _put_back(given[0][index], self.decode(changed))
@@ -124,9 +125,11 @@ class Peer:
             target = message["target"]
             owner = self._objects[target] if isinstance(target, int) else self.find(target)
             given = [self.decode(each) for each in message["given"]]
-            before = self._states(given) if message["op"] == "call" else []
+            changeable = given[0] if message["op"] == "call" and self.write_back else []
+            before = self._states(changeable)
             reply = {"value": self.encode(self.operations[message["op"]](owner, *given))}
-            changed = [(i, after) for i, (was, after) in enumerate(zip(before, self._states(given), strict=False)) if was != after]
+            states = enumerate(zip(before, self._states(changeable), strict=True))
+            changed = [(index, after) for index, (was, after) in states if was != after]
             packed = pack(reply | ({"changed": changed} if changed else {}))
         except BaseException as error:  # code under test raises anything
             packed = pack({"error": self._encode_error(error)})
@@ -137,11 +140,9 @@ class Peer:
         """An object that the other side asks for by name."""
         raise LookupError(name)
 
-    def _states(self, given: list[Any]) -> list[Any]:
+    def _states(self, args: list[Any]) -> list[Any]:
         """What the arguments of a call hold, so that it shows which ones the call changed."""
-        if not self.write_back or not given:
-            return []
-        return [self.encode(each) if type(each) in _CHANGEABLE else None for each in given[0]]
+        return [self.encode(each) if type(each) in _CHANGEABLE else None for each in args]
 
     def _encode_error(self, error: BaseException) -> list[Any]:
         try:
@@ -167,7 +168,11 @@ class Peer:
         if isinstance(value, type) and issubclass(value, BaseException):
             known = next((number for number, cls in self._classes.items() if cls is value), None)
             own = value.__module__ != "builtins"
-            return ["yours", known] if known is not None else ["x", self._number(value) if own else -1, value.__name__, exception_name(value)]
+            return (
+                ["yours", known]
+                if known is not None
+                else ["x", self._number(value) if own else -1, value.__name__, exception_name(value)]
+            )
         name = getattr(value, "__name__", None)
         if isinstance(name, str) and getattr(builtins, name, self) is value:
             return ["builtin", name]
@@ -201,7 +206,7 @@ class Peer:
 
 
 class Handle:
-    """An object of the other process, of which this one knows a number. Equal to itself alone, whatever it would say."""
+    """An object of the other process, known here by a number. Equal to itself alone, whatever it would say."""
 
     def __init__(self, peer: Peer, number: int, kind: str, class_name: str) -> None:
         self._peer, self._number, self._kind, self._class_name = peer, int(number), str(kind), str(class_name)
@@ -228,7 +233,8 @@ class Handle:
         return hash(("handle", self._number))
 
     def __bool__(self) -> bool:
-        raise self._refused()
+        """What the code's object says: as good as its having returned True or False."""
+        return bool(self._peer.request("bool", self._number) is True)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -249,7 +255,7 @@ _OWN_FIELDS = {"_peer", "_number", "_kind", "_class_name"}
 
 
 class ObjectHandle(Handle):
-    """A handle that passes everything on: for tests of classes, which believe what the code's objects say of themselves."""
+    """A handle that passes everything on: for tests of classes, which believe what the code's objects say."""
 
     def __getattr__(self, name: str) -> Any:
         return self._peer.request("getattr", self._number, name)
@@ -288,15 +294,29 @@ for _name in _BINARY:
     _operation = f"{_name}_" if _name in {"and", "or"} else _name
     setattr(ObjectHandle, f"__{_name}__", _forward(_operation))
     setattr(ObjectHandle, f"__r{_name}__", _reflected(_operation))
-for _name in ("lt", "le", "gt", "ge", "neg", "pos", "invert", "abs", "getitem", "setitem", "delitem", "round", "reversed"):
+for _name in (
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "neg",
+    "pos",
+    "invert",
+    "abs",
+    "getitem",
+    "setitem",
+    "delitem",
+    "round",
+    "reversed",
+):
     setattr(ObjectHandle, f"__{_name}__", _forward(_name))
-for _name, _wanted in (("len", int), ("str", str), ("repr", str), ("bool", bool), ("contains", bool), ("int", int),
+for _name, _wanted in (("len", int), ("str", str), ("repr", str), ("contains", bool), ("int", int),
                        ("float", float), ("index", int), ("format", str)):  # fmt: skip
     setattr(ObjectHandle, f"__{_name}__", _forward(_name, wanted=_wanted))
-ObjectHandle.__instancecheck__ = _forward("isinstance", wanted=bool)  # type: ignore[attr-defined]
-ObjectHandle.__subclasscheck__ = _forward("issubclass", wanted=bool)  # type: ignore[attr-defined]
-ObjectHandle.__enter__ = _forward("enter")  # type: ignore[attr-defined]
-ObjectHandle.__exit__ = lambda self, *error: bool(self._peer.request("exit", self._number))  # type: ignore[attr-defined]
+ObjectHandle.__instancecheck__ = _forward("isinstance", wanted=bool)  # type: ignore
+ObjectHandle.__subclasscheck__ = _forward("issubclass", wanted=bool)  # type: ignore
+ObjectHandle.__enter__ = _forward("enter")  # type: ignore
+ObjectHandle.__exit__ = lambda self, *error: bool(self._peer.request("exit", self._number))  # type: ignore
 OBJECT_OPERATIONS["reflected"] = lambda target, operation, other: OBJECT_OPERATIONS[operation](other, target)
 
 _CHANGEABLE = (list, dict, set, bytearray)
@@ -311,6 +331,15 @@ def _put_back(mine: Any, theirs: Any) -> None:
     else:
         mine.clear()
         mine.update(theirs)
+
+
+def _made(cls: Any, args: tuple[Any, ...]) -> Any:
+    try:
+        return cls(*args)
+    except TypeError:  # a class that wants other arguments than those it keeps
+        error = cls.__new__(cls)
+        error.args = args
+        return error
 
 
 def _shown(error: BaseException) -> str:

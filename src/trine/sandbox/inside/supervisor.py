@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from trine.sandbox.inside import isolation, kernel
@@ -49,7 +50,10 @@ def supervise(descriptors: Descriptors, limits: dict[str, Any], isolated: Isolat
     ours, theirs = socket.socketpair()
     alive, held = os.pipe()
     output, writing = os.pipe()
-    tester = _fork(lambda: _be_tester(descriptors, ours, held, limits, isolated), keep=_of_tester(descriptors, ours, held, isolated))
+    tester = _fork(
+        lambda: _be_tester(descriptors, ours, held, limits, isolated),
+        keep=_of_tester(descriptors, ours, held, isolated),
+    )
     os.close(held)
     os.close(descriptors.verdict)
     os.close(descriptors.tests)
@@ -187,12 +191,12 @@ def _end(child: int) -> Ended:
 
 
 def _end_orphans(session: int) -> None:
-    """Where no namespace ends them: the child's group, and, on Linux, whatever has come to be a child of this process."""
+    """Where no namespace ends them: the child's group, and, on Linux, whatever has become a child of this process."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
     while sys.platform == "linux":
         with suppress(OSError):
-            for number in open(f"/proc/self/task/{os.getpid()}/children").read().split():
+            for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
                 os.kill(int(number), signal.SIGKILL)
         try:
             os.waitpid(-1, 0)

@@ -87,7 +87,7 @@ class Solution(types.ModuleType):
         self._peer = peer
 
     def take(self, names: list[str]) -> dict[str, Any]:
-        """What the code has of these names. A module that it has imported is imported here anew, from Python's library."""
+        """What the code has of these names. A module that it has imported is imported here, from Python's library."""
         answer = self._peer.request("names", "module", names)
         if not (isinstance(answer, list) and len(answer) == 2 and all(isinstance(each, dict) for each in answer)):
             raise Gone("what it wrote is no answer")

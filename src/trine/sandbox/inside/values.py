@@ -20,8 +20,8 @@ from typing import Any
 MAX_BYTES = 16 * 2**20
 MAX_JSON_INTEGER = 2**53
 """Larger ones are written in hexadecimal: Python refuses to read decimal numbers of more than 4,300 digits."""
-_SEQUENCES = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
-_MAPPINGS = {"d": dict, "C": Counter, "O": OrderedDict}
+_SEQUENCES: dict[str, Any] = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
+_MAPPINGS: dict[str, Any] = {"d": dict, "C": Counter, "O": OrderedDict}
 _TEXT_FORMS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "i": (int, lambda value: hex(int.__int__(value)), lambda text: int(text, 16)),
     "b": (bytes, bytes.hex, bytes.fromhex),
@@ -46,7 +46,7 @@ def encode(value: Any, export: Callable[[Any], list[Any]]) -> Any:
     """
     if value is None or value is True or value is False:
         return value
-    kind = next((each for each in _KINDS if issubclass(type(value), each)), None)
+    kind: Any = next((each for each in _KINDS if issubclass(type(value), each)), None)
     if kind is int and abs(int.__int__(value)) <= MAX_JSON_INTEGER:
         return int.__int__(value)
     if kind is str:
@@ -56,7 +56,7 @@ def encode(value: Any, export: Callable[[Any], list[Any]]) -> Any:
     return export(value) if kind is None else _encode_compound(kind, value, export)
 
 
-def _encode_compound(kind: type, value: Any, export: Callable[[Any], list[Any]]) -> list[Any]:
+def _encode_compound(kind: Any, value: Any, export: Callable[[Any], list[Any]]) -> list[Any]:
     for tag, sequence in _SEQUENCES.items():
         if kind is sequence:
             return [tag, *(encode(item, export) for item in sequence.__iter__(value))]
@@ -81,25 +81,29 @@ def decode(sent: Any, import_: Callable[[list[Any]], Any]) -> Any:
             raise ValueError("a mapping without its tag")
         return sent
     tag, *rest = sent
-    if tag in _SEQUENCES:
-        return _SEQUENCES[tag](decode(item, import_) for item in rest)
-    if tag in _MAPPINGS:
-        items = iter([decode(item, import_) for item in rest])
-        return _MAPPINGS[tag](dict(zip(items, items, strict=True)))
     if tag in _TEXT_FORMS:
         return _TEXT_FORMS[tag][2](rest[0])
-    if tag == "c":
-        return complex(*rest)
-    if tag == "r":
-        return range(*(decode(each, import_) for each in rest))
-    if tag == "td":
-        return datetime.timedelta(*rest)
+    if tag in _BUILT:
+        return _BUILT[tag](*(decode(each, import_) for each in rest))
     return import_(sent)
+
+
+def _mapping(kind: type) -> Callable[..., Any]:
+    return lambda *flat: kind(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+_BUILT: dict[str, Callable[..., Any]] = {
+    "c": complex, "r": range, "td": datetime.timedelta,
+    **{tag: lambda *items, kind=kind: kind(items) for tag, kind in _SEQUENCES.items()},
+    **{tag: _mapping(kind) for tag, kind in _MAPPINGS.items()},
+}  # fmt: skip
 
 
 def exception_name(cls: type[BaseException]) -> str:
     """The nearest built-in class that an exception's class is, or derives from."""
-    return next(each.__name__ for each in cls.__mro__ if each.__module__ == "builtins" and hasattr(builtins, each.__name__))
+    return next(
+        each.__name__ for each in cls.__mro__ if each.__module__ == "builtins" and hasattr(builtins, each.__name__)
+    )
 
 
 def pack(message: Any) -> bytes:
