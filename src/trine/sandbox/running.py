@@ -121,8 +121,8 @@ def _check(offered: str, limits: Limits) -> None:
     """Raise `TrineError` if the kernel offers too little."""
     if _STRENGTH.index(offered) < _STRENGTH.index(limits.isolation):
         raise TrineError(
-            "could read your files or use the network. Run it on Linux 5.14 or later, in a container that allows user "
-            "namespaces or Landlock; isolation: none runs it with limits alone, for code you would run yourself"
+            f"run_tests: limits.isolation is {limits.isolation}, and this system offers {offered}: code would be run "
+            "that could read your files or use the network. Run it on Linux 5.14 or later, in a container that allows "
             "user namespaces or Landlock; isolation: none runs it with limits alone, for code you would run yourself"
         )
     if limits.processes > 1 and offered != "namespaces":
@@ -161,7 +161,7 @@ def _reason(report: dict[str, Any], limits: Limits) -> tuple[Outcome | None, str
         return "output", f"it wrote more than {limits.output:,} bytes"
     if ended == "lost":
         return "crashed", "the process that watched it was killed"
-    if number == signal.SIGKILL and report["cpu_seconds"] >= limits.cpu_seconds - 0.5:
+    if number == signal.SIGKILL and report["cpu_seconds"] >= limits.cpu_seconds / 2:
         return "cpu", f"not done after {limits.cpu_seconds} s of processor time"
     if number:
         return "crashed", f"its process ended with {signal.Signals(number).name}"

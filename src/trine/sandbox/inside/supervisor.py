@@ -176,7 +176,7 @@ class Ended:
 
 def _wait(child: int) -> None:
     """Give a process that has closed its connection the time to end, so that its status says why."""
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 5
     while time.monotonic() < deadline and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         time.sleep(0.001)
 
