@@ -20,7 +20,7 @@ from typing import Any, Literal
 from trine.config.loading import validated
 from trine.config.sandbox import Limits
 from trine.runtime.errors import TrineError
-from trine.sandbox.zygote_process import close_all, zygote
+from trine.sandbox.zygote_process import close_all, forget, zygote
 
 Outcome = Literal["passed", "failed", "time", "cpu", "output", "crashed"]
 _STRENGTH = ("none", "landlock", "namespaces")
@@ -112,6 +112,7 @@ def _run(code: bytes, given: bytes, limits: Limits) -> tuple[bytes, dict[str, An
         try:
             said, report = process.run(code, given, settings)
         except OSError:
+            forget(process)
             continue
         return said, report | {"isolation": process.isolation}
     raise TrineError("the sandbox's process was killed twice; is the machine out of memory?")

@@ -113,6 +113,14 @@ def zygote(isolation: str) -> Zygote:
         return found
 
 
+def forget(process: Zygote) -> None:
+    """Close one that does not answer, so that the next that is asked for is a new one."""
+    with _starting:
+        for isolation in [name for name, known in _zygotes.items() if known is process]:
+            del _zygotes[isolation]
+            process.close()
+
+
 def close_all() -> None:
     """End the processes that runs are forked from."""
     while _zygotes:

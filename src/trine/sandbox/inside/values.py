@@ -1,8 +1,8 @@
 """Values as JSON: how code and tests, each in a process of its own, hand each other data and never objects.
 
 What arrives is built by the receiver out of plain types, so that no method of the sender's can take part in a
-decision about it. Everything else stays where it is and is named by a number (`Handle`); see `peer.py`. JSON rather than
-pickle or marshal, since one side is hostile.
+decision about it. Everything else stays where it is and is named by a number (`Handle`); see `peer.py`. JSON rather
+than pickle or marshal, since one side is hostile.
 
     decode(encode((1, {"a": {2.5}}), export), import_) == (1, {"a": {2.5}})
 """
