@@ -77,6 +77,17 @@ class TokenSpan:
 
 
 @dataclass(frozen=True)
+class TaskText:
+    """A text with task tokens in it (GPT-2): (the name of a task token or "", the text after it), in order.
+
+    `answer`: what is to be learned after them; None: the texts themselves are.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One sampled response, ragged and unpadded, made once by the engine.
 

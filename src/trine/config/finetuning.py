@@ -30,6 +30,10 @@ class FinetuneConfig(StageConfig):
     """packed rows per forward pass; changes memory, not results"""
     prompt_weight: Share = 0.0
     """weight of the auxiliary language-modelling loss on prompt tokens (GPT-1 used 0.5)"""
+    task_tokens: tuple[str, ...] = ()
+    """GPT-2's way: names of task tokens, such as '[question]' '[answer]', added to the tokenizer and to the embeddings.
+    The examples are then plain text: {text}, {prompt, response}, {prompt, task, response} with the name of a task
+    token, or {prompt, slots} with slots {token: text, ...}, the last of which is the answer"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()

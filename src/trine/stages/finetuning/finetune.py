@@ -4,7 +4,8 @@ The loss is the cross-entropy of the answer's tokens; `prompt_weight` adds GPT-1
 on the prompt's. Packed examples do not see each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from trine.data.files import read_examples
 from trine.data.packing import fit_rows, pack
 from trine.data.rows import Batch
 from trine.model.folder import save_model
+from trine.model.lora import merge_lora
 from trine.records import Example, Term, TokenSpan
 from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
+from trine.stages.finetuning.task_tokens import open_grown, task_spans
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.training.loop import StepObjective
@@ -116,9 +119,15 @@ def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) ->
 @stage_run("model", "adapter", "examples", "held_out")
 def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
-    model, tokenizer = stage.open_trainable(config)
-    chat = format_to_learn(tokenizer)
-    spans, held_out = _read(config, chat, model.config.context)
+    if config.task_tokens:
+        model, tokenizer = open_grown(config, stage, config.task_tokens)
+        ends = tokenizer.stop_ids
+        spans, held_out = _read(config, partial(task_spans, tokenizer=tokenizer, config=config), model.config.context)
+    else:
+        model, tokenizer = stage.open_trainable(config)
+        chat = format_to_learn(tokenizer)
+        tokenizer, ends = chat.tokenizer, chat.end_ids
+        spans, held_out = _read(config, partial(chat_spans, chat=chat, config=config), model.config.context)
     packed = PackedExamples(spans, config.row_tokens, config.seed)
     steps = max(1, round(config.epochs * packed.rows_per_epoch / config.batch_size))
     padding = f"{packed.padding_share:.1%} padding"
@@ -126,21 +135,27 @@ def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     parallel = Parallel(World(device=stage.hardware.device), LanguageModelLoss(model))
     objective = FinetuneObjective(parallel, packed, held_out, config)
     results = stage.train(config, objective, model, model.config, steps)
-    finish_lora(model, stage.path / "adapter", config.model, config.adapter)
+    if config.task_tokens:
+        merge_lora(model)  # an adapter alone has no rows for the new tokens
+    else:
+        finish_lora(model, stage.path / "adapter", config.model, config.adapter)
     stage.write_model(
         "model",
-        chat.tokenizer,
-        lambda folder: save_model(model, folder, eos_token_id=list(chat.end_ids), pad_token_id=tokenizer.pad),
+        tokenizer,
+        lambda folder: save_model(model, folder, eos_token_id=list(ends), pad_token_id=tokenizer.pad),
     )
     return results | {"examples": len(spans), "padding_share": packed.padding_share}
 
 
-def _read(config: FinetuneConfig, chat: Chat, context: int) -> tuple[list[TokenSpan], list[TokenSpan]]:
+def chat_spans(path: Path, chat: Chat, config: FinetuneConfig) -> list[TokenSpan]:
+    """The examples of `path` by the model's chat format."""
+    return render(read_examples(path), chat, config.row_tokens, path)
+
+
+def _read(
+    config: FinetuneConfig, spans: Callable[[Path], list[TokenSpan]], context: int
+) -> tuple[list[TokenSpan], list[TokenSpan]]:
     """Examples to train on and held-out ones, as token spans."""
     if config.row_tokens > context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than the model's context, {context}")
-    train, held_out = (
-        render(read_examples(path), chat, config.row_tokens, path) if path else []
-        for path in (config.examples, config.held_out)
-    )
-    return train, held_out
+    return spans(config.examples), spans(config.held_out) if config.held_out else []
