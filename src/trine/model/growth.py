@@ -60,9 +60,5 @@ def train_rows(table: nn.Parameter, rows: Sequence[int] | range) -> None:
     table.requires_grad_(True)
     kept = torch.zeros(len(table), 1, dtype=torch.bool, device=table.device)
     kept[list(rows)] = True
-
-    def mask(trained: Tensor) -> None:
-        assert trained.grad is not None
-        trained.grad.masked_fill_(~kept, 0.0)
-
-    table.register_post_accumulate_grad_hook(mask)
+    # Before it is accumulated, so that processes that train together exchange the masked gradient.
+    table.register_hook(lambda gradient: gradient.masked_fill(~kept, 0.0))
