@@ -4,10 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum over examples of -log softmax(logits)[label], how many examples are right).
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over examples of -log softmax(logits)[label], in nats.
 
-    `logits` [N, C], -inf for what is no choice of an example; `labels` [N]. Right is the label with the highest logit;
-    a tie goes to the first.
+    `logits` [N, C], -inf for what is no choice of an example; `labels` [N].
     """
-    return F.cross_entropy(logits.float(), labels, reduction="sum"), (logits.argmax(-1) == labels).sum()
+    return F.cross_entropy(logits.float(), labels, reduction="sum")

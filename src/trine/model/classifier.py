@@ -15,7 +15,7 @@ Shapes: R rows, T time, M readings, N examples, D width, C labels, K options.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -105,11 +105,13 @@ def _side_by_side(logits: Tensor, owners: Tensor, examples: int) -> Tensor:
     return apart.index_put((owners, columns), logits)
 
 
-def reading_ids(tokens: Sequence[int], texts: Sequence[Sequence[int]], room: int) -> tuple[list[int], list[bool]]:
+def reading_ids(
+    tokens: Sequence[int], texts: Sequence[Sequence[int]], room: int, side: Literal["left", "right"] = "right"
+) -> tuple[list[int], list[bool]]:
     """A reading of encoded texts, and for each token whether it is of a text; of at most `room` tokens.
 
-    `tokens` are the ids of start, delimiter and extract. Too long a reading loses the end of its longest text, as far
-    as that is longer than the other, and then of both.
+    `tokens` are the ids of start, delimiter and extract. Too long a reading loses the right or left `side` of its
+    longest text, as far as that is longer than the other, and then of both.
 
     >>> reading_ids((7, 8, 9), ([1, 2, 3], [4]), room=6)
     ([7, 1, 2, 8, 4, 9], [False, True, True, False, True, False])
@@ -121,7 +123,7 @@ def reading_ids(tokens: Sequence[int], texts: Sequence[Sequence[int]], room: int
         if place:
             ids.append(delimiter)
             of_text.append(False)
-        ids += text[:length]
+        ids += text[:length] if side == "right" else text[len(text) - length :]
         of_text += [True] * length
     return [*ids, extract], [*of_text, False]
 

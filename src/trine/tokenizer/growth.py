@@ -36,10 +36,13 @@ def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer
     return Tokenizer(TokenizerFiles(texts, tokenizer.files.model_end_ids, tokenizer.files.place))
 
 
-def with_template(tokenizer: Tokenizer, single: Sequence[str], pair: Sequence[str]) -> Tokenizer:
+def with_template(
+    tokenizer: Tokenizer, single: Sequence[str], pair: Sequence[str], *, truncation_side: str = "right"
+) -> Tokenizer:
     """`tokenizer` with a post-processor, so that `transformers` writes special tokens around one text or two.
 
-    `single` and `pair` are names of special tokens, and $A and $B where the texts go. `encode` does not change.
+    `single` and `pair` are names of special tokens, and $A and $B where the texts go; `truncation_side` is where
+    `transformers` cuts texts that are too long. `encode` does not change.
     """
     texts, description = dict(tokenizer.files.texts), json.loads(tokenizer.files.texts[PIPELINE])
     names = sorted({name for name in (*single, *pair) if not name.startswith("$")})
@@ -52,6 +55,7 @@ def with_template(tokenizer: Tokenizer, single: Sequence[str], pair: Sequence[st
         },
     }  # fmt: skip
     texts[PIPELINE] = _dumped(description)
+    texts[CONFIG] = _dumped(json.loads(texts.get(CONFIG, "{}")) | {"truncation_side": truncation_side})
     return Tokenizer(TokenizerFiles(texts, tokenizer.files.model_end_ids, tokenizer.files.place))
 
 

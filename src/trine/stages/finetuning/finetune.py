@@ -21,6 +21,7 @@ from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
+from trine.stages.finetuning import classify
 from trine.stages.finetuning.task_tokens import open_grown, task_spans
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum
 from trine.tokenizer.chat_format import Chat, format_to_learn
@@ -116,8 +117,13 @@ def render(examples: list[Example], chat: Chat, row_tokens: int, place: Path) ->
     return spans
 
 
+def run(config: FinetuneConfig) -> Path:
+    """Fine-tune on answers, or with `task` a head."""
+    return classify.run(config) if config.task is not None else _train(config)
+
+
 @stage_run("model", "adapter", "examples", "held_out")
-def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
+def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     if config.task_tokens:
         model, tokenizer = open_grown(config, stage, config.task_tokens)

@@ -77,16 +77,27 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.model, self.language_modelling = model, language_modelling
 
-    def forward(self, rows: Batch, ends: Tensor, owners: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(L2 in nats, L1 in nats or 0 where it is not asked for, logits [N, C])."""
-        inputs = {"positions": rows.positions, "starts": rows.starts}
-        hidden, logits = self.model(rows.ids, ends, owners, **inputs)
-        loss, _ = label_loss(logits, labels)
+    def forward(
+        self, ids: Tensor, targets: Tensor, weights: Tensor, labels: Tensor, **places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(L2 in nats, L1 in nats or 0 where it is not asked for, logits [N, C]).
+
+        `ids`, `targets`, `weights` [R, T] as in `Batch`; `labels` [N]; `places` is what else `TaskModel` takes.
+        """
+        hidden, logits = self.model(ids, **places)
+        loss = label_loss(logits, labels)
         if not self.language_modelling:
             return loss, loss.new_zeros(()), logits
         weight = self.model.trunk.output_weight
-        text = cross_entropy_sum(hidden.flatten(0, 1), weight, rows.targets.flatten(), rows.weights.flatten())
-        return loss, text, logits
+        return loss, cross_entropy_sum(hidden.flatten(0, 1), weight, targets.flatten(), weights.flatten()), logits
+
+
+def losses(module: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """`TaskLoss` (`module`, which may be wrapped) of a batch."""
+    rows = batch.rows
+    places = {"ends": batch.ends, "owners": batch.owners, "positions": rows.positions, "starts": rows.starts}
+    found: tuple[Tensor, Tensor, Tensor] = module(rows.ids, rows.targets, rows.weights, batch.labels, **places)
+    return found
 
 
 class TaskObjective(StepObjective):
@@ -128,7 +139,7 @@ class TaskObjective(StepObjective):
         return {"classification": examples, "accuracy": examples} | text
 
     def terms(self, batch: TaskBatch) -> dict[str, Term]:
-        loss, text, logits = self.module(batch.rows, batch.ends, batch.owners, batch.labels)
+        loss, text, logits = losses(self.module, batch)
         right = (logits.argmax(-1) == batch.labels).sum()
         terms = {"classification": Term(loss), "accuracy": Term(right, weight=0.0)}
         if self.config.auxiliary_weight:
@@ -151,7 +162,7 @@ class TaskObjective(StepObjective):
         for start in range(0, len(order), self.config.micro_batch_size):
             chosen = order[start : start + self.config.micro_batch_size]
             batch = pack_task(self.held_out, chosen, self.config.row_tokens).to(self.world.device)
-            each, _, logits = self.module(batch.rows, batch.ends, batch.owners, batch.labels)
+            each, _, logits = losses(self.module, batch)
             loss += float(each)
             for example, row in zip(chosen, torch.softmax(logits.float(), -1).tolist(), strict=True):
                 probabilities[example] = row
