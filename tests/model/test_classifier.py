@@ -92,7 +92,9 @@ def test_transformers_gives_the_same_logits_of_two_texts_and_of_options(tmp_path
 
     first, second = ["The cat", "number is 10"], ["sat", "the other"]
     pairs = list(zip(first, second, strict=True))
-    assert_close(theirs(tmp_path / "entail", first, second), logits_of(entail, [[p] for p in pairs]), atol=1e-4, rtol=1e-4)
+    assert_close(
+        theirs(tmp_path / "entail", first, second), logits_of(entail, [[p] for p in pairs]), atol=1e-4, rtol=1e-4
+    )
     saved(similar, tmp_path / "similar")
     both = theirs(tmp_path / "similar", first, second) + theirs(tmp_path / "similar", second, first)
     assert_close(both, logits_of(similar, [[p, p[::-1]] for p in pairs]), atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The floor: words and pairs of words, weighted by naive Bayes, in a logistic regression."""
+"""The baseline: words and pairs of words, weighted by naive Bayes, in a logistic regression."""
 
 import numpy as np
 import pytest

@@ -133,7 +133,9 @@ def some_examples(task: Task) -> Encoded:
 
 
 def tiny_task(task: Task) -> TaskModel:
-    model = TaskModel(tiny_model(tiny_config("llama")), TaskSettings(task, ("option",) if task == "choose" else ("a", "b")))
+    model = TaskModel(
+        tiny_model(tiny_config("llama")), TaskSettings(task, ("option",) if task == "choose" else ("a", "b"))
+    )
     model.initialize_head(seed=0)
     model.classifier.weight.data.mul_(20)
     return model
@@ -175,7 +177,9 @@ def by_hand(model: TaskModel, examples: Encoded) -> tuple[torch.Tensor, torch.Te
                 if of_text
             )
         weight = model.classifier.weight
-        logits = (torch.stack(states) @ weight.T).squeeze(-1) if model.settings.task == "choose" else sum(states) @ weight.T
+        logits = (
+            (torch.stack(states) @ weight.T).squeeze(-1) if model.settings.task == "choose" else sum(states) @ weight.T
+        )
         loss = loss - torch.log_softmax(logits, -1)[label]
     return loss, text
 
@@ -196,16 +200,18 @@ def test_the_step_does_not_depend_on_its_micro_batches() -> None:
 # The stage
 
 
-def test_a_classifier_learns_and_is_printed_beside_its_floors(classify_run: Path, reviews: Path) -> None:
+def test_a_classifier_learns_and_is_printed_beside_its_baselines(classify_run: Path, reviews: Path) -> None:
     done = read_json(classify_run / "done.json")
     figures = done["accuracies"]
     assert set(figures) == {"this model", "the most frequent label", "bag of bigrams"}
     assert figures["this model"]["accuracy"] == done["held_out_accuracy"] > 0.9
-    assert figures["this model"]["low"] < figures["this model"]["accuracy"] < figures["this model"]["high"]
+    assert figures["this model"]["low"] < figures["this model"]["accuracy"] <= figures["this model"]["high"]
     assert figures["bag of bigrams"]["accuracy"] > 0.95
     assert 0.4 < figures["the most frequent label"]["accuracy"] < 0.65
     assert figures["the most frequent label"]["p_value"] < 1e-3
-    assert done["examples"] + done["held_out_examples"] == 400 and done["held_out_examples"] == figures["this model"]["n"]
+    assert (
+        done["examples"] + done["held_out_examples"] == 400 and done["held_out_examples"] == figures["this model"]["n"]
+    )
     rows = list(read_jsonl(classify_run / "predictions.jsonl"))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(done["held_out_accuracy"])
@@ -230,7 +236,10 @@ def test_a_second_run_is_tested_against_the_first(
         task_config(reviews.parent / "none", pretrain_run, reviews, auxiliary_weight=0.0, compare_with=classify_run)
     )
     beside = read_json(made / "done.json")["accuracies"]["half (lambda 0.5)"]
-    ours, theirs = ([row["label"] == row["predicted"] for row in read_jsonl(each / "predictions.jsonl")] for each in (made, classify_run))
+    ours, theirs = (
+        [row["label"] == row["predicted"] for row in read_jsonl(each / "predictions.jsonl")]
+        for each in (made, classify_run)
+    )
     assert beside["only_this_right"] == sum(a and not b for a, b in zip(ours, theirs, strict=True))
     assert beside["only_other_right"] == sum(b and not a for a, b in zip(ours, theirs, strict=True))
     out = capsys.readouterr().out
@@ -261,7 +270,7 @@ def test_with_adapters_the_base_stays_and_the_head_learns(reviews: Path, pretrai
 
 
 PAIRS: dict[Task, list[dict[str, Any]]] = {
-    "entail": [{"premise": f"the cat {n}", "hypothesis": ("x", "y")[n % 2], "label": ("no", "yes")[n % 2]} for n in range(24)],
+    "entail": [{"premise": f"cat {n}", "hypothesis": "xy"[n % 2], "label": ("no", "yes")[n % 2]} for n in range(24)],
     "similar": [{"question1": f"cat {n}", "question2": ("x", "y")[n % 2], "is_duplicate": n % 2} for n in range(24)],
     "choose": [{"ctx": f"cat {n}", "endings": ["x", "y", "z"], "label": str(n % 3)} for n in range(24)],
 }  # fmt: skip
@@ -293,7 +302,9 @@ def test_long_texts_are_refused_cut_or_dropped_and_counted(reviews: Path, pretra
         run(task_config(tmp_path / "stop", pretrain_run, examples, **small))
     cut = read_json(run(task_config(tmp_path / "cut", pretrain_run, examples, too_long="cut", **small)) / "done.json")
     assert (cut["examples"], cut["cut"], cut["dropped"]) == (60, 1, 0)
-    drop = read_json(run(task_config(tmp_path / "drop", pretrain_run, examples, too_long="drop", **small)) / "done.json")
+    drop = read_json(
+        run(task_config(tmp_path / "drop", pretrain_run, examples, too_long="drop", **small)) / "done.json"
+    )
     assert (drop["examples"], drop["cut"], drop["dropped"]) == (59, 0, 1)
 
 
@@ -319,8 +330,19 @@ def test_a_record_of_another_form_is_named(tmp_path: Path, task: Task, record: d
 
 def test_labels_are_names_in_order_and_choices_places(tmp_path: Path) -> None:
     mixed = [{"text": "x", "label": label} for label in (10, 2, True, "2", 2.0)]
-    assert [e.label for e in read_task_examples(written(tmp_path / "a.jsonl", mixed), "classify")] == ["10", "2", "true", "2", "2"]
-    numbers = [replace(example, label=label) for example, label in zip(read_task_examples(tmp_path / "a.jsonl", "classify"), "10 2 1 2 0".split(), strict=True)]
+    assert [e.label for e in read_task_examples(written(tmp_path / "a.jsonl", mixed), "classify")] == [
+        "10",
+        "2",
+        "true",
+        "2",
+        "2",
+    ]
+    numbers = [
+        replace(example, label=label)
+        for example, label in zip(
+            read_task_examples(tmp_path / "a.jsonl", "classify"), ["10", "2", "1", "2", "0"], strict=True
+        )
+    ]
     assert label_names(numbers) == ("0", "1", "2", "10")
     options = [{"context": "x", "options": ["a", "b"], "label": label} for label in (1, "B", "b", "1", 1.0)]
     assert {e.label for e in read_task_examples(written(tmp_path / "b.jsonl", options), "choose")} == {"1"}
@@ -355,4 +377,12 @@ def test_weights_of_texts_in_rows_are_ones() -> None:
     batch = pack([reading], [[0]], len(reading.ids), 0.0)
     assert batch.count == sum(reading.trained)
     assert not {94, 95, 96} & set(batch.targets[batch.weights > 0].tolist())
-    assert float(cross_entropy_sum(torch.zeros(3, 4), torch.zeros(9, 4), torch.tensor([1, 2, 3]), torch.ones(3))) == pytest.approx(3 * math.log(9))
+    assert float(
+        cross_entropy_sum(torch.zeros(3, 4), torch.zeros(9, 4), torch.tensor([1, 2, 3]), torch.ones(3))
+    ) == pytest.approx(3 * math.log(9))
+
+
+def test_the_report_shows_the_accuracy_beside_its_baselines(classify_run: Path, command: Command) -> None:
+    code, out, err = command("report", classify_run.parent)
+    assert code == 0, err
+    assert "Fine-tuning: classify" in out and "bag of bigrams" in out and "95 % interval" in out

@@ -56,7 +56,13 @@ def test_the_chat_format_of_our_own_models_stays() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("x", "two or more"), ("", "two or more"), (" [a]", "no blank"), ("[a\n]", "printable"), ("the", "ordinary entry")],
+    [
+        ("x", "two or more"),
+        ("", "two or more"),
+        (" [a]", "no blank"),
+        ("[a\n]", "printable"),
+        ("the", "ordinary entry"),
+    ],
 )
 def test_names_that_cannot_be_are_refused(name: str, message: str) -> None:
     tokenizer = tiny_tokenizer()

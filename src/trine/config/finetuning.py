@@ -59,8 +59,8 @@ class FinetuneConfig(StageConfig):
     too_long: Literal["stop", "cut", "drop"] = "stop"
     """what to do with an example longer than row_tokens: stop; cut its longest text; or drop it"""
     truncation_side: Literal["right", "left"] = "right"
-    """with task and too_long=cut: which side of a text is cut off; a review's verdict is often at its end, so there left
-    is better"""
+    """with task and too_long=cut: the side of a text that is cut off; a review's verdict is often at its end, so there
+    left is better"""
     held_out_by: str | None = None
     """with task and held_out_share: the field (such as movie) whose records are all trained on or all held out; null:
     records with the same texts"""

@@ -19,7 +19,7 @@ from trine.records import Task, TaskExample
 from trine.runtime.errors import TrineError
 from trine.runtime.json_values import is_unicode
 
-# Fields with the texts, the first that a record has all of; those after the first are the names of well-known data sets.
+# Fields with the texts, the first that a record has all of; those after the first are names of well-known data sets.
 FIELDS: dict[Task, tuple[tuple[str, ...], ...]] = {
     "classify": (("text",), ("sentence",), ("review",)),
     "entail": (("premise", "hypothesis"), ("sentence1", "sentence2")),
@@ -68,7 +68,9 @@ def _example(record: Mapping[str, Any], place: str, task: Task, held_out_by: str
     group = "\0".join(readings[0])
     if held_out_by is not None:
         if record.get(held_out_by) is None:
-            raise TrineError(f"{place}: no field {held_out_by!r}, which held_out_by names; there are {', '.join(record):.120}")
+            raise TrineError(
+                f"{place}: no field {held_out_by!r}, which held_out_by names; there are {', '.join(record):.120}"
+            )
         group = str(record[held_out_by])
     return TaskExample(readings, label, name=str(record.get("id", place)), group=group)
 

@@ -57,7 +57,9 @@ def _placed(given: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
     slots = given.get("slots", ())
     pairs = list(slots.items()) if isinstance(slots, Mapping) else slots
     if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-        raise TrineError(f"{place}: field 'slots' must be {{token: text, ...}} or [[token, text], ...], found {slots!r:.60}")
+        raise TrineError(
+            f"{place}: field 'slots' must be {{token: text, ...}} or [[token, text], ...], found {slots!r:.60}"
+        )
     for token, text in pairs:
         if text is not None:  # a table gives every record all its columns
             yield _text(token, "slots", place), _text(text, f"slots.{token}", place)

@@ -41,7 +41,7 @@ class TaskTokens:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a head was trained for. `labels`: the names of the classes in the order of the head's rows; of choose one."""
+    """What a head was trained for. `labels`: names of the classes in the order of the head's rows; of choose one."""
 
     task: Task
     labels: tuple[str, ...]
@@ -134,6 +134,6 @@ def _fitting(lengths: list[int], room: int) -> list[int]:
         return lengths
     if len(lengths) == 1:
         return [max(room, 0)]
-    shorter = min(min(lengths), max(room, 0) // 2)
+    shorter = min(*lengths, max(room, 0) // 2)
     longer = max(room, 0) - shorter
     return [shorter, longer] if lengths[0] <= lengths[1] else [longer, shorter]

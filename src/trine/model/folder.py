@@ -113,7 +113,11 @@ def load_model(
     """
     config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT in weights:
-        what = "a classifier" if isinstance(described.get("trine"), dict) and "task" in described["trine"] else "a reward model"
+        what = (
+            "a classifier"
+            if isinstance(described.get("trine"), dict) and "task" in described["trine"]
+            else "a reward model"
+        )
         raise TrineError(f"{folder} holds {what} ({described.get('architectures')}), not a language model")
     return _fill(config, weights, compute_dtype, device, str(folder))
 
@@ -128,8 +132,8 @@ def load_score_model(
     trunk, head = _trunk_and_head(config, weights, compute_dtype, device, folder)
     if len(head) > 2:
         raise TrineError(
-            f"{folder}: {SCORE_WEIGHT} has shape {tuple(head.shape)}: it tells {len(head)} labels apart; a reward model "
-            "has one label, or two"
+            f"{folder}: {SCORE_WEIGHT} has shape {tuple(head.shape)}: it tells {len(head)} labels apart; a reward "
+            "model has one label, or two"
         )
     model = ScoreModel(trunk)
     # The log-odds of the second of two labels are the difference of their logits.
@@ -141,7 +145,7 @@ def load_score_model(
 
 def load_task_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> TaskModel:
     """Load the model of one of GPT-1's tasks in `folder`."""
-    config, described, weights = _open(folder, ())
+    config, _, weights = _open(folder, ())
     settings = read_task(folder)
     if settings is None or SCORE_WEIGHT not in weights:
         raise TrineError(f"{folder} holds no model of `trine finetune --task`")

@@ -23,7 +23,7 @@ UNLIMITED = 2**30
 class TaskReward:
     """A classifier as a reward::
 
-        reward = TaskReward(task, tokenizer)
+        reward = TaskReward(task_model, task_tokenizer)
         scores = reward.score(answers)  # [B]
 
     Raises `TrineError` for a head of more than two labels.
@@ -33,8 +33,8 @@ class TaskReward:
         settings = model.settings
         if len(settings.labels) > 2:
             raise TrineError(
-                f"a classifier of {len(settings.labels)} labels ({', '.join(settings.labels):.120}) is no reward; one of "
-                "two labels is"
+                f"a classifier of {len(settings.labels)} labels ({', '.join(settings.labels):.120}) is no reward; one "
+                "of two labels is"
             )
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
         self.tokens = [tokenizer.special[name] for name in settings.tokens.names]
@@ -70,13 +70,12 @@ class TaskReward:
         texts: tuple[str, ...] = (asked + answer.response,) if task == "classify" else (asked, answer.response)
         orders = (texts, texts[::-1]) if task == "similar" else (texts,)
         found = [
-            reading_ids(self.tokens, [self.tokenizer.encode(text) for text in order], UNLIMITED)[0]
-            for order in orders
+            reading_ids(self.tokens, [self.tokenizer.encode(text) for text in order], UNLIMITED)[0] for order in orders
         ]
         context = self.model.trunk.config.context
         if len(found[0]) > context:
             raise TrineError(
-                f"an answer has {len(found[0])} tokens with what it answers, more than the {context} that the classifier "
-                f"reads: {answer.response[:60]!r}; shorten max_new_tokens or the prompts"
+                f"an answer has {len(found[0])} tokens with what it answers, more than the {context} that the "
+                f"classifier reads: {answer.response[:60]!r}; shorten max_new_tokens or the prompts"
             )
         return found

@@ -1,8 +1,8 @@
 """Which words a text has: logistic regression on n-grams weighted by naive Bayes (Wang & Manning 2012, "Baselines and
 bigrams: simple, good sentiment and topic classification", NBSVM with a logistic loss).
 
-It takes seconds on one core and is hard to beat: the floor that a model's accuracy is printed beside. A text is the set
-of its words and of its runs of up to `order` words; each has the weight of its log-count ratio between the classes,
+It takes seconds on one core and is hard to beat: the baseline that a model's accuracy is printed beside. A text is the
+set of its words and of its runs of up to `order` words; each has the weight of its log-count ratio between the classes,
 and a regularised logistic regression on those learns what is left. Of more than two labels each is learned against all
 others.
 
@@ -77,7 +77,9 @@ class WordModel:
     def log_odds(self, texts: Sequence[str]) -> Floats:
         """[N, C]: how much more likely each label is than the others."""
         ragged = _features(texts, self.vocabulary, self.order)
-        return np.stack([_products(ragged, weight) + bias for weight, bias in zip(self.weights.T, self.bias)], -1)
+        return np.stack(
+            [_products(ragged, weight) + bias for weight, bias in zip(self.weights.T, self.bias, strict=True)], -1
+        )
 
     def labels(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """The most likely label of each text."""
@@ -111,7 +113,8 @@ def _features(texts: Sequence[str], vocabulary: dict[str, int], order: int) -> R
 
 def _products(ragged: Ragged, weight: Floats) -> Floats:
     """[N]: the sum of the weights of each text's features."""
-    return np.bincount(ragged.owners, weight[ragged.features], len(ragged))
+    products: Floats = np.bincount(ragged.owners, weight[ragged.features], len(ragged))
+    return products
 
 
 def _fit_one(ragged: Ragged, positive: Floats, features: int, penalty: float) -> tuple[Floats, np.float64]:
@@ -150,10 +153,10 @@ def minimize(
     Ends when the gradient's norm has fallen to `tolerance` of the first, or after `steps` steps.
     """
     place, (value, gradient) = start, function(start)
-    least = tolerance * max(float(np.linalg.norm(gradient)), 1e-12)
+    enough = tolerance * max(float(np.linalg.norm(gradient)), 1e-12)
     memory: list[tuple[Floats, Floats]] = []
     for _ in range(steps):
-        if np.linalg.norm(gradient) <= least:
+        if np.linalg.norm(gradient) <= enough:
             break
         direction = _direction(gradient, memory)
         slope, length = float(gradient @ direction), 1.0 if memory else 1.0 / max(float(np.linalg.norm(gradient)), 1.0)

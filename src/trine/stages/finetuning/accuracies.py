@@ -1,7 +1,7 @@
-"""How often a head is right on held-out examples, with what it is printed beside: floors, and another run.
+"""How often a head is right on held-out examples, with what it is printed beside: baselines, another run.
 
-Every share has Wilson's 95 % interval; each comparison is exact McNemar on the same examples, since two intervals that
-overlap say nothing of two models that were asked the same questions.
+Every share has Wilson's 95 % interval; two classifiers are told apart by the exact test of McNemar on the same
+examples, since two intervals that overlap say nothing of models that were asked the same questions.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl, write_jsonl
 
 PREDICTIONS = "predictions.jsonl"
-THIS, MOST_FREQUENT, WORDS = "this model", "the most frequent label", "bag of bigrams"
+THIS, FREQUENT, WORDS = "this model", "the most frequent label", "bag of bigrams"
 
 
 def accuracy(right: Sequence[bool]) -> dict[str, Any]:
@@ -49,10 +49,10 @@ def write_predictions(
     return [example.label == name for example, name in zip(examples, named, strict=True)]
 
 
-def floors(train: Sequence[TaskExample], held_out: Sequence[TaskExample], task: str) -> dict[str, list[bool]]:
+def baselines(train: Sequence[TaskExample], held_out: Sequence[TaskExample], task: str) -> dict[str, list[bool]]:
     """What is right without a language model: always the most frequent label; of texts, by the words in them."""
     most = Counter(example.label for example in train).most_common(1)[0][0]
-    found = {MOST_FREQUENT: [example.label == most for example in held_out]}
+    found = {FREQUENT: [example.label == most for example in held_out]}
     names = sorted({example.label for example in train})
     if task != "classify" or len(names) < 2:
         return found
@@ -76,8 +76,8 @@ def right_of_run(folder: Path, examples: Sequence[TaskExample]) -> tuple[str, li
     theirs, ours = ([(str(name), str(label)) for name, label in each] for each in (_keys(rows), _examples(examples)))
     if theirs != ours:
         raise TrineError(
-            f"compare_with={folder} was evaluated on {len(theirs)} other held-out examples than the {len(ours)} of this "
-            "run; give both the same examples, held_out, held_out_share and held_out_by"
+            f"compare_with={folder} was evaluated on {len(theirs)} other held-out examples than the {len(ours)} of "
+            "this run; give both the same examples, held_out, held_out_share and held_out_by"
         )
     weight = read_json(folder / "done.json").get("auxiliary_weight")
     return f"{folder.name} (lambda {weight:g})", [row["label"] == row["predicted"] for row in rows]

@@ -28,7 +28,7 @@ from trine.stages.finetuning.accuracies import (
     THIS,
     accuracy,
     against,
-    floors,
+    baselines,
     right_of_run,
     words_of,
     write_predictions,
@@ -169,7 +169,9 @@ def words_on(prepared: Prepared, labels: Sequence[str]) -> str:
     counts = Counter(example.label for example in prepared.examples)
     each = "" if labels == OPTION else f" ({', '.join(f'{counts[name]} {name}' for name in labels):.200})"
     cut = f", {prepared.cut} cut at row_tokens" if prepared.cut else ""
-    return f"{len(prepared.examples)} examples{each}{cut}" + (f", {prepared.dropped} dropped" if prepared.dropped else "")
+    return f"{len(prepared.examples)} examples{each}{cut}" + (
+        f", {prepared.dropped} dropped" if prepared.dropped else ""
+    )
 
 
 def described(config: FinetuneConfig, prepared: Prepared, tests: Prepared, labels: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +181,9 @@ def described(config: FinetuneConfig, prepared: Prepared, tests: Prepared, label
         "task": config.task,
         "trains": config.trains,
         "auxiliary_weight": config.auxiliary_weight,
-        "labels": {name: counts[name] for name in sorted(counts)} if labels == OPTION else {n: counts[n] for n in labels},
+        "labels": {name: counts[name] for name in sorted(counts)}
+        if labels == OPTION
+        else {n: counts[n] for n in labels},
         "examples": len(prepared.examples),
         "cut": prepared.cut,
         "dropped": prepared.dropped,
@@ -197,15 +201,14 @@ def evaluated(
     labels: Sequence[str],
     probabilities: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
-    """Print and return the accuracies on the held-out examples, those of the floors and of `compare_with` beside."""
+    """Print and return the accuracies on the held-out examples, those of the baselines and of `compare_with` beside."""
     if not tests.examples:
         return {}
     right = write_predictions(folder, tests.examples, labels, probabilities)
-    others = floors(prepared.examples, tests.examples, str(config.task))
+    others = baselines(prepared.examples, tests.examples, str(config.task))
     if config.compare_with is not None:
         name, theirs = right_of_run(config.compare_with, tests.examples)
         others = {name: theirs} | others
     figures = {THIS: accuracy(right)} | {name: against(right, other) for name, other in others.items()}
     sys.stdout.write(words_of(figures))
     return {"accuracies": figures}
-

@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Packed readings of some examples: `ends` [M, 2] row and column of the extract tokens, `owners` [M], `labels` [N]."""
+    """Packed readings of examples: `ends` [M, 2] rows and columns of extract tokens, `owners` [M], `labels` [N]."""
 
     rows: Batch
     ends: Tensor
