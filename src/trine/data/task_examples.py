@@ -58,9 +58,10 @@ def _example(record: Mapping[str, Any], place: str, task: Task, held_out_by: str
     if fields is None:
         wanted = " or ".join("{" + ", ".join((*names, "label")) + "}" for names in FIELDS[task])
         raise TrineError(f"{place}: task={task} takes records {wanted}; this one has {', '.join(record):.120}")
+    readings: tuple[tuple[str, ...], ...]
     if task == "choose":
         readings = _options(record, place, fields)
-        label = _choice(record, place, [option for _, option in readings])
+        label = _choice(record, place, [texts[1] for texts in readings])
     else:
         texts = tuple(_text(record[name], place, name) for name in fields)
         readings = (texts, texts[::-1]) if task == "similar" else (texts,)

@@ -52,7 +52,7 @@ def _grown(table: Tensor, new: range, rows: int, seed: int) -> Tensor:
     return grown
 
 
-def train_rows(table: nn.Parameter, rows: Sequence[int] | range) -> None:
+def train_rows(table: Tensor, rows: Sequence[int] | range) -> None:
     """Let `table` [V, D] learn in `rows` only: the gradient of every other row is 0, so that it stays bit for bit.
 
     (Embeddings have no weight decay, and an optimizer's step of a gradient that was always 0 is 0.)

@@ -113,8 +113,7 @@ def _features(texts: Sequence[str], vocabulary: dict[str, int], order: int) -> R
 
 def _products(ragged: Ragged, weight: Floats) -> Floats:
     """[N]: the sum of the weights of each text's features."""
-    products: Floats = np.bincount(ragged.owners, weight[ragged.features], len(ragged))
-    return products
+    return np.bincount(ragged.owners, weight[ragged.features], len(ragged)).astype(np.float64, copy=False)
 
 
 def _fit_one(ragged: Ragged, positive: Floats, features: int, penalty: float) -> tuple[Floats, np.float64]:
