@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.conftest import PLAIN_CPU, QUIET_LOOP, Command, finetune_config
+from tests.several_processes import in_processes
 from tests.tiny import tiny_config, tiny_model
 from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.catalog.loading import open_hardware, open_model
@@ -386,3 +387,34 @@ def test_the_report_shows_the_accuracy_beside_its_baselines(classify_run: Path, 
     code, out, err = command("report", classify_run.parent)
     assert code == 0, err
     assert "Fine-tuning: classify" in out and "bag of bigrams" in out and "95 % interval" in out
+
+
+def test_texts_in_folders_named_by_their_label_are_read_with_their_movies(tmp_path: Path) -> None:
+    for label, texts in {"pos": ["fine", "good"], "neg": ["bad"], "unsup": ["?"]}.items():
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number, text in enumerate(texts):
+            (tmp_path / "train" / label / f"{number}_7.txt").write_text(text)
+    (tmp_path / "train" / "urls_pos.txt").write_text("tt1\ntt2\n")
+    (tmp_path / "train" / "urls_neg.txt").write_text("tt2\n")
+    found = read_task_examples(tmp_path, "classify", "movie")
+    assert [(e.readings[0][0], e.label, e.group) for e in found] == [
+        ("bad", "neg", "tt2"), ("fine", "pos", "tt1"), ("good", "pos", "tt2"),
+    ]  # fmt: skip
+
+
+def _rank(folder: str, model: str, examples: str, out: str, parallel: str) -> None:
+    changes = {"epochs": 0.5, "parallel": parallel, "batch_size": 16, "micro_batch_size": 4}
+    run(task_config(Path(folder) / out, Path(model), Path(examples), **changes))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_train_what_one_trains(reviews: Path, pretrain_run: Path, tmp_path: Path, parallel: str) -> None:
+    _rank(str(tmp_path), str(pretrain_run), str(reviews), "one", parallel)
+    in_processes(2, _rank, str(tmp_path), str(pretrain_run), str(reviews), "two", parallel)
+    one, two = (
+        load_task_model(tmp_path / name / "model", torch.float32, torch.device("cpu")) for name in ("one", "two")
+    )
+    for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
+        assert_close(a, b, atol=1e-4, rtol=1e-4, msg=name)
+    accuracies = [read_json(tmp_path / name / "done.json")["held_out_accuracy"] for name in ("one", "two")]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)

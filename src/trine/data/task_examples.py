@@ -9,11 +9,14 @@ A label is a name, a whole number or true and false. That of a choice is the pla
 letter, or its text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from trine.data.class_folders import class_folder_records, is_class_folder
 from trine.data.files import read_records
+from trine.data.record_files import is_record_file
 from trine.data.sources import is_held_out
 from trine.records import Task, TaskExample
 from trine.runtime.errors import TrineError
@@ -30,12 +33,25 @@ LABEL_FIELDS = ("label", "answer", "is_duplicate")
 
 
 def read_task_examples(path: Path, task: Task, held_out_by: str | None = None) -> list[TaskExample]:
-    """The records of `path` in order; `held_out_by` names the field that says which belong together.
+    """The records of a file, of the files of a folder, or of folders named by labels (`class_folders.py`), in order.
 
-    Without it, records with the same texts do. Raises `TrineError` naming file, line and field.
+    `held_out_by` names the field that says which records belong together; without it, those with the same texts do.
+    Raises `TrineError` naming file, line and field.
     """
     fields = tuple(dict.fromkeys(name for names in FIELDS[task] for name in names)) + LABEL_FIELDS
-    return [_example(record, place, task, held_out_by) for place, record in read_records(path, fields)]
+    if is_class_folder(path):
+        return task_examples_of(class_folder_records(path), task, held_out_by)
+    files = [path]
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file() and is_record_file(each.name))
+    return task_examples_of(chain.from_iterable(read_records(file, fields) for file in files), task, held_out_by)
+
+
+def task_examples_of(
+    records: Iterable[tuple[str, Mapping[str, Any]]], task: Task, held_out_by: str | None = None
+) -> list[TaskExample]:
+    """The same of (place, record) pairs, such as those of a data set on the hub."""
+    return [_example(record, place, task, held_out_by) for place, record in records]
 
 
 def divided(examples: Sequence[TaskExample], share: float) -> tuple[list[TaskExample], list[TaskExample]]:

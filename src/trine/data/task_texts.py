@@ -35,16 +35,16 @@ def _task_text(record: Mapping[str, Any], place: str, tokens: Collection[str]) -
     if "text" in given:
         if len(given) > 1:
             raise TrineError(f"{place}: a record with 'text' is learned whole, and has no {list(given)[1]!r} beside it")
-        return TaskText((("", _text(given["text"], "text", place)),))
+        return TaskText((("", _text(given["text"], "text", place)),), place=place)
     opening = [("", _text(given["prompt"], "prompt", place))] if "prompt" in given else []
     placed = [*_placed(given, place)]
     _check_tokens(placed, place, tokens)
     if "response" in given:
-        return TaskText(tuple(opening + placed), _text(given["response"], "response", place))
+        return TaskText(tuple(opening + placed), _text(given["response"], "response", place), place)
     if not placed or "slots" not in given:
         raise TrineError(f"{place}: no answer to learn; a record is {FORM}, and this one has {list(record)!r:.80}")
     *earlier, (token, answer) = placed
-    return TaskText((*opening, *earlier, (token, "")), answer)
+    return TaskText((*opening, *earlier, (token, "")), answer, place)
 
 
 def _placed(given: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trine.catalog.locating import is_hub_data_set
 from trine.config.finetuning import FinetuneConfig
-from trine.data.task_examples import divided, label_names, read_task_examples
+from trine.data.data_sets import data_set_records
+from trine.data.task_examples import divided, label_names, read_task_examples, task_examples_of
 from trine.model.classifier import TaskModel, TaskSettings, TaskTokens, reading_ids
 from trine.model.folder import save_task_model
 from trine.model.lora import merge_lora
+from trine.model.training_kernels import training_library
 from trine.model.transformer import Transformer
 from trine.records import TaskExample, TokenSpan
 from trine.runtime.distributed import World
@@ -37,7 +40,7 @@ from trine.stages.finetuning.task_objective import Encoded, TaskLoss, TaskObject
 from trine.stages.finetuning.task_tokens import open_grown, train_named_rows
 from trine.tokenizer.growth import with_template
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.parallel import Parallel
+from trine.training.parallel import is_sharded, parallelise, whole_weights
 from trine.training.stage_run import StageRun, stage_run
 
 TOKENS = TaskTokens()
@@ -55,13 +58,19 @@ class Prepared:
     dropped: int
 
 
-@stage_run("model", "adapter", "examples", "held_out", "compare_with")
+@stage_run("model", "adapter", "examples", "held_out", "compare_with", several_processes=True)
 def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Train a head; write `model/` as a sequence classifier, and `predictions.jsonl` of the held-out examples."""
-    train, held_out = read_both(config)
+    world = stage.world
+    check_processes(config, world)
+    with world.main_first(f"examples of {stage.path}"):
+        train, held_out = read_both(config)
     labels = OPTION if config.task == "choose" else label_names(train)
     check_labels(config, train, held_out, labels)
-    trunk, tokenizer = open_grown(config, stage, TOKENS.names)
+    with world.main_first(f"opening of {stage.path}"):
+        trunk, tokenizer = open_grown(config, stage, TOKENS.names)
+        if stage.hardware.device.type == "cpu":
+            training_library()
     if config.row_tokens > trunk.config.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than the model's context, {trunk.config.context}")
     prepared, tests = (prepare(examples, tokenizer, labels, config) for examples in (train, held_out))
@@ -71,23 +80,49 @@ def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     steps = max(1, round(config.epochs * len(prepared.examples) / config.batch_size))
     say(f"finetune: {words_on(prepared, labels)}, {len(tests.examples)} held out; {steps} steps")
     module = TaskLoss(model, language_modelling=config.auxiliary_weight > 0)
-    parallel = Parallel(World(device=stage.hardware.device), module)
+    parallel = parallelise(module, list(trunk.blocks), world, config.parallel)
     objective = TaskObjective(parallel, prepared.encoded, tests.encoded, config)
-    results = stage.train(config, objective, model, trunk.config, steps)
+    results = stage.train(config, objective, model, trunk.config, steps, parallel)
+    whole = whole_task_model(model)
+    with world.main_first(f"model of {stage.path}"):
+        if world.is_main:
+            write(config, stage, whole, tokenizer)
+            results |= evaluated(config, stage.path, prepared, tests, labels, objective.probabilities)
+    return results | described(config, prepared, tests, labels)
+
+
+def write(config: FinetuneConfig, stage: StageRun, model: TaskModel, tokenizer: Tokenizer) -> None:
+    """Write the classifier, adapters merged in."""
     merge_lora(model)
     kept = with_template(tokenizer, *template_of(TOKENS), truncation_side=config.truncation_side)
     stage.write_model("model", kept, lambda folder: save_task_model(model, folder, pad_token_id=tokenizer.pad))
-    facts = described(config, prepared, tests, labels)
-    return results | facts | evaluated(config, stage.path, prepared, tests, labels, objective.probabilities)
+
+
+def check_processes(config: FinetuneConfig, world: World) -> None:
+    """Raise `TrineError` for what several processes cannot do."""
+    world.share(config.batch_size, "batch_size")
+    if world.size > 1 and config.parallel == "fsdp" and (config.trains == "head" or config.lora.rank):
+        raise TrineError(
+            "parallel=fsdp shards the embeddings, of which trains=head and adapters train the new rows alone; take "
+            "parallel=ddp"
+        )
+
+
+def whole_task_model(model: TaskModel) -> TaskModel:
+    """`model` as one process uses it: itself, or one on the CPU with all weights where it is sharded."""
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        return model
+    copy = TaskModel(Transformer(model.trunk.config, model.trunk.compute_dtype), model.settings)
+    copy.load_state_dict(whole_weights(model))
+    return copy
 
 
 def read_both(config: FinetuneConfig) -> tuple[list[TaskExample], list[TaskExample]]:
     """The examples to train on and those to evaluate on. Raises `TrineError` where there is nothing to train on."""
-    assert config.task is not None
-    examples = read_task_examples(config.examples, config.task, config.held_out_by)
+    examples = _read(config.examples, config, config.dataset.split)
     held_out: list[TaskExample] = []
     if config.held_out is not None:
-        held_out = read_task_examples(config.held_out, config.task, config.held_out_by)
+        held_out = _read(config.held_out, config, config.dataset.held_out_split)
     elif config.held_out_share:
         examples, held_out = divided(examples, config.held_out_share)
     if not examples:
@@ -95,6 +130,16 @@ def read_both(config: FinetuneConfig) -> tuple[list[TaskExample], list[TaskExamp
     if config.compare_with is not None and not held_out:
         raise TrineError("compare_with needs held-out examples: give held_out or held_out_share")
     return examples, held_out
+
+
+def _read(source: Path, config: FinetuneConfig, split: str) -> list[TaskExample]:
+    assert config.task is not None
+    # A field to hold out by is needed in what is divided only.
+    held_out_by = config.held_out_by if config.held_out is None else None
+    if is_hub_data_set(source):
+        records = data_set_records(str(source), config.dataset.configuration, split)
+        return task_examples_of(records, config.task, held_out_by)
+    return read_task_examples(source, config.task, held_out_by)
 
 
 def check_labels(
