@@ -31,10 +31,10 @@ def test_more_features_than_rows_are_not_learned_by_heart() -> None:
     """Rows that resemble each other, as the tokens of a response do: new ones are predicted with the penalty only."""
     truth = random_tensor(30, seed=2)
     known, new = (random_tensor(25, 30, seed=seed) for seed in (3, 4))
-    noise = 4 * random_tensor(25, seed=5)
+    noise = 2 * random_tensor(25, seed=5)
     mask = torch.ones(25, dtype=torch.bool)
     explained = [
         explained_variance(new @ ridge_regression(known, known @ truth + noise, penalty), new @ truth, mask)
         for penalty in (0.1, 1e-6)
     ]
-    assert explained[0] > max(0.2, explained[1])
+    assert explained[0] > 0.0 > explained[1]
