@@ -198,7 +198,7 @@ def miniature(tmp_path: Path, corpus_folder: Path) -> Path:
     for name in ("preferences", "held_out_preferences"):
         counts |= {f"{name}.max_prompts": 24, f"{name}.max_new_tokens": 48}
     for name in ("reward", "held_out_reward"):
-        counts |= {f"{name}.max_new_tokens": 16, f"{name}.normalization_samples": 256}
+        counts |= {f"{name}.max_new_tokens": 16, f"{name}.normalization_samples": 64}
     shape = counts.pop("pretrain.model")
     counts |= {f"pretrain.model.{key}": value for key, value in shape.items()}  # type: ignore[union-attr]
     described["plans"]["small"]["set"] = counts

@@ -34,12 +34,7 @@ class Speeds:
 
 
 def measured_speeds(shape: ModelConfig, config: PretrainConfig, hardware: Hardware, seconds: float = 1.0) -> Speeds:
-    """Speeds of a model of `shape` at the batch of `config`, each measured for about `seconds` (or once, if longer).
-
-    >>> speeds = measured_speeds(shape, config, choose_hardware())
-    >>> speeds.training > 0
-    True
-    """
+    """Speeds of a model of `shape` at the batch of `config`, each measured for about `seconds` (or once, if longer)."""
     model = Transformer(shape, hardware.compute_dtype)
     initialize(model, seed=0)
     model.to(hardware.device)
