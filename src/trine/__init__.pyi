@@ -15,6 +15,7 @@ from trine.config.base import HardwareConfig as HardwareConfig
 from trine.config.base import LoopConfig as LoopConfig
 from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
+from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.text import ModelShape as ModelShape
@@ -104,16 +105,23 @@ def finetune(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    held_out_share: float = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    chat_template: _Path | None = ...,
+    train: Literal["all", "last"] = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    show: int = ...,
     epochs: float = ...,
     row_tokens: int = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
     prompt_weight: float = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Fine-tune a model on prompts and answers, packed several to a row."""
+    """Fine-tune a model on conversations, packed several to a row."""
 
 def preferences(
     out: _Path,
@@ -234,24 +242,30 @@ def control(
     """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
 def evaluate(
-    out: _Path,
-    before: _Path,
-    after: _Path,
-    base: _Path,
-    reward: _Path,
-    held_out_reward: _Path,
-    prompts: _Path,
     *,
+    out: _Path = ...,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    models: Sequence[_Path] = ...,
+    tasks: Sequence[str] = ...,
+    data: Mapping[str, str] = ...,
+    chat: Sequence[_Path] = ...,
+    json: bool = ...,
+    fail_if_worse: bool = ...,
+    before: _Path | None = ...,
+    after: _Path | None = ...,
+    base: _Path | None = ...,
+    reward: _Path | None = ...,
+    held_out_reward: _Path | None = ...,
+    prompts: _Path | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     shown: int = ...,
 ) -> Result:
-    """Compare a policy before and after PPO on held-out prompts."""
+    """Ask models tasks, with intervals; or compare a policy before and after PPO on held-out prompts."""
 
 def run(
     recipe: str,

@@ -56,6 +56,29 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """What a record gives to learn from: messages, or a plain text.
+
+    `learned`: for each message, whether the model is trained to write it; only answers are. `text`: all of a record
+    that is a plain text, which has no messages and is learned as a whole. `place` is where it stands (file:line), for
+    errors; `name`, `group` and `columns` as in `Example`, but that without a field `group` it is the first question.
+    """
+
+    messages: tuple[Message, ...] = ()
+    learned: tuple[bool, ...] = ()
+    text: str = ""
+    place: str = ""
+    name: str = ""
+    group: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def answers(self) -> tuple[int, ...]:
+        """Places of the messages that are trained."""
+        return tuple(index for index, learned in enumerate(self.learned) if learned)
+
+
+@dataclass(frozen=True)
 class PreferencePair:
     """Two answers to one prompt, the first preferred. `*_ended`: the answer ended by itself, not by the budget."""
 

@@ -77,11 +77,11 @@ def _records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[st
             raise TrineError(f"{place}: {row.reason}")
         yield (
             place if row.line == row.number else f"{place}#{row.number}",
-            {key: _as_json(value) for key, value in row.record.items()},
+            {key: as_json(value) for key, value in row.record.items()},
         )
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value of Parquet that JSON has none of, as text."""
     if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
         return str(value)
