@@ -132,8 +132,8 @@ def test_slots_may_be_pairs_and_columns_of_a_table_may_be_empty(tmp_path: Path) 
         ],
     )
     first, second = read_task_texts(path, TOKENS)
-    assert first == TaskText(((QUESTION, "1"), (QUESTION, "2"), (ANSWER, "")), "3")
-    assert second == TaskText((("", "p"), (ANSWER, "x")), "r")
+    assert first == TaskText(((QUESTION, "1"), (QUESTION, "2"), (ANSWER, "")), "3", f"{path}:1")
+    assert second == TaskText((("", "p"), (ANSWER, "x")), "r", f"{path}:2")
 
 
 @pytest.mark.parametrize(
