@@ -241,24 +241,30 @@ def control(
     """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
 def evaluate(
-    out: _Path,
-    before: _Path,
-    after: _Path,
-    base: _Path,
-    reward: _Path,
-    held_out_reward: _Path,
-    prompts: _Path,
     *,
+    out: _Path = ...,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    models: Sequence[_Path] = ...,
+    tasks: Sequence[str] = ...,
+    data: Mapping[str, str] = ...,
+    chat: Sequence[_Path] = ...,
+    json: bool = ...,
+    fail_if_worse: bool = ...,
+    before: _Path | None = ...,
+    after: _Path | None = ...,
+    base: _Path | None = ...,
+    reward: _Path | None = ...,
+    held_out_reward: _Path | None = ...,
+    prompts: _Path | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     shown: int = ...,
 ) -> Result:
-    """Compare a policy before and after PPO on held-out prompts."""
+    """Ask models tasks, with intervals; or compare a policy before and after PPO on held-out prompts."""
 
 def run(
     recipe: str,

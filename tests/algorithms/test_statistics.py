@@ -111,9 +111,11 @@ def test_intervals_hold_the_truth_in_95_of_100_cases() -> None:
     coins = random.Random(2)
     shares = [share_estimate([[float(coins.random() < 0.3)] for _ in range(40)]) for _ in range(2000)]
     means = [mean_estimate([coins.gauss(2.0, 1.0) for _ in range(6)]) for _ in range(2000)]
-    for estimates, truth in ((shares, 0.3), (means, 2.0)):
+    cells = [coins.choices(((1, 1), (1, 0), (0, 1), (0, 0)), (4, 1, 3, 2), k=40) for _ in range(2000)]
+    changes = [paired_difference([a for a, _ in each], [b for _, b in each]) for each in cells]
+    for estimates, truth in ((shares, 0.3), (means, 2.0), (changes, 0.2)):
         held = sum(each.interval is not None and each.interval.holds(truth) for each in estimates)
-        assert 0.93 <= held / 2000 <= 0.97
+        assert 0.93 <= held / 2000 <= 0.985
 
 
 def test_a_weighted_mean_is_a_ratio() -> None:
@@ -141,17 +143,41 @@ def test_no_items_are_refused() -> None:
             refused()
 
 
+def shares(both: int, first_only: int, second_only: int, neither: int) -> tuple[list[float], list[float]]:
+    pairs = [(1.0, 1.0)] * both + [(1.0, 0.0)] * first_only + [(0.0, 1.0)] * second_only + [(0.0, 0.0)] * neither
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [((36, 12, 2, 0), 0.0569, 0.3404), ((20, 12, 2, 16), 0.0562, 0.3292)],
+)
+def test_newcombes_intervals(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    """Newcombe 1998, "Improved confidence intervals ... paired data", table II, method 10: first minus second."""
+    second, first = shares(*counts)
+    interval = paired_difference(first, second).interval
+    assert interval is not None
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=2e-4), pytest.approx(high, abs=2e-4))
+
+
 def test_a_tie_is_what_mcnemar_does_not_reject() -> None:
     """5 against 0 of 100: p = 0.0625. The paired error alone would call it a difference."""
-    first, second = [1.0] * 95 + [0.0] * 5, [1.0] * 100
+    first, second = shares(95, 0, 5, 0)
     difference = paired_difference(first, second)
     assert difference.p_value == 0.0625
     assert difference.error is not None
     assert difference.mean - 1.98 * difference.error > 0
     assert difference.interval is not None
-    assert difference.interval.low == 0.0
+    assert difference.interval.low <= 0.0
     assert difference.tied
-    assert not paired_difference([1.0] * 94 + [0.0] * 6, second).tied
+    assert not paired_difference(*shares(92, 0, 8, 0)).tied
+
+
+def test_no_difference_in_a_few_items_is_no_certainty() -> None:
+    """5 items that both get wrong: the paired error is 0, and the interval is wide."""
+    interval = paired_difference(*shares(0, 0, 0, 5)).interval
+    assert interval is not None
+    assert interval.high == -interval.low > 0.4
 
 
 def test_a_model_against_itself_is_tied() -> None:

@@ -74,7 +74,10 @@ KINDS: dict[str, dict[str, str]] = {
     "control": OF_A_LOOP | {
         "total_steps": "EXTENDS", "evaluation_episodes": "MAY_CHANGE", "film": "MAY_CHANGE", "resume": "CHANGES_BITS",
     },
-    "evaluate": dict.fromkeys(("before", "after", "base", "reward", "held_out_reward", "prompts"), "BY_CONTENT"),
+    "evaluate": dict.fromkeys(
+        ("models", "tasks", "data", "chat", "before", "after", "base", "reward", "held_out_reward", "prompts"),
+        "BY_CONTENT",
+    ) | {"json": "MAY_CHANGE", "fail_if_worse": "MAY_CHANGE"},
 }  # fmt: skip
 
 

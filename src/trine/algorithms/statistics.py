@@ -6,7 +6,7 @@ prompt; Miller 2024, "Adding Error Bars to Evals", section 2.2). Two models on t
 
 - Shares (values 0 and 1): Wilson 1927, which stays inside [0, 1] and is no point at 0 of n or n of n.
 - Other means: Student's t with n - 1 degrees of freedom; with weights, those of a ratio (Cochran 1977, eq. 6.9).
-- Two models, shares: the exact test of McNemar 1947, by which an interval holds 0 wherever the test does not reject.
+- Two models, shares: Newcombe's paired interval (1998), which holds 0 wherever McNemar's exact test does not reject.
 - pass@k: Chen et al. 2021, eq. 1.
 """
 
@@ -120,14 +120,15 @@ def share_estimate(groups: Sequence[Sequence[float]], confidence: float = CONFID
 
     Of one sample each, Wilson's interval. Of several, Wilson's for as many independent trials as have the clustered
     error (Korn & Graubard 1998): mean (1 - mean) / error squared, never more than there are samples; where all items
-    agree, as many as there are items.
+    agree, as many as there are items. Values between 0 and 1 (pass@k of more than k samples) are taken in the same way,
+    with no such limit.
     """
     means = _group_means(groups)
     mean, error = _mean_and_error(means, None)
-    trials = float(len(groups))
-    samples = sum(map(len, groups))
-    if samples > len(groups) and error:
-        trials = min(float(samples), mean * (1 - mean) / error**2)
+    trials, samples = float(len(groups)), sum(map(len, groups))
+    fractions = any(value not in (0, 1) for group in groups for value in group)
+    if error and (fractions or samples > len(groups)):
+        trials = mean * (1 - mean) / error**2 if fractions else min(float(samples), mean * (1 - mean) / error**2)
     return Estimate(mean, error, wilson_interval(min(mean * trials, trials), trials, confidence), len(groups))
 
 
@@ -141,20 +142,49 @@ def paired_difference(
 
     paired_difference([1, 0, 1, 1], [1, 1, 1, 1]).tied  # True
 
-    Where all values are 0 or 1 the exact test of McNemar decides: the interval is that of the paired error, widened to
-    hold 0 where the test does not reject. Raises ValueError where the lengths differ.
+    Where all values are 0 or 1 the exact test of McNemar decides: the interval is Newcombe's, widened to hold 0 where
+    the test does not reject. Raises ValueError where the lengths differ.
     """
     pairs = list(zip(first, second, strict=True))
     mean, error = _mean_and_error([b - a for a, b in pairs], weights)
+    if weights is None and all(value in (0, 1) for pair in pairs for value in pair):
+        return _share_difference(pairs, mean, error, confidence)
     if error is None:
         return Difference(mean, None, None, len(pairs))
     half = student_quantile(len(pairs) - 1, confidence) * error
-    interval, p_value = Interval(mean - half, mean + half), None
-    if weights is None and all(value in (0, 1) for pair in pairs for value in pair):
-        p_value = mcnemar_p_value(sum(a > b for a, b in pairs), sum(b > a for a, b in pairs))
-        if p_value >= 1 - confidence:
-            interval = Interval(min(interval.low, 0.0), max(interval.high, 0.0))
-    return Difference(mean, error, interval, len(pairs), p_value)
+    return Difference(mean, error, Interval(mean - half, mean + half), len(pairs))
+
+
+def _share_difference(
+    pairs: Sequence[tuple[float, float]], mean: float, error: float | None, confidence: float
+) -> Difference:
+    """Of two shares on the same items: the hybrid score interval for paired data (Newcombe 1998, method 10)."""
+    both, first_only, second_only = (pairs.count(each) for each in ((1, 1), (1, 0), (0, 1)))
+    items = len(pairs)
+    first, second = both + first_only, both + second_only
+    of_first, of_second = (wilson_interval(count, items, confidence) for count in (first, second))
+    correlation = _correlation(both, first_only, second_only, items)
+    below = _hybrid(second / items - of_second.low, of_first.high - first / items, correlation)
+    above = _hybrid(of_second.high - second / items, first / items - of_first.low, correlation)
+    low, high = mean - below, mean + above
+    p_value = mcnemar_p_value(first_only, second_only)
+    if p_value >= 1 - confidence:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Difference(mean, error, Interval(low, high), items, p_value)
+
+
+def _correlation(both: int, first_only: int, second_only: int, items: int) -> float:
+    """Of right answers of the two, with Newcombe's correction for continuity; 0 where one is always right or wrong."""
+    first, second = both + first_only, both + second_only
+    spread = first * (items - first) * second * (items - second)
+    if not spread:
+        return 0.0
+    product = both * (items - both - first_only - second_only) - first_only * second_only
+    return (max(product - items / 2, 0.0) if product > 0 else product) / math.sqrt(spread)
+
+
+def _hybrid(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(one * one - 2 * correlation * one * other + other * other, 0.0))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -94,7 +94,10 @@ def ppo(results: Results) -> str:
 
 
 def evaluate(results: Results) -> str:
-    return f"{whole(results.get('prompts'))} answers before and after"
+    tasks = results.get("tasks", {})
+    asked = f"{', '.join(results['models'])} asked {', '.join(tasks)}" if tasks else ""
+    compared = f"{whole(results['prompts'])} answers before and after" if "prompts" in results or not tasks else ""
+    return "; ".join(filter(None, (compared, asked)))
 
 
 def control(results: Results) -> str:

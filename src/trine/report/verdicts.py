@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trine.algorithms.statistics import student_quantile
-from trine.report.outcome import REWARDS
+from trine.report.outcome import REWARDS, compares_policies
 from trine.report.run_reader import FinishedStage, RecipeRun, is_number
 from trine.report.sections import Verdict
 from trine.report.tables import number, signed, whole
@@ -55,6 +55,8 @@ def paired_gain(results: dict[str, Any], reward: str, samples: int) -> PairedGai
 
 def verdicts(run: FinishedStage, recipe: RecipeRun) -> list[Verdict]:
     """A sentence on each reward, and one on what both together say."""
+    if not compares_policies(run):
+        return []
     samples = run.config.get("samples", 1)
     gains = {reward: paired_gain(run.results, reward, samples if isinstance(samples, int) else 1) for reward in REWARDS}
     each = [Verdict(_sentence(NAMES[reward], gain), _detail(gain), gain.shown) for reward, gain in gains.items()]
