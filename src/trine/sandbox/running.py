@@ -77,7 +77,8 @@ def run_tests_batch(
 ) -> list[Verdict]:
     """`run_tests` of many (code, tests), `workers` at a time (0: as many as there are cores), in their order::
 
-    rewards = [float(verdict.passed) for verdict in trine.run_tests_batch(zip(answers, tests))]
+    answers, tests = ["def f(): return 1", "def f(): return 2"], ["assert f() == 1"] * 2
+    rewards = [float(verdict.passed) for verdict in trine.run_tests_batch(zip(answers, tests, strict=True))]
     """
     chosen = _limits(limits)
     with ThreadPoolExecutor(workers or _cores()) as pool:
