@@ -12,7 +12,7 @@ from tests.conftest import PLAIN_CPU
 from tests.examples import GIVEN, UsageExample, namespace, usage_examples
 from tests.small_corpus import write_corpus
 from tests.tiny import tiny_model, tiny_score_model, tiny_tokenizer
-from tests.training.test_loop import OPTIMIZER, Line
+from tests.training.line import OPTIMIZER, Line
 from trine.config.corpus import CorpusConfig
 from trine.data.corpus import open_corpus
 from trine.model.adapter_folder import save_adapter
@@ -51,6 +51,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save_model(tiny_model(vocab_size=320, context=128), Path(name))
         tiny_tokenizer().save(Path(name))
     write_corpus(Path("texts"))
+    Path("chat.jsonl").write_text('{"prompt": "What is 2 + 2?", "response": "4"}\n')
     Path("runs/reward/model").mkdir(parents=True)
     save_score_model(tiny_score_model(vocab_size=320), Path("runs/reward/model"), pad_token_id=tiny_tokenizer().pad)
     tiny_tokenizer().save(Path("runs/reward/model"))

@@ -15,11 +15,16 @@ from trine.config.base import HardwareConfig as HardwareConfig
 from trine.config.base import LoopConfig as LoopConfig
 from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
+from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rl import KlConfig as KlConfig
+from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
 from trine.records import Message as Message
 from trine.runtime.errors import TrineError as TrineError
+from trine.sandbox.running import Verdict as Verdict
+from trine.sandbox.running import run_tests as run_tests
+from trine.sandbox.running import run_tests_batch as run_tests_batch
 
 _Path = str | os.PathLike[str]
 
@@ -104,16 +109,30 @@ def finetune(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    held_out_share: float = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    chat_template: _Path | None = ...,
+    train: Literal["all", "last"] = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    show: int = ...,
     epochs: float = ...,
     row_tokens: int = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
     prompt_weight: float = ...,
+    task: Literal["classify", "entail", "similar", "choose"] | None = ...,
+    trains: Literal["everything", "head"] = ...,
+    auxiliary_weight: float = ...,
+    truncation_side: Literal["right", "left"] = ...,
+    held_out_by: str | None = ...,
+    compare_with: _Path | None = ...,
+    task_tokens: Sequence[str] = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Fine-tune a model on prompts and answers, packed several to a row."""
+    """Fine-tune a model on conversations, packed several to a row."""
 
 def preferences(
     out: _Path,
@@ -181,6 +200,7 @@ def ppo(
     adapter: _Path | None = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
+    value_head: Literal["zero", "fitted"] = ...,
     critic_warmup: int = ...,
     iterations: int = ...,
     batch_size: int = ...,
@@ -233,29 +253,36 @@ def control(
     """Train an agent in a Gymnasium environment: REINFORCE, actor-critic or PPO."""
 
 def evaluate(
-    out: _Path,
-    before: _Path,
-    after: _Path,
-    base: _Path,
-    reward: _Path,
-    held_out_reward: _Path,
-    prompts: _Path,
     *,
+    out: _Path = ...,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    models: Sequence[_Path] = ...,
+    tasks: Sequence[str] = ...,
+    data: Mapping[str, str] = ...,
+    chat: Sequence[_Path] = ...,
+    json: bool = ...,
+    fail_if_worse: bool = ...,
+    before: _Path | None = ...,
+    after: _Path | None = ...,
+    base: _Path | None = ...,
+    reward: _Path | None = ...,
+    held_out_reward: _Path | None = ...,
+    prompts: _Path | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     shown: int = ...,
 ) -> Result:
-    """Compare a policy before and after PPO on held-out prompts."""
+    """Ask models tasks, with intervals; or compare a policy before and after PPO on held-out prompts."""
 
 def run(
     recipe: str,
     out: _Path,
     *,
+    plan: str | None = ...,
     minutes: float | None = ...,
     depth: int | None = ...,
     set: Sequence[str] | Mapping[str, Any] = ...,
@@ -269,7 +296,8 @@ def run(
 def quickstart(
     *,
     out: _Path = ...,
-    minutes: float = ...,
+    plan: str | None = ...,
+    minutes: float | None = ...,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,

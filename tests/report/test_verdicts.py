@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.report.test_report import evaluation, finished
+from trine.algorithms.statistics import student_quantile
 from trine.report.report import write_report
 from trine.report.run_reader import FinishedStage, RecipeRun
-from trine.report.verdicts import paired_gain, student_quantile, verdicts
+from trine.report.verdicts import paired_gain, verdicts
 
 # Two-sided 95% quantiles of Student's t (any table of it).
 TABLE = {4: 2.776, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980, 100_000: 1.960}

@@ -17,7 +17,7 @@ from trine.rewards.model import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.runtime.seeds import derive_seed
-from trine.stages.evaluation.compare_policies import run
+from trine.stages.evaluation.evaluate import run
 from trine.tokenizer.chat_format import chat_format
 
 

@@ -70,6 +70,16 @@ def qwen3(folder: Path, template: str = TEMPLATES["qwen3"]) -> Path:
     return folder
 
 
+def glm4(folder: Path) -> Path:
+    """Turns that only the next role's marker closes: the end of an answer is `<|user|>`."""
+    vocabulary, merges = learned(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    names = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+    tokens = [added(len(vocabulary) + i, name) for i, name in enumerate(names)]
+    described = pipeline(vocabulary, merges, tokens, split_by(LLAMA3_SPLIT))
+    named = {"eos_token": names[0], "pad_token": names[0], "chat_template": TEMPLATES["glm4"]}
+    return written(folder, described, named, generation={"eos_token_id": [tokens[i]["id"] for i in (0, 4, 6)]})
+
+
 def llama2(folder: Path, template: str = TEMPLATES["llama2"], normalized: bool = False) -> Path:
     """Byte fallback, `▁` for spaces and before every text; merges that spell `<s>`."""
     fixed = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]

@@ -15,7 +15,7 @@ def begin_lora(model: Transformer, config: LoraConfig, seed: int) -> None:
     """Freeze `model` and give it the adapters that `config` asks for; nothing when its rank is 0."""
     if config.rank:
         targets = tuple(name.strip() for name in config.targets.split(","))
-        add_lora(model, LoraSettings(config.rank, config.alpha, targets), seed)
+        add_lora(model, LoraSettings(config.rank, config.alpha, targets, config.rank_stabilized), seed)
 
 
 def finish_lora(model: Transformer, folder: Path, base: str, adapter: str | None = None) -> None:

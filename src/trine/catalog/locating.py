@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from trine.catalog.hub import download
+from trine.data.record_files import is_record_file
 from trine.model.adapter_settings import CONFIG as ADAPTER_CONFIG
 from trine.model.gguf.parts import one_model, part_names
 from trine.model.weight_files import holds_weights
@@ -118,6 +119,12 @@ def is_hub_name(name: Path | str) -> bool:
     """Whether `name` has the form owner/name (or owner/name/file.gguf) and is no path under a folder that is here."""
     text = str(name)
     return bool(_HUB_NAME.fullmatch(text)) and text[0] != "." and not Path(text.split("/", maxsplit=1)[0]).exists()
+
+
+def is_hub_data_set(name: Path | str) -> bool:
+    """Whether `name` has the form owner/name or owner/name@revision, and nothing by that name is here."""
+    base = str(name).partition("@")[0]
+    return is_hub_name(base) and base.count("/") == 1 and not is_record_file(base) and not Path(name).exists()
 
 
 def _downloaded_smollm2() -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from trine.config.control import PlayConfig
 from trine.config.registry import STAGES
+from trine.config.stage import Printed, Stage, follow
 from trine.config.use import (
     ChatConfig,
     CompletionConfig,
@@ -23,6 +24,7 @@ from trine.config.use import (
     VerifyConfig,
 )
 from trine.runtime.allocator import keep_freed_memory
+from trine.runtime.launch import launch
 from trine.runtime.progress import say
 from trine.runtime.signals import stop_request
 
@@ -30,8 +32,8 @@ from trine.runtime.signals import stop_request
 LONG_COMMANDS = ("quickstart", "run")
 
 
-def perform(command: str, config: Any, *, dry_run: bool) -> None:
-    """Call the command; results go to standard output, words about it to standard error."""
+def perform(command: str, config: Any, *, dry_run: bool) -> int:
+    """Call the command; results go to standard output, words about it to standard error. Returns the exit code."""
     keep_freed_memory()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what its encoding cannot express stops no command
@@ -39,16 +41,26 @@ def perform(command: str, config: Any, *, dry_run: bool) -> None:
         from trine.cli.dry_run import describe
 
         sys.stdout.write(describe(command, config) + "\n")
-        return
+        return 0
     if command in STAGES or command in LONG_COMMANDS:
         stop_request.install()
     if command in STAGES:
-        stop_request.check()
-        path = STAGES[command].run_function()(config)
-        stop_request.check()
-        say(f"{command}: done, in {path}")
-    else:
-        _COMMANDS[command](config)
+        return _perform_stage(STAGES[command], config)
+    _COMMANDS[command](config)
+    return 0
+
+
+def _perform_stage(stage: Stage, config: Any) -> int:
+    stop_request.check()
+    path = stage.run_function()(config)
+    stop_request.check()
+    if not getattr(config, "show", 0):  # what only shows writes no folder
+        say(f"{stage.name}: done, in {path}")
+    if stage.prints is None or launch().rank > 0:
+        return 0
+    printed: Printed = follow(stage.prints)(config, path)
+    sys.stdout.write(printed.text)
+    return printed.exit_code
 
 
 def quickstart(config: QuickstartConfig) -> None:

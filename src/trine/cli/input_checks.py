@@ -13,6 +13,7 @@ from typing import Any
 from trine.config.base import Config, HardwareConfig, StageConfig
 from trine.config.control import ControlConfig
 from trine.config.corpus import CorpusConfig, SourceConfig
+from trine.config.evaluation import EvaluateConfig
 from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
 from trine.runtime.errors import TrineError
@@ -47,7 +48,12 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         if value is None or name in _WRITTEN or _made_before(value, earlier):
             continue
         if is_name(field.kind):
-            yield partial(_check_adapter if name == "adapter" else _check_name, str(value), name)
+            names = (
+                each for each in (value if isinstance(value, tuple) else (value,)) if not _made_before(each, earlier)
+            )
+            yield from (
+                partial(_check_adapter if name == "adapter" else _check_name, str(each), name) for each in names
+            )
         elif isinstance(value, Path) and isinstance(config, StageConfig):
             yield partial(_check_path, value, name)
     for value in dict(config).values():
@@ -57,6 +63,8 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
             yield from _corpus_checks(value)
     if isinstance(config, ControlConfig):
         yield partial(_check_environment, config)
+    if isinstance(config, EvaluateConfig):
+        yield partial(_check_tasks, config)
 
 
 def _value(config: Any, name: str) -> Any:
@@ -97,7 +105,11 @@ def _check_name(name: str, field: str) -> str | None:
     return None
 
 
-def _check_path(path: Path, name: str) -> None:
+def _check_path(path: Path, name: str) -> str | None:
+    from trine.catalog.locating import is_hub_data_set
+
+    if name in ("examples", "held_out") and is_hub_data_set(path):
+        return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -106,6 +118,7 @@ def _check_path(path: Path, name: str) -> None:
         from trine.tokenizer.tokenizer import Tokenizer
 
         Tokenizer.load(path)
+    return None
 
 
 def _corpus_checks(corpus: CorpusConfig) -> Iterator[Check]:
@@ -143,6 +156,13 @@ def _check_hardware(hardware: HardwareConfig) -> None:
     from trine.runtime.device import choose_hardware
 
     choose_hardware(hardware.device, hardware.precision, hardware.threads)
+
+
+def _check_tasks(config: EvaluateConfig) -> None:
+    from trine.stages.evaluation.task_files import make_task, read_tasks
+
+    for file in read_tasks(config.asked_tasks, config.data):
+        make_task(file, config.seed)
 
 
 def _check_environment(config: ControlConfig) -> None:

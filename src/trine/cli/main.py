@@ -1,7 +1,7 @@
 """The `trine` command: find the command, parse its options, call it, and turn what goes wrong into words.
 
-Exit codes: 0 done, 2 wrong input, 130 / 143 stopped by Ctrl-C / SIGTERM after saving. Nothing heavy is imported
-before the command is known.
+Exit codes: 0 done, 1 done and the answer is no (evaluate --fail-if-worse), 2 wrong input, 130 / 143 stopped by Ctrl-C /
+SIGTERM after saving. Nothing heavy is imported before the command is known.
 """
 
 import sys
@@ -71,14 +71,13 @@ def _run(command: str, arguments: list[str]) -> int:
     from trine.runtime.signals import Interrupted
 
     try:
-        perform(command, config, dry_run=dry_run)
+        return perform(command, config, dry_run=dry_run)
     except Interrupted as interruption:
         if launch().rank == 0:
             sys.stderr.write(f"{interruption}; the same command continues\n")
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from trine.config.base import Config, NonNegativeInt, OptimizerConfig, PositiveF
 
 
 class LoraConfig(Config):
-    """Low-rank adapters trained in place of the weights (Hu et al. 2021)."""
+    """Low-rank adapters trained in place of the weights (Hu et al. 2021; rsLoRA: Kalajdzievski 2023)."""
 
     rank: NonNegativeInt = 0
     """rank of the adapters, the base weights being frozen; 0 trains all weights, without adapters"""
     alpha: PositiveFloat = 32.0
     """the adapters' output is multiplied by alpha / rank"""
+    rank_stabilized: bool = False
+    """rsLoRA: multiply by alpha / sqrt(rank) instead, so that a higher rank does not learn more slowly"""
     targets: str = "all"
     """matrices to adapt, by their Hugging Face names, separated by commas (q_proj,v_proj); all: every matrix"""
     learning_rate: PositiveFloat = 2e-4

@@ -113,9 +113,11 @@ def with_inputs(cls: type[BaseModel], values: dict[str, Any], change: Callable[[
 
 
 def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """`change` of a value of this kind, or of those in a list."""
+    """`change` of a value of this kind, or of those in a list or in a mapping of names to them."""
     if isinstance(value, list | tuple):
         return [_each(item, kind, change) for item in value]
+    if isinstance(value, dict) and kind is not dict:
+        return {key: _each(item, kind, change) for key, item in value.items()}
     return change(value) if isinstance(value, kind) else value
 
 

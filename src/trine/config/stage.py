@@ -10,6 +10,7 @@ The signatures behind the references:
 
     run       (config) -> Path                                       the run folder
     estimate  (config, {run folder: config} of earlier steps) -> Estimate, for `--dry-run`
+    prints    (config, run folder) -> Printed                        what the command writes on standard output
     overview  (results of done.json) -> a few words for the report's first table
     headline  (StageRun, RecipeRun) -> Section                       what to look at first: stands before the overview
     verdicts  (StageRun, RecipeRun) -> [Verdict]                     sentences on top of the page
@@ -44,6 +45,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """What a command writes on standard output, and the code it ends with."""
+
+    text: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage and where its parts are; the signatures stand at the head of this module.
 
@@ -59,6 +68,7 @@ class Stage:
     outputs: tuple[str, ...] = ()
     makes: str = ""
     estimate: Reference | None = None
+    prints: Reference | None = None
     overview: Reference | None = None
     headline: Reference | None = None
     verdicts: Reference | None = None

@@ -39,6 +39,26 @@ def data_set_units(source: SourceConfig) -> Iterator[Unit]:
     yield Unit(name, partial(_documents, source, commit), files, sha256_of(identity, names))
 
 
+def data_set_commit(name: str) -> str:
+    """The commit that owner/name or owner/name@revision on the hub stands for now."""
+    try:
+        _datasets()
+    except TrineError:
+        raise TrineError(
+            f"{name} is no file here; to read the data set of this name on the hub: pip install 'trine[hub]'"
+        ) from None
+    base, _, revision = name.partition("@")
+    return _commit(base, revision or None)
+
+
+def data_set_records(name: str, configuration: str | None, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(owner/name:number, record) of every record of a data set on the hub; `name` may be owner/name@revision."""
+    base = name.partition("@")[0]
+    source = SourceConfig(dataset=base, configuration=configuration, split=split)
+    for number, record in enumerate(_records(source, data_set_commit(name), every_column=True), 1):
+        yield f"{base}:{number}", record
+
+
 def _documents(source: SourceConfig, commit: str, tally: Tally) -> Iterator[Document]:
     """A document per record, numbered from 1. Names do not contain the path of a local folder."""
     title = source.dataset if commit else Path(str(source.dataset)).resolve().name
@@ -49,10 +69,10 @@ def _documents(source: SourceConfig, commit: str, tally: Tally) -> Iterator[Docu
             yield document
 
 
-def _records(source: SourceConfig, commit: str) -> Iterator[dict[str, Any]]:
+def _records(source: SourceConfig, commit: str, *, every_column: bool = False) -> Iterator[dict[str, Any]]:
     try:
         data_set = _opened(source, commit)
-        if data_set.column_names:
+        if data_set.column_names and not every_column:
             fields = named_fields(source)
             columns = columns_of(RecordForm(tuple(fields), fields), data_set.column_names, f"data set {source.dataset}")
             data_set = data_set.select_columns(columns)

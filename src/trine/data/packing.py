@@ -16,6 +16,7 @@ from torch import Tensor
 from trine.data.rows import Batch
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
+from trine.runtime.seeds import generator_for
 
 
 def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -62,6 +63,34 @@ def pack(spans: Sequence[TokenSpan], rows: Sequence[Sequence[int]], row_length: 
         tensor(ids), tensor(np.roll(ids, -1, 1)), tensor(weights), float(weights.sum()),
         tensor(columns - starts), tensor(starts),
     )  # fmt: skip
+
+
+class PackedExamples:
+    """Rows of examples in a seeded order: each epoch packs and orders them anew."""
+
+    def __init__(self, spans: list[TokenSpan], row_tokens: int, seed: int) -> None:
+        self.spans, self.row_tokens, self.seed = spans, row_tokens, seed
+        self.rows_per_epoch = len(self._fit(0))
+        self._epoch, self._rows = -1, [[0]]
+
+    @property
+    def padding_share(self) -> float:
+        """Share of an epoch's places that no token fills."""
+        return 1 - sum(len(span.ids) for span in self.spans) / (self.rows_per_epoch * self.row_tokens)
+
+    def _fit(self, epoch: int) -> list[list[int]]:
+        """Every epoch's rows have the same count: fitting depends on lengths; ties and row order on the epoch."""
+        order = generator_for(self.seed, "epoch", epoch).permutation(len(self.spans))
+        rows = fit_rows([len(self.spans[int(index)].ids) for index in order], self.row_tokens)
+        shuffled = generator_for(self.seed, "rows", epoch).permutation(len(rows))
+        return [[int(order[item]) for item in rows[int(row)]] for row in shuffled]
+
+    def row(self, index: int) -> list[int]:
+        """Row number `index` of the endless sequence."""
+        epoch, place = divmod(index, self.rows_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._fit(epoch)
+        return self._rows[place]
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

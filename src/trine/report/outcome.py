@@ -15,8 +15,15 @@ REWARDS = ("reward", "held_out_reward")
 HEADLINE = "Rewards, before and after PPO: mean and median"
 
 
+def compares_policies(run: FinishedStage) -> bool:
+    """Whether a run of `evaluate` was asked the task ppo, and not tasks alone."""
+    return "before" in run.results or "tasks" not in run.results
+
+
 def headline_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """What to look at first: the scores before and after, as distributions and as means and medians."""
+    if not compares_policies(run):
+        return Section(HEADLINE, "")
     words = (
         "PPO maximised the reward, so a gain there is expected; the held-out reward model is a second one, which PPO "
         "did not use. Good is a gain in both; a gain in the reward alone is reward hacking. A score has no zero and no "
@@ -68,6 +75,8 @@ def _standard_error(results: dict[str, Any], reward: str) -> float | None:
 
 def evaluation_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """Figures besides the rewards, and where the two reward models come from."""
+    if not compares_policies(run):
+        return Section("What PPO changed", "")
     words = (
         "Both policies answer the same held-out prompts with the same seeds. Good is scores that rose while "
         "answers parse as often as before, distinct-2 (the share of token pairs that differ) has not collapsed, and "

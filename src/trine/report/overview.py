@@ -76,6 +76,9 @@ def functions(results: Results) -> str:
 
 
 def finetune(results: Results) -> str:
+    if results.get("task"):
+        accuracy = percent(results.get("held_out_accuracy"))
+        return f"a head trained on {whole(results.get('examples'))} examples; accuracy {accuracy} on held-out ones"
     return f"trained on {whole(results.get('examples'))} examples"
 
 
@@ -94,7 +97,10 @@ def ppo(results: Results) -> str:
 
 
 def evaluate(results: Results) -> str:
-    return f"{whole(results.get('prompts'))} answers before and after"
+    tasks = results.get("tasks", {})
+    asked = f"{', '.join(results['models'])} asked {', '.join(tasks)}" if tasks else ""
+    compared = f"{whole(results['prompts'])} answers before and after" if "prompts" in results or not tasks else ""
+    return "; ".join(filter(None, (compared, asked)))
 
 
 def control(results: Results) -> str:

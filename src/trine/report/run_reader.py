@@ -23,7 +23,7 @@ Series = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """One finished stage: its config, what it made (`done.json`) and its metric rows."""
+    """One finished stage: its config, what it made (`done.json`), its metric rows, samples, and training rows."""
 
     name: str
     stage: str
@@ -34,6 +34,7 @@ class FinishedStage:
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     folder: Path = Path()
+    shown_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def by_step(self, key: str) -> Series:
         """Steps and values of the rows that hold `key`."""
@@ -219,6 +220,7 @@ def _read_stage(folder: Path, entry: dict[str, Any], reader: RunReader) -> Finis
         metrics=metrics,
         samples=reader.rows(folder / "samples.jsonl"),
         folder=folder,
+        shown_rows=reader.rows(folder / "rows.jsonl"),
     )
 
 

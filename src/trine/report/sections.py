@@ -43,6 +43,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """A training row: what it is, and of each example a heading and its tokens, each with whether it is trained."""
+
+    heading: str
+    examples: list[tuple[str, list[tuple[str, bool]]]]
+
+
+@dataclass(frozen=True)
 class Film:
     """An animated GIF as a data: address, and its caption."""
 
@@ -61,7 +69,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, the sentences below it, and films, plots, tables and samples, in this order."""
+    """A heading, the sentences below it, and films, plots, tables, training rows and samples, in this order."""
 
     title: str
     words: str
@@ -69,6 +77,7 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     films: list[Film] = field(default_factory=list)
+    token_rows: list[TokenRow] = field(default_factory=list)
 
 
 def titled(title: str, run: FinishedStage, recipe: RecipeRun) -> str:

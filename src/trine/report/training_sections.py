@@ -7,8 +7,9 @@ from typing import Any
 from trine.config.stages import PREFERENCE_PAIRS
 from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
-from trine.report.sections import Plot, Section, titled, units
+from trine.report.sections import Plot, Section, TokenRow, titled, units
 from trine.report.tables import Table, number, share_of, whole
+from trine.report.task_sections import task_section
 
 
 def loss_plot(run: FinishedStage, key: str, y_label: str) -> list[Plot]:
@@ -22,6 +23,8 @@ def loss_plot(run: FinishedStage, key: str, y_label: str) -> list[Plot]:
 
 def finetune_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """How well the model predicts the answers."""
+    if run.config.get("task"):
+        return task_section(run, recipe)
     weight = run.config.get("prompt_weight") or 0
     counted = f"answer tokens, and prompt tokens at weight {weight:g}" if weight else "answer tokens only"
     words = (
@@ -35,10 +38,36 @@ def finetune_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         rows.append((f"training cross-entropy, mean of last {len(last)} steps", number(sum(last) / len(last))))
     if "held_out_cross_entropy" in run.results:
         rows.append(("held-out cross-entropy", number(run.results["held_out_cross_entropy"])))
+    tables = [Table(("", ""), rows, title="Examples and cross-entropy"), *_account_tables(run)]
     plots = loss_plot(run, "cross_entropy", "cross-entropy, nats per token")
-    return Section(
-        titled("Fine-tuning", run, recipe), words, [Table(("", ""), rows, title="Examples and cross-entropy")], plots
-    )
+    return Section(titled("Fine-tuning", run, recipe), words, tables, plots, token_rows=_token_rows(run))
+
+
+def _account_tables(run: FinishedStage) -> list[Table]:
+    """What became of the records: kept whole, cut, dropped."""
+    parts = run.results.get("account") or {}
+    rows: list[tuple[str, ...]] = []
+    for name, account in parts.items():
+        part = name.replace("_", " ")
+        rows += [(f"{part}: records of {form}", whole(count)) for form, count in account["forms"].items()]
+        rows.append((f"{part}: examples kept whole", whole(account["kept"])))
+        for what in ("cut", "dropped"):
+            rows += [(f"{part}: {what}, {reason}", whole(count)) for reason, count in account[what].items()]
+    return [Table(("", ""), rows, title="What became of the records")] if rows else []
+
+
+def _token_rows(run: FinishedStage) -> list[TokenRow]:
+    """The first training rows, as `--show` prints them."""
+    return [
+        TokenRow(
+            f"row {row['row']} of {row['of']}",
+            [
+                (example["place"], list(zip(example["tokens"], example["trained"], strict=True)))
+                for example in row["examples"]
+            ],
+        )
+        for row in run.shown_rows
+    ]
 
 
 def reward_section(run: FinishedStage, recipe: RecipeRun) -> Section:

@@ -9,12 +9,12 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from trine.report.outcome import REWARDS
+from trine.algorithms.statistics import student_quantile
+from trine.report.outcome import REWARDS, compares_policies
 from trine.report.run_reader import FinishedStage, RecipeRun, is_number
 from trine.report.sections import Verdict
 from trine.report.tables import number, signed, whole
 
-CONFIDENCE = 0.95
 NAMES = {"reward": "mean reward", "held_out_reward": "mean score of the held-out reward model"}
 MIN_PROMPTS = 5
 
@@ -53,20 +53,10 @@ def paired_gain(results: dict[str, Any], reward: str, samples: int) -> PairedGai
     return PairedGain(before, after, len(means), margin)
 
 
-def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """The two-sided quantile of Student's t, by its expansion around the normal one (Abramowitz, Stegun 26.7.5)."""
-    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
-
-
 def verdicts(run: FinishedStage, recipe: RecipeRun) -> list[Verdict]:
     """A sentence on each reward, and one on what both together say."""
+    if not compares_policies(run):
+        return []
     samples = run.config.get("samples", 1)
     gains = {reward: paired_gain(run.results, reward, samples if isinstance(samples, int) else 1) for reward in REWARDS}
     each = [Verdict(_sentence(NAMES[reward], gain), _detail(gain), gain.shown) for reward, gain in gains.items()]

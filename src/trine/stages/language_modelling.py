@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.data.rows import Batch
 from trine.model.config import ModelConfig
+from trine.model.lora import add_lora, lora_layers
 from trine.model.transformer import Transformer
 from trine.runtime.device import Hardware
 from trine.runtime.distributed import World
@@ -83,12 +84,15 @@ def measured_effort(shape: ModelConfig, row_tokens: int, hardware: Hardware, wor
 
 
 def whole_model(model: Transformer) -> Transformer:
-    """`model` as one process uses it: itself, or one on the CPU with all weights where it is sharded.
+    """`model` as one process uses it: itself, or one on the CPU with all weights, adapters too, where it is sharded.
 
     Every process calls this; to sample from or to write a model that FSDP has spread.
     """
     if not any(is_sharded(parameter) for parameter in model.parameters()):
         return model
     copy = Transformer(model.config, model.compute_dtype)
+    adapted = next(iter(lora_layers(model).values()), None)
+    if adapted is not None:
+        add_lora(copy, adapted.settings, seed=0)
     copy.load_state_dict(whole_weights(model))
     return copy

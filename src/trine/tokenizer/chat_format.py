@@ -14,6 +14,7 @@ from typing import Protocol
 
 from trine.records import Message, TokenSpan
 from trine.tokenizer.bpe import CHATML_TEMPLATE, SPECIAL_TOKENS, TURN_END, TURN_START
+from trine.tokenizer.template_checks import check_learnable
 from trine.tokenizer.template_format import TemplateFormat
 from trine.tokenizer.text_stream import TextStream
 from trine.tokenizer.tokenizer import Tokenizer
@@ -58,6 +59,13 @@ class Chat(Protocol):
         """A prompt with its answer, of which only the answer is trained on."""
         ...
 
+    def conversation(self, messages: Sequence[Message], answers: Sequence[int]) -> list[TokenSpan]:
+        """The conversation up to the last of `answers` (places in `messages`), which are trained, with their ends.
+
+        One span; or one per answer, where the chat template writes earlier turns differently once others follow.
+        """
+        ...
+
     def text(self, response_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""
         ...
@@ -69,7 +77,7 @@ class Chat(Protocol):
 
 def chat_format(tokenizer: Tokenizer) -> Chat:
     """The chat format of the model of `tokenizer`; raises `TrineError` if it has no chat template."""
-    own = tokenizer.chat_template == CHATML_TEMPLATE and tokenizer.special.keys() == set(SPECIAL_TOKENS)
+    own = tokenizer.chat_template == CHATML_TEMPLATE and set(SPECIAL_TOKENS) <= tokenizer.special.keys()
     return ChatFormat(tokenizer) if own else TemplateFormat(tokenizer)
 
 
@@ -77,12 +85,23 @@ def format_to_learn(tokenizer: Tokenizer) -> Chat:
     """`chat_format` for fine-tuning: a model without chat template gets a plain one.
 
     Its roles are ordinary text, so no new embeddings are needed, and each message ends with the end of text, so that a
-    message cannot start a turn. Save the `tokenizer` of the result with the model.
+    message cannot start a turn. Save the `tokenizer` of the result with the model. Raises `TrineError` where the chat
+    template is one that a model cannot learn to answer by.
     """
     if tokenizer.chat_template is not None:
-        return chat_format(tokenizer)
+        chat = chat_format(tokenizer)
+        if isinstance(chat, TemplateFormat):
+            check_learnable(chat)
+        return chat
     end = json.dumps(tokenizer.name_of(tokenizer.end_of_text))
     return TemplateFormat(tokenizer.with_chat_template(PLAIN_TEMPLATE.replace("END", end)))
+
+
+def text_span(tokenizer: Tokenizer, text: str) -> TokenSpan:
+    """A plain text and the end of text, all of it trained but BOS, where the model has one."""
+    ids = [*tokenizer.prompt_ids(text), tokenizer.end_of_text]
+    given = len(ids) - len(tokenizer.encode(text)) - 1
+    return TokenSpan(tuple(ids), (False,) * given + (True,) * (len(ids) - given))
 
 
 class ChatFormat:
@@ -119,6 +138,20 @@ class ChatFormat:
         """A prompt with its answer, of which only the answer is trained on."""
         prompt, answer = self.prompt_ids(messages), self.response_ids(response, ended=ended)
         return TokenSpan(tuple(prompt + answer), (False,) * len(prompt) + (True,) * len(answer))
+
+    def conversation(self, messages: Sequence[Message], answers: Sequence[int]) -> list[TokenSpan]:
+        """See `Chat.conversation`; in this format earlier turns never change, so it is one span."""
+        ids, trained = list[int](), list[bool]()
+        for place, message in enumerate(messages[: answers[-1] + 1]):
+            if place in answers:
+                answer = self.response_ids(message.content)
+                ids += [*self._generation_prompt, *answer, *self._newline]
+                trained += [False] * len(self._generation_prompt) + [True] * len(answer) + [False] * len(self._newline)
+            else:
+                turn = self._turn(message)
+                ids, trained = ids + turn, trained + [False] * len(turn)
+        size = len(ids) - len(self._newline)
+        return [TokenSpan(tuple(ids[:size]), tuple(trained[:size]))]
 
     def text(self, response_ids: Sequence[int]) -> str:
         """The text of an answer, without reserved tokens."""

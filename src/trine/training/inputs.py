@@ -7,9 +7,10 @@ began with, and sizes and dates do not tell.
 from collections.abc import Iterator
 from pathlib import Path
 
-from trine.catalog.locating import find_adapter, place_model
+from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
 from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
+from trine.data.data_sets import data_set_commit
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
@@ -55,10 +56,15 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return sha256_of(*(part for pair in texts for part in pair), str(tokenizer.files.model_end_ids))
 
 
+def _data_set_fingerprint(name: str) -> str:
+    """Of a data set on the hub: its name and commit."""
+    return sha256_of(name.partition("@")[0], data_set_commit(name))
+
+
 def input_fingerprint(name: str, value: Path | str) -> str:
     """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
     if isinstance(value, Path):
-        return fingerprint(value)
+        return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":
         return fingerprint(find_adapter(value))
     if is_function(value):

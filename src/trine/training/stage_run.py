@@ -5,6 +5,7 @@ the run folder, returns at once where the run is finished, seeds PyTorch, and wr
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -19,12 +20,14 @@ from trine.config.lora import LoraConfig
 from trine.model.config import ModelConfig
 from trine.model.transformer import Transformer
 from trine.runtime.device import Hardware
+from trine.runtime.distributed import ALONE, World, open_world
 from trine.runtime.files import write_folder
 from trine.runtime.seeds import seed_torch
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.inputs import input_fingerprint
 from trine.training.loop import Loop, Objective
 from trine.training.optimizers import make_optimizers
+from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder, open_run
 
 Config = TypeVar("Config", bound=StageConfig)
@@ -64,6 +67,7 @@ class StageRun:
 
     hardware: Hardware
     folder: RunFolder
+    world: World = ALONE
 
     @property
     def path(self) -> Path:
@@ -80,12 +84,22 @@ class StageRun:
         return model, tokenizer
 
     def train(
-        self, config: TrainingConfig, objective: Objective[Any], model: nn.Module, shape: ModelConfig, steps: int
+        self,
+        config: TrainingConfig,
+        objective: Objective[Any],
+        model: nn.Module,
+        shape: ModelConfig,
+        steps: int,
+        parallel: Parallel | None = None,
     ) -> dict[str, Any]:
-        """Train what is not frozen in `model` (`shape`: of its Transformer); returns the final evaluation."""
-        optimizer = config.lora.optimizer(config.optimizer)
-        optimizers = make_optimizers(model.named_parameters(), optimizer, shape, self.hardware.compute_dtype)
-        return Loop(objective, model, optimizers, steps, (config.loop, optimizer), self.folder).train()
+        """Train what is not frozen in `model` (`shape`: of its Transformer); returns the final evaluation.
+
+        `parallel`: the module that several processes train together, where the stage runs in several.
+        """
+        optimizer, compute = config.lora.optimizer(config.optimizer), self.hardware.compute_dtype
+        optimizers = make_optimizers(model.named_parameters(), optimizer, shape, compute, self.world)
+        settings = (config.loop, optimizer)
+        return Loop(objective, model, optimizers, steps, settings, self.folder, parallel=parallel).train()
 
     def write_model(self, name: str, tokenizer: Tokenizer, save: Callable[[Path], None]) -> None:
         """Write the folder `name` of the run, whole or not at all: what `save` writes, and the tokenizer."""
@@ -97,7 +111,7 @@ class StageRun:
         write_folder(self.path / name, fill)
 
 
-def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]]:
+def stage_run(*inputs: str, several_processes: bool = False) -> Callable[[Work[Config]], Callable[[Config], Path]]:
     """Make of a stage's work a function from its config to the run folder, which it fills unless it is finished.
 
     >>> @stage_run("model", "examples", "held_out")
@@ -105,21 +119,29 @@ def stage_run(*inputs: str) -> Callable[[Work[Config]], Callable[[Config], Path]
     >>> folder = run(config)
 
     `inputs` name the fields of the config whose contents the results depend on: paths, names of models, and functions
-    as `package.module:function`; None and empty ones are left out.
+    as `package.module:function`; None and empty ones are left out. `several_processes`: the stage can be started by
+    torchrun, and its `world` says who they are; only the main one writes.
     """
 
     def decorate(work: Work[Config]) -> Callable[[Config], Path]:
         @wraps(work)
         def run(config: Config) -> Path:
             hardware = open_hardware(config.hardware)
-            values = {name: getattr(config, name) for name in inputs}
-            fingerprints = {name: input_fingerprint(name, value) for name, value in values.items() if value}
-            with open_run(config, fingerprints, hardware=hardware) as folder:
-                if not folder.finished:
-                    seed_torch(config.seed)
-                    folder.finish(work(config, StageRun(hardware, folder)))
+            with _world_of(hardware, several_processes) as world:
+                values = {name: getattr(config, name) for name in inputs}
+                fingerprints = {name: input_fingerprint(name, value) for name, value in values.items() if value}
+                with open_run(config, fingerprints, world, hardware) as folder:
+                    if not folder.finished:
+                        seed_torch(config.seed)
+                        results = work(config, StageRun(hardware, folder, world))
+                        with world.main_first(f"results of {folder.path}"):
+                            folder.finish(results)
             return folder.path
 
         return run
 
     return decorate
+
+
+def _world_of(hardware: Hardware, several: bool) -> AbstractContextManager[World]:
+    return open_world(hardware.device) if several else nullcontext(World(device=hardware.device))

@@ -48,6 +48,14 @@ class HuggingFaceParts:
         return model.requires_grad_(True).to(device)
 
 
+def read_gguf_tokenizer(path: Path) -> tuple[TokenizerFiles, dict[str, Any]]:
+    """The tokenizer and the `config.json` of the model in the GGUF file `path`, without its weights."""
+    container = read_model_file(Path(path))
+    table, config = architecture_of(container), read_config(container)
+    files, _ = read_tokenizer(container, config["vocab_size"], config[table.keys["context_length"]])
+    return files, config
+
+
 def read_gguf(path: Path, ignored: Collection[str] = ()) -> HuggingFaceParts:
     """Read the GGUF file `path`; raises `TrineError` naming the file and what is damaged or unsupported.
 

@@ -1,4 +1,4 @@
-"""What PPO changed: the policy before and after, on held-out prompts.
+"""The task `ppo` of `trine evaluate`: what PPO changed, the policy before and after, on held-out prompts.
 
 Both answer the same prompts with the same seeds. Reported: scores of the reward it learned from and of a held-out
 reward model, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
@@ -12,7 +12,8 @@ import torch
 
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
-from trine.catalog.loading import open_hardware, open_model, open_score_model
+from trine.catalog.loading import open_model
+from trine.catalog.rewards import open_reward
 from trine.config.evaluation import EvaluateConfig
 from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
@@ -30,8 +31,7 @@ from trine.stages.rl.experience import pad_rollouts
 from trine.stages.rl.prompts import Prompt
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.inputs import fingerprint, model_fingerprint
-from trine.training.run_folder import open_run
+from trine.training.run_folder import RunFolder
 
 ROWS_AT_ONCE = 64
 PLAIN_PROMPTS = (
@@ -53,37 +53,29 @@ class Side:
         return [answer.response for answer in self.answers]
 
 
-def run(config: EvaluateConfig) -> Path:
-    """Write evaluation figures to done.json and samples.jsonl."""
-    hardware = open_hardware(config.hardware)
-    models = ("before", "after", "base", "reward", "held_out_reward")
-    inputs = {role: model_fingerprint(getattr(config, role)) for role in models}
-    inputs["prompts"] = fingerprint(config.prompts)
-    with open_run(config, inputs, hardware=hardware) as folder:
-        if folder.finished:
-            return folder.path
-        examples = read_examples(config.prompts)
-        if not examples:
-            raise TrineError(f"{config.prompts} holds no prompts to evaluate on")
-        examples = examples * config.samples
-        before, tokenizer = open_model(config.before, hardware)
-        after, _ = open_model(config.after, hardware)
-        chat = chat_format(tokenizer)
-        sides = {
-            "before": _answer(before, examples, chat, config),
-            "after": _answer(after, examples, chat, config),
-            "person": _persons(examples, chat),
-        }
-        scores = {
-            reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
-            for reward in ("reward", "held_out_reward")
-        }
-        results = _figures(sides, scores, examples)
-        results["kl"] = _kl(after, before, sides["after"].rollouts, config.temperature, tokenizer.pad)
-        results["completions"] = _completions(config, chat, before, after, hardware)
-        write_jsonl(folder.path / "samples.jsonl", _samples(examples, sides, scores, config.shown))
-        folder.finish(results)
-    return folder.path
+def compare_policies(config: EvaluateConfig, hardware: Hardware, folder: RunFolder) -> dict[str, Any]:
+    """The figures of both policies; writes samples.jsonl."""
+    prompts = Path(str(config.prompts))
+    examples = read_examples(prompts)
+    if not examples:
+        raise TrineError(f"{prompts} holds no prompts to evaluate on")
+    examples = examples * config.samples
+    (before, tokenizer), (after, _) = (open_model(str(policy), hardware) for policy in config.policies)
+    chat = chat_format(tokenizer)
+    sides = {
+        "before": _answer(before, examples, chat, config),
+        "after": _answer(after, examples, chat, config),
+        "person": _persons(examples, chat),
+    }
+    scores = {
+        reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
+        for reward in ("reward", "held_out_reward")
+    }
+    results = _figures(sides, scores, examples)
+    results["kl"] = _kl(after, before, sides["after"].rollouts, config.temperature, tokenizer.pad)
+    results["completions"] = _completions(config, chat, before, after, hardware)
+    write_jsonl(folder.path / "samples.jsonl", _samples(examples, sides, scores, config.shown))
+    return results
 
 
 def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Side:
@@ -117,11 +109,11 @@ def _persons(examples: list[Example], chat: Chat) -> Side:
 def _score(
     name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
-    model, tokenizer = open_score_model(name, hardware)
-    reward = ModelReward(model, tokenizer, closed)
+    reward = open_reward(name, hardware, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
-    reward.check_reads(policy_tokenizer, longest, name)
+    if isinstance(reward, ModelReward):
+        reward.check_reads(policy_tokenizer, longest, name)
     return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 
@@ -181,7 +173,7 @@ def _completions(
     config: EvaluateConfig, chat: Chat, before: Transformer, after: Transformer, hardware: Hardware
 ) -> list[dict[str, str]]:
     """Greedy answers to three fixed prompts: two continued by the pretrained model, one answered by both policies."""
-    base, tokenizer = open_model(config.base, hardware)
+    base, tokenizer = open_model(str(config.base), hardware)
     prompts = [tokenizer.prompt_ids(text) for text in PLAIN_PROMPTS]
     plain = Engine(base).generate(prompts, Sampling(24, 0.0, eos_ids=tokenizer.stop_ids))
     rows = [
