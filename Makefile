@@ -1,7 +1,8 @@
 # make quickstart   install into .venv and run the three steps (about ten minutes on two cores)
-# make test         install what the tests need and run them
+# make test         install what the tests need and run them, in a process for each core (ARGS="-n0 tests/data": in one)
 # make bench        measure Trine beside its peers (bench/README.md); ARGS="generation --shape mini" selects
 # make bench-peers  build llama.cpp for it, in an environment of its own
+# make bench-gpu    the GPU rows and the tests marked gpu, at most 8 minutes, with the python that has PyTorch; nothing is installed
 # make race         our pretraining against transformers.Trainer, to the same loss; ARGS="--tokens 8000000" selects
 # make lint         ruff, mypy, import-linter, forbidden calls
 PYTHON ?= python3
@@ -9,18 +10,21 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test bench bench-peers race lint format clean
+.PHONY: quickstart test bench bench-peers bench-gpu race lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trine quickstart $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(VENV)/installed-bench
 	TRINE_LLAMA_PYTHON=$${TRINE_LLAMA_PYTHON:-$(wildcard $(VENV)/llama/bin/python)} $(BIN)/python -m bench $(ARGS)
 
 bench-peers: $(VENV)/llama/installed
+
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) -m bench.gpu $(ARGS)
 
 race: $(VENV)/installed-bench
 	test -f runs/race/rows/race.json || $(BIN)/python -m bench.race prepare

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.several_processes import preload
 from tests.small_corpus import write_corpus
 from trine.config.base import HardwareConfig, LoopConfig
 from trine.config.corpus import CorpusConfig
@@ -17,6 +18,7 @@ from trine.config.text import FunctionsConfig, ModelShape, PretrainConfig, Token
 
 settings.register_profile("trine", deadline=None)  # a busy machine is no failure
 settings.load_profile("trine")
+preload()
 
 PLAIN_CPU = HardwareConfig(device="cpu", precision="fp32", threads=1)
 SHAPE = ModelShape(layers=2, width=32, heads=2, context=128)

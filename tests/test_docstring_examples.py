@@ -12,7 +12,7 @@ from tests.conftest import PLAIN_CPU
 from tests.examples import GIVEN, UsageExample, namespace, usage_examples
 from tests.small_corpus import write_corpus
 from tests.tiny import tiny_model, tiny_score_model, tiny_tokenizer
-from tests.training.test_loop import OPTIMIZER, Line
+from tests.training.line import OPTIMIZER, Line
 from trine.config.corpus import CorpusConfig
 from trine.data.corpus import open_corpus
 from trine.model.adapter_folder import save_adapter

@@ -1,9 +1,7 @@
 """Models are found where a person says they are: folders, GGUF files, `smollm2`, and names of the hub."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.hub_stand_in import HubStandIn, serving
+from tests.several_processes import in_a_process
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.catalog.loading import open_hardware, open_language_model, open_model
 from trine.catalog.locating import find_model, is_hub_name, packaged_smollm2
@@ -120,18 +119,9 @@ def test_smollm2_is_the_file_in_the_installed_package_which_is_not_imported() ->
 
 def found(name: str, hub: HubStandIn, cache: Path, **environment: str) -> Path | str:
     """What `find_model` finds or says, in a process of its own, for `huggingface_hub` reads its settings once."""
-    code = (
-        "import sys; from trine.catalog.locating import find_model; from trine.runtime.errors import TrineError\n"
-        "try: print('found', find_model(sys.argv[1]))\n"
-        "except TrineError as error: print('error', error)"
-    )
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", **environment}
-    answer = subprocess.run(
-        [sys.executable, "-c", code, name], env=os.environ | settings, capture_output=True, text=True, check=True,
-        cwd=cache,
-    )  # fmt: skip
-    kind, text = answer.stdout.strip().split(" ", 1)
-    return Path(text) if kind == "found" else text
+    place = in_a_process(find_model, name, environment=settings)
+    return place if isinstance(place, Path) else place[1]
 
 
 @pytest.fixture

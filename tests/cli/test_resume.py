@@ -1,7 +1,6 @@
 """Stop a run any way there is, give the same command again: the models are the same to the last bit."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,23 +12,21 @@ from typing import Any
 import pytest
 
 from tests.conftest import Command
-from tests.several_processes import free_port, rank_environment
+from tests.several_processes import LONGEST_WAIT, TrineProcess, free_port, rank_environment
 
 HARDWARE = ("--hardware.device", "cpu", "--hardware.precision", "fp32", "--hardware.threads", "1")
-LONGEST_WAIT = 60
 
 
-def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trine", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def finish(folder: Path, arguments: list[str]) -> None:
-    process = start(folder, arguments)
-    _, words = process.communicate(timeout=LONGEST_WAIT)
+def finish(process: TrineProcess) -> str:
+    words = process.words()
     assert process.returncode == 0, words
+    return words
+
+
+def finish_here(command: Command, arguments: list[str]) -> None:
+    """In this process: another interpreter than theirs that are stopped, so with another order of sets."""
+    code, _, words = command(*arguments)
+    assert code == 0, words
 
 
 def steps(run: Path) -> list[int]:
@@ -45,28 +42,28 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def stop(process: subprocess.Popen[str], run: Path, after: int, number: signal.Signals) -> tuple[int, str]:
-    """Send the signal once step `after` is logged; (exit code, standard error)."""
+def stop(process: TrineProcess, run: Path, after: int, number: signal.Signals) -> tuple[int | None, str]:
+    """Send the signal once step `after` is logged; (exit code, what was written)."""
     deadline = time.monotonic() + LONGEST_WAIT
     while not (steps(run) and steps(run)[-1] >= after):
-        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert process.returncode is None, f"ended too early: {process.words()}"
         assert time.monotonic() < deadline, "too slow"
         time.sleep(0.005)
     process.send_signal(number)
-    _, words = process.communicate(timeout=LONGEST_WAIT)
+    words = process.words()
     return process.returncode, words
 
 
 @pytest.fixture
 def pretrain(corpus_folder: Path, tokenizer_run: Path) -> Callable[[Path], list[str]]:
-    """The command that pretrains into a folder, with a checkpoint every 20 steps."""
+    """The command that pretrains into a folder, with a checkpoint every 10 steps."""
 
-    def arguments(out: Path, count: int = 500) -> list[str]:
+    def arguments(out: Path) -> list[str]:
         return [
             "pretrain", "--out", str(out), "--corpus.folders", str(corpus_folder), "--corpus.held_out_share", "0.25",
             "--tokenizer", str(tokenizer_run), "--model.layers", "2", "--model.width", "32", "--model.heads", "2",
-            "--model.context", "64", "--tokens", str(count * 2 * 32), "--row_tokens", "32", "--batch_size", "2",
-            "--micro_batch_size", "2", "--loop.save_every", "20", "--loop.evaluate_every", "100", *HARDWARE,
+            "--model.context", "64", "--tokens", str(150 * 2 * 32), "--row_tokens", "32", "--batch_size", "2",
+            "--micro_batch_size", "2", "--loop.save_every", "10", "--loop.evaluate_every", "50", *HARDWARE,
         ]  # fmt: skip
 
     return arguments
@@ -77,89 +74,83 @@ def test_pretraining_stopped_three_ways_ends_in_the_same_bytes(
 ) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
 
-    process = start(tmp_path, pretrain(run))
-    while not steps(run) and process.poll() is None:
+    process = TrineProcess(tmp_path, pretrain(run))
+    while not steps(run) and process.returncode is None:
         time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)
     code, _, words = command(*pretrain(run))
+    process.send_signal(signal.SIGCONT)
     assert code == 2 and f"{run} is in use by process {process.pid}" in words
 
-    code, words = stop(process, run, 50, signal.SIGTERM)
+    code, words = stop(process, run, 25, signal.SIGTERM)
     assert code == 143 and "stopped by SIGTERM; the same command continues" in words
-    code, words = stop(start(tmp_path, pretrain(run)), run, 130, signal.SIGINT)
+    code, words = stop(TrineProcess(tmp_path, pretrain(run)), run, 55, signal.SIGINT)
     assert code == 130 and "continuing after step" in words and "stopped by SIGINT" in words
-    code, _ = stop(start(tmp_path, pretrain(run)), run, 230, signal.SIGKILL)
+    code, _ = stop(TrineProcess(tmp_path, pretrain(run)), run, 88, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not (run / "done.json").exists() and not (run / "model").exists()
 
-    finish(tmp_path, pretrain(run))
-    finish(tmp_path, pretrain(straight))
+    finish(TrineProcess(tmp_path, pretrain(run)))
+    finish_here(command, pretrain(straight))
     assert (run / "model" / "model.safetensors").read_bytes() == (straight / "model" / "model.safetensors").read_bytes()
-    assert steps(run) == steps(straight) == list(range(1, 501))
+    assert steps(run) == steps(straight) == list(range(1, 151))
 
 
-def test_a_control_task_killed_between_checkpoints_ends_in_the_same_bytes(tmp_path: Path) -> None:
+def test_a_control_task_killed_between_checkpoints_ends_in_the_same_bytes(tmp_path: Path, command: Command) -> None:
     """It plays again what was played since each copy's last reset, and then goes on."""
 
-    def command(out: Path) -> list[str]:
+    def control(out: Path) -> list[str]:
         return [
             "control", "CartPole-v1", "--out", str(out), "--total_steps", "20480", "--environments", "4",
             "--loop.save_every", "64", "--evaluation_episodes", "4", "--film", "false",
         ]  # fmt: skip
 
     run, straight = tmp_path / "run", tmp_path / "straight"
-    code, words = stop(start(tmp_path, command(run)), run, 100, signal.SIGTERM)
+    code, words = stop(TrineProcess(tmp_path, control(run)), run, 100, signal.SIGTERM)
     assert code == 143 and "stopped by SIGTERM; the same command continues" in words
-    code, _ = stop(start(tmp_path, command(run)), run, 300, signal.SIGKILL)
+    code, _ = stop(TrineProcess(tmp_path, control(run)), run, 300, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    finish(tmp_path, command(run))
-    finish(tmp_path, command(straight))
+    finish(TrineProcess(tmp_path, control(run)))
+    finish_here(command, control(straight))
     for name in ("agent/model.safetensors", "agent/agent.json", "done.json"):
         assert (run / name).read_bytes() == (straight / name).read_bytes()
     assert losses(run) == losses(straight)
 
 
-def ranks(folder: Path, arguments: list[str]) -> list[subprocess.Popen[str]]:
+def ranks(folder: Path, arguments: list[str]) -> list[TrineProcess]:
     """Two processes of one run, each a child whose exit code can be seen; torchrun would show only its own."""
     port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "trine", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | rank_environment(rank, 2, port),
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    return [TrineProcess(folder, arguments, rank_environment(rank, 2, port)) for rank in range(2)]
 
 
-def stop_one(processes: list[subprocess.Popen[str]], run: Path, after: int, number: signal.Signals) -> list[Any]:
+def stop_one(processes: list[TrineProcess], run: Path, after: int, number: signal.Signals) -> list[Any]:
     """Send the signal to the second process once step `after` is logged; (exit code, words) of the first and of it."""
     second = stop(processes[1], run, after, number)
-    _, words = processes[0].communicate(timeout=LONGEST_WAIT)
+    words = processes[0].words()
     return [(processes[0].returncode, words), second]
 
 
 def test_two_processes_of_which_one_is_stopped_leave_together_and_go_on_as_one(
-    tmp_path: Path, pretrain: Callable[..., list[str]]
+    tmp_path: Path, pretrain: Callable[..., list[str]], command: Command
 ) -> None:
     """A signal to one saves and stops both; a killed one takes the other along, which loses at most one interval."""
     run, straight = tmp_path / "run", tmp_path / "straight"
-    command = pretrain(run, 150)
-    (code, words), (other_code, other_words) = stop_one(ranks(tmp_path, command), run, 30, signal.SIGTERM)
+    arguments = pretrain(run)
+    (code, words), (other_code, other_words) = stop_one(ranks(tmp_path, arguments), run, 30, signal.SIGTERM)
     assert code == other_code == 143
     assert "stopped by SIGTERM; the same command continues" in words and "stopped" not in other_words
     stopped_at = steps(run)[-1]
     assert (run / "checkpoints" / f"step-{stopped_at:08d}").is_dir()
 
-    (code, words), (other_code, _) = stop_one(ranks(tmp_path, command), run, stopped_at + 45, signal.SIGKILL)
+    (code, words), (other_code, _) = stop_one(ranks(tmp_path, arguments), run, stopped_at + 45, signal.SIGKILL)
     assert (code, other_code) == (2, -signal.SIGKILL)
     assert f"continuing after step {stopped_at} of 150" in words and "Traceback" not in words
     killed_at = steps(run)[-1]
 
-    process = start(tmp_path, command)
-    _, words = process.communicate(timeout=LONGEST_WAIT)
-    assert process.returncode == 0
+    words = finish(TrineProcess(tmp_path, arguments))
     continued = int(words.split("continuing after step ")[1].split()[0])
-    assert killed_at - 20 <= continued <= killed_at
-    finish(tmp_path, pretrain(straight, 150))
+    assert killed_at - 10 <= continued <= killed_at
+    finish_here(command, pretrain(straight))
     assert steps(run) == steps(straight) == list(range(1, 151))
     assert losses(run) == pytest.approx(losses(straight), rel=1e-2)
 
@@ -170,11 +161,11 @@ def test_torchrun_passes_the_signal_on_and_starts_it_again(tmp_path: Path, pretr
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trine"]
     for after in (30, 80):
-        process = subprocess.Popen([*launcher, *pretrain(run, 150)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*launcher, *pretrain(run)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         _, words = stop(process, run, after, signal.SIGTERM)
         assert words.count("stopped by SIGTERM; the same command continues") == 1
         assert (run / "checkpoints" / f"step-{steps(run)[-1]:08d}").is_dir()
-    subprocess.run([*launcher, *pretrain(run, 150), "--parallel", "fsdp"], cwd=tmp_path, check=True, timeout=240)
+    subprocess.run([*launcher, *pretrain(run), "--parallel", "fsdp"], cwd=tmp_path, check=True, timeout=240)
     assert steps(run) == list(range(1, 151)) and (run / "done.json").exists()
 
 
@@ -185,14 +176,17 @@ def vowels(prompts, responses):
 
 
 @pytest.fixture
-def ppo(tmp_path: Path, finetune_run: Path, functions_run: Path) -> Callable[[Path], list[str]]:
-    """The command that runs PPO into a folder, 40 iterations of 4 steps with a checkpoint every 3 iterations."""
-    (tmp_path / "taste.py").write_text(REWARD)
+def ppo(
+    tmp_path: Path, finetune_run: Path, functions_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], list[str]]:
+    """The command that runs PPO into a folder, 16 iterations of 4 steps with a checkpoint every 3 iterations."""
+    (tmp_path / "taste_of_vowels.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(tmp_path)
 
     def arguments(out: Path) -> list[str]:
         return [
             "ppo", "--out", str(out), "--model", str(finetune_run), "--prompts", str(functions_run / "all.jsonl"),
-            "--reward", "taste:vowels", "--iterations", "40", "--batch_size", "8", "--minibatch_size", "4",
+            "--reward", "taste_of_vowels:vowels", "--iterations", "16", "--batch_size", "8", "--minibatch_size", "4",
             "--micro_batch_size", "4", "--max_new_tokens", "12", "--loop.save_every", "12", "--kl.target", "1.0",
             *HARDWARE,
         ]  # fmt: skip
@@ -200,18 +194,20 @@ def ppo(tmp_path: Path, finetune_run: Path, functions_run: Path) -> Callable[[Pa
     return arguments
 
 
-def test_ppo_killed_and_interrupted_ends_in_the_same_bytes(tmp_path: Path, ppo: Callable[[Path], list[str]]) -> None:
+def test_ppo_killed_and_interrupted_ends_in_the_same_bytes(
+    tmp_path: Path, ppo: Callable[[Path], list[str]], command: Command
+) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
-    code, _ = stop(start(tmp_path, ppo(run)), run, 30, signal.SIGKILL)
+    code, _ = stop(TrineProcess(tmp_path, ppo(run)), run, 18, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, words = stop(start(tmp_path, ppo(run)), run, 70, signal.SIGTERM)
-    assert code == 143 and "ppo: continuing after step 24 of 160" in words
-    finish(tmp_path, ppo(run))
-    finish(tmp_path, ppo(straight))
+    code, words = stop(TrineProcess(tmp_path, ppo(run)), run, 30, signal.SIGTERM)
+    assert code == 143 and "ppo: continuing after step 12 of 64" in words
+    finish(TrineProcess(tmp_path, ppo(run)))
+    finish_here(command, ppo(straight))
     for part in ("policy", "critic"):
         files = [folder / part / "model.safetensors" for folder in (run, straight)]
         assert files[0].read_bytes() == files[1].read_bytes()
-    assert steps(run) == steps(straight) == list(range(1, 161))
+    assert steps(run) == steps(straight) == list(range(1, 65))
 
 
 def test_chat_leaves_at_the_first_interrupt(tmp_path: Path, finetune_run: Path) -> None:

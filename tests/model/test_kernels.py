@@ -126,9 +126,13 @@ def test_attention_by_products_equals_the_fused_kernel(kv_heads: int) -> None:
     assert_same(attention(query, key, value, None), fused, [query, key, value])
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_one_query_over_many_keys_equals_its_formula(kv_heads: int) -> None:
+@pytest.mark.parametrize("longest", [1024, 0], ids=["products", "fused"])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_one_query_over_many_keys_equals_its_formula(
+    monkeypatch: pytest.MonkeyPatch, longest: int, kv_heads: int
+) -> None:
     """A decoding step: rows of unequal length, their unused slots at -inf."""
+    monkeypatch.setattr(kernels, "MAX_MATERIALIZED_KEYS", longest)
     query, key, value = doubles((2, 4, 1, 6), (2, kv_heads, 9, 6), (2, kv_heads, 9, 6))
     bias = torch.zeros(2, 1, 9, dtype=torch.float64)
     bias[0, :, 4:] = float("-inf")

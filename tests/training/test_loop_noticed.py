@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loop import Line, line_loop, spoiled_loop, step_rows
+from tests.training.line import Line, line_loop, spoiled_loop, step_rows
 from trine.config.base import LoopConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_jsonl

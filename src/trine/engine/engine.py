@@ -28,6 +28,7 @@ from trine.engine.checks import (
 )
 from trine.engine.constraint import Constraints
 from trine.engine.failures import all_finished
+from trine.engine.graph_runner import GraphRunner
 from trine.engine.log_probs import Continuation, response_log_probs
 from trine.engine.native.runner import NativeRunner, native_supports
 from trine.engine.one_thread import OneThread
@@ -115,7 +116,8 @@ class Engine:
 
     def _make_runner(self) -> Runner:
         if not self.native:
-            return TorchRunner(self.source, self.pool.pages)
+            on_gpu = self.source.output_weight.device.type == "cuda"
+            return (GraphRunner if on_gpu else TorchRunner)(self.source, self.pool.pages)
         precision: Literal["fp32", "bf16", "int8"] = "fp32" if self.source.compute_dtype == torch.float32 else "bf16"
         return NativeRunner(
             self.source.config,

@@ -1,7 +1,7 @@
-"""What the engine asks of a model: read new tokens, sample, and take several steps at once. Two runners answer.
+"""What the engine asks of a model: read new tokens, sample, and take several steps at once. Three runners answer.
 
-`TorchRunner` is the plain one and runs anywhere; `native.runner.NativeRunner` is the fast one on CPUs. Both keep keys
-and values in pages (pages.py) and know nothing of requests. Shapes: V vocabulary.
+`TorchRunner` is the plain one and runs anywhere; `native.runner.NativeRunner` is the fast one on CPUs, `GraphRunner`
+on GPUs. All keep keys and values in pages (pages.py) and know nothing of requests. Shapes: V vocabulary.
 """
 
 from collections.abc import Sequence

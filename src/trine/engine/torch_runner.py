@@ -1,8 +1,8 @@
-"""The plain runner: PyTorch's own operations, on any device; the reference the native one is held to.
+"""The plain runner: PyTorch's own operations, on any device; the reference the fast ones are held to.
 
 New tokens are padded to a rectangle. Keys and values lie in pages of one tensor per layer; a row's are gathered
 through its list of pages. Padding is written to page 0, which nobody reads; where a list of pages is padded it repeats
-the row's own first page, and a page is cleared when its first slot is written: a masked NaN would still be one.
+the row's own first page, and a page is cleared before its first slot is written: a masked NaN would still be one.
 Shapes: B rows, T new tokens, S positions, K key/value heads, d head_dim.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.engine.memory import large_zeros
@@ -26,15 +26,24 @@ class PagedCache:
     """A `KeyValueCache` over pages: `set_targets` names the slots and page tables of the next call."""
 
     def __init__(self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (pages + 1, PAGE, config.kv_heads, config.head_dim)
-        rooms = [_zeros(shape, dtype, device) for _ in range(2 * config.layers)]
-        self.keys, self.values = rooms[::2], rooms[1::2]
+        shape = (2 * config.layers, pages + 1, PAGE, config.kv_heads, config.head_dim)
+        self._room = _zeros(shape, dtype, device)
+        self.keys, self.values = self._room[::2], self._room[1::2]  # by layer
 
-    def set_targets(self, tables: Tensor, positions: Tensor, real: Tensor) -> None:
-        """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are not padding."""
-        device = self.keys[0].device
-        page, slot = torch.where(real, tables.gather(1, positions // PAGE), 0), positions % PAGE
-        self.begun = page[real & (slot == 0)].to(device)
+    def clear(self, pages: Tensor) -> None:
+        """Forget what `pages` [n] hold."""
+        self._room.index_fill_(1, pages.to(self._room.device), 0)
+
+    def set_targets(self, tables: Tensor, positions: Tensor, real: Tensor | None = None) -> None:
+        """`tables` [B, pages of a row]; `positions` [B, T] of the tokens; `real` [B, T]: which are not padding.
+
+        Without `real` all are real, and their pages cleared before they were begun.
+        """
+        device = self._room.device
+        page, slot = tables.gather(1, positions // PAGE), positions % PAGE
+        if real is not None:
+            page = torch.where(real, page, 0)
+            self.clear(page[real & (slot == 0)])
         self.tables, self.page, self.slot = tables.to(device), page.to(device), slot.to(device)
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,8 +51,6 @@ class PagedCache:
         return self._extended(self.keys[layer], key), self._extended(self.values[layer], value)
 
     def _extended(self, pages: Tensor, new: Tensor) -> Tensor:
-        if len(self.begun):
-            pages[self.begun] = 0
         pages[self.page, self.slot] = new.transpose(1, 2)
         return self._gather(pages)
 
@@ -74,6 +81,9 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 class TorchRunner:
     """Runs weights of the shape of `model`, where it lies and in its compute dtype."""
 
+    kept_in_compute_dtype: tuple[type[nn.Module], ...] = (Linear,)
+    """Modules whose weights are cast once, here, rather than where they are used: the numbers are the same."""
+
     def __init__(self, model: Transformer, pages: int) -> None:
         self.device = model.output_weight.device
         with torch.device("meta"):
@@ -84,9 +94,9 @@ class TorchRunner:
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
         dtype = self.model.compute_dtype
-        linear = {name for name, module in self.model.named_modules() if isinstance(module, Linear)}
+        of_these = {name for name, each in self.model.named_modules() if isinstance(each, self.kept_in_compute_dtype)}
         cast = {
-            name: weight.to(self.device, dtype if name.rpartition(".")[0] in linear else weight.dtype, copy=True)
+            name: weight.to(self.device, dtype if name.rpartition(".")[0] in of_these else weight.dtype, copy=True)
             for name, weight in weights.items()
         }
         # Of tied tables int8 rounds the output's copy only.
@@ -161,6 +171,11 @@ class TorchRunner:
                 row.next_id = new_id
                 row.position += 1
                 row.sampling.counter += 1
-            if any(new_id < 0 or new_id in row.ends for row, new_id in zip(rows, ids, strict=True)):
+            if stops(rows, ids):
                 break
         return all_ids, all_log_probs
+
+
+def stops(rows: Sequence[DecodeRow], ids: Sequence[int]) -> bool:
+    """Whether by these new ids a row ends, or is damaged."""
+    return any(new_id < 0 or new_id in row.ends for row, new_id in zip(rows, ids, strict=True))

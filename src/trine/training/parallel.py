@@ -49,16 +49,19 @@ def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, ki
     With fsdp each of `blocks` is gathered just before it runs, and parameters become shards (DTensor): make the
     optimizers after this.
     """
-    if world.size == 1:
-        return Parallel(world, module)
+    return Parallel(world, module) if world.size == 1 else wrapped(module, blocks, world, kind)
+
+
+def wrapped(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind) -> Parallel:
+    """`parallelise` for any number of processes, one too, that PyTorch's process group knows."""
     if kind == "fsdp":
         return Parallel(world, _fully_sharded(module, blocks, world))
-    wrapped = nn.parallel.DistributedDataParallel(
+    replicated = nn.parallel.DistributedDataParallel(
         module,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
-    return Parallel(world, wrapped, divides_by=world.size)
+    return Parallel(world, replicated, divides_by=world.size)
 
 
 def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World) -> nn.Module:
