@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from trine.config.base import (
     Config,
     LoopConfig,
@@ -13,6 +15,7 @@ from trine.config.base import (
     PositiveInt,
     Share,
     StageConfig,
+    Word,
 )
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
@@ -71,6 +74,12 @@ class FinetuneConfig(StageConfig):
     (Not GPT-1's auxiliary loss, which stands beside that of a classification head)"""
     parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
+    evaluate_tasks: MayChange[tuple[Word, ...]] = ()
+    """tasks to ask the model at every evaluation (loop.evaluate_every): names, or YAML files, as of trine evaluate"""
+    task_data: MayChange[dict[str, str]] = Field(default={})
+    """files of records of tasks that name none: TASK=FILE"""
+    keep_best: MayChange[str | None] = None
+    """keep the model of the evaluation that is best in this figure, TASK/FIGURE of evaluate_tasks, as best/"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()

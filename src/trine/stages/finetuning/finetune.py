@@ -22,6 +22,7 @@ from trine.runtime.json_object import read_text
 from trine.runtime.progress import say
 from trine.stages.finetuning.examples import read_examples_of
 from trine.stages.finetuning.shown_rows import ROWS, first_rows, print_rows, write_rows
+from trine.stages.finetuning.watched_tasks import WatchedTasks
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum, whole_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.training.loop import StepObjective
@@ -98,6 +99,8 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     say(f"finetune: {len(examples.spans)} examples in {packed.rows_per_epoch} rows ({padding}), {steps} steps")
     parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, config.parallel)
     objective = FinetuneObjective(parallel, packed, held_out.spans if held_out else [], config)
+    watched = WatchedTasks(config, stage, model, chat, tokenizer.pad)
+    objective.on_evaluation = watched
     results = stage.train(config, objective, model, model.config, steps, parallel)
     whole = whole_model(model)
     with world.main_first(f"model of {stage.path}"):
@@ -105,7 +108,9 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
             write_rows(stage.path / ROWS, examples, packed, chat.tokenizer)
             _write(config, stage, whole, chat, tokenizer.pad)
     accounts = {"train": examples.account} | ({"held_out": held_out.account} if held_out else {})
-    return results | {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    kept = {"best": best} if (best := watched.best()) else {}
+    counted = {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    return results | counted | kept
 
 
 def _write(config: FinetuneConfig, stage: StageRun, model: Transformer, chat: Chat, padding: int) -> None:
