@@ -4,6 +4,7 @@ Asking changes nothing of the training: the engine reads the weights as they are
 in Hugging Face form, and `best.json` says which step it is of; a resumed run goes on comparing with it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from trine.config.finetuning import FinetuneConfig
@@ -15,7 +16,7 @@ from trine.runtime.progress import say
 from trine.stages.evaluation.evaluate import evaluate_tasks
 from trine.stages.evaluation.task_files import make_task, read_tasks
 from trine.stages.language_modelling import whole_model
-from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.stage_run import StageRun
 
 BEST, RECORD = "best", "best.json"
@@ -24,13 +25,15 @@ BEST, RECORD = "best", "best.json"
 class WatchedTasks:
     """Called at every evaluation: asks the tasks of `config.evaluate_tasks`, and keeps what `config.keep_best` says.
 
-    Models are asked in their chat format, in which they are trained. Raises `TrineError` before anything is trained
+    Models are asked as they are trained, in their chat format or with plain text. Raises `TrineError` before anything is trained
     where a task cannot be read, or has no figure of that name.
     """
 
-    def __init__(self, config: FinetuneConfig, stage: StageRun, model: Transformer, chat: Chat, padding: int) -> None:
-        self.stage, self.model, self.chat, self.padding = stage, model, chat, padding
-        self.keep_best = config.keep_best
+    def __init__(
+        self, config: FinetuneConfig, stage: StageRun, model: Transformer, tokenizer: Tokenizer, end_ids: Sequence[int]
+    ) -> None:
+        self.stage, self.model, self.tokenizer, self.end_ids = stage, model, tokenizer, list(end_ids)
+        self.keep_best, self.asks_in_chat = config.keep_best, not config.task_tokens
         self.tasks = [make_task(file, config.seed) for file in read_tasks(config.evaluate_tasks, config.task_data)]
         better = {f"{task.name}/{metric.name}": metric.better for task in self.tasks for metric in task.metrics}
         if self.keep_best is not None and self.keep_best not in better:
@@ -43,7 +46,7 @@ class WatchedTasks:
         model = whole_model(self.model) if self.tasks else self.model
         if not self.tasks or not self.stage.world.is_main:
             return {}
-        found = evaluate_tasks(model, self.chat.tokenizer, self.tasks, asks_in_chat=True)
+        found = evaluate_tasks(model, self.tokenizer, self.tasks, asks_in_chat=self.asks_in_chat)
         means = {name: figure["mean"] for name, figure in found.items()}
         if self.keep_best is not None:
             self._keep(model, means[self.keep_best])
@@ -64,11 +67,11 @@ class WatchedTasks:
         if not better:
             return
         step = self.stage.folder.step
-        ends = list(self.chat.end_ids)
+        tokenizer, ends = self.tokenizer, self.end_ids
         self.stage.write_model(
             BEST,
-            self.chat.tokenizer,
-            lambda folder: save_model(model, folder, eos_token_id=ends, pad_token_id=self.padding),
+            tokenizer,
+            lambda folder: save_model(model, folder, eos_token_id=ends, pad_token_id=tokenizer.pad),
         )
         write_json(self.stage.path / RECORD, {"figure": self.keep_best, "value": value, "step": step})
         say(f"finetune: step {step}: {self.keep_best} {value:.4g}, the best so far, kept as {BEST}/")
