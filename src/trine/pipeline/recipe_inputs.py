@@ -1,4 +1,4 @@
-"""What a recipe is given from outside: `inputs: {reviews: null}` in it, `@reviews` in its stages, --set reviews=FILE."""
+"""What a recipe is given from outside: `inputs: {reviews: null}`, `@reviews` in its stages, --set reviews=FILE."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -17,7 +17,9 @@ def with_inputs(
 
     Raises `TrineError` naming the first input that has no value.
     """
-    written = dict(overrides) if isinstance(overrides, Mapping) else dict(each.partition("=")[::2] for each in overrides)
+    written = (
+        dict(overrides) if isinstance(overrides, Mapping) else dict(each.partition("=")[::2] for each in overrides)
+    )
     given = {name: str(written[name]) for name in inputs if name in written}
     values = {name: given.get(name, default) for name, default in inputs.items()}
     missing = next((name for name, value in values.items() if not value), None)
