@@ -18,9 +18,13 @@ from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rl import KlConfig as KlConfig
+from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
 from trine.records import Message as Message
 from trine.runtime.errors import TrineError as TrineError
+from trine.sandbox.running import Verdict as Verdict
+from trine.sandbox.running import run_tests as run_tests
+from trine.sandbox.running import run_tests_batch as run_tests_batch
 
 _Path = str | os.PathLike[str]
 
