@@ -203,7 +203,7 @@ def test_what_a_recipe_asks_for_is_given_by_set(tmp_path: Path) -> None:
         assert (str(config.examples), config.model, config.epochs) == ("a=b.jsonl", "small", 2.0)  # type: ignore[attr-defined]
     with pytest.raises(TrineError, match="needs --set texts="):
         load_recipe(str(path), OUT, 0, None)
-    with pytest.raises(TrineError, match="write step.key=value"):
+    with pytest.raises(TrineError, match=r"write step\.key=value"):
         load_recipe(str(path), OUT, 0, None, overrides=["texts=a", "other=b"])
 
 
