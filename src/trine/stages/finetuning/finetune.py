@@ -15,7 +15,7 @@ from trine.data.packing import PackedExamples, fit_rows, pack
 from trine.data.rows import Batch
 from trine.model.folder import save_model
 from trine.model.lora import merge_lora
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
