@@ -9,6 +9,7 @@ import yaml
 
 from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
+from trine.config.finetuning import FinetuneConfig
 from trine.config.text import PretrainConfig
 from trine.model.config import gpt2_config
 from trine.pipeline.recipe_file import built_in_recipes, recipe_text
@@ -103,7 +104,7 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
     recipe = load_recipe(name, OUT, 0, None)
-    assert [step for step in recipe.steps if isinstance(step.config, PretrainConfig | ControlConfig)]
+    assert [step for step in recipe.steps if isinstance(step.config, PretrainConfig | ControlConfig | FinetuneConfig)]
 
 
 def pretraining(name: str, **options: Any) -> PretrainConfig:
