@@ -204,7 +204,7 @@ def miniature(tmp_path: Path, corpus_folder: Path) -> Path:
     counts |= {f"pretrain.model.{key}": value for key, value in shape.items()}  # type: ignore[union-attr]
     described["plans"]["small"]["set"] = counts
     path = tmp_path / "miniature.yaml"
-    path.write_text(yaml.safe_dump(described))
+    path.write_text(yaml.safe_dump(described, sort_keys=False))
     return path
 
 
