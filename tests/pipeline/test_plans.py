@@ -132,7 +132,7 @@ def test_a_plan_that_is_asked_for_is_followed_however_long_it_takes(speed: Speed
 
 def test_a_plan_that_does_not_exist_is_refused(speed: Speed, tmp_path: Path) -> None:
     speed(1.0)
-    with pytest.raises(TrineError, match=r"plan 'smal' is unknown; did you mean 'small'\?"):
+    with pytest.raises(TrineError, match=r"plan 'smal' is none of small, medium, large; did you mean 'small'\?"):
         choose(plan="smal")
     (tmp_path / "plain.yaml").write_text("stages: [{stage: tokenizer}]")
     with pytest.raises(TrineError, match=r"plain\.yaml has no plans; leave --plan out"):
