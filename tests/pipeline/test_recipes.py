@@ -9,6 +9,7 @@ import yaml
 
 from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
+from trine.config.evaluation import EvaluateConfig
 from trine.config.finetuning import FinetuneConfig
 from trine.config.text import PretrainConfig
 from trine.model.config import gpt2_config
@@ -104,7 +105,8 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
     recipe = load_recipe(name, OUT, 0, None)
-    assert [step for step in recipe.steps if isinstance(step.config, PretrainConfig | ControlConfig | FinetuneConfig)]
+    makes = PretrainConfig | ControlConfig | FinetuneConfig | EvaluateConfig
+    assert [step for step in recipe.steps if isinstance(step.config, makes)]
 
 
 def pretraining(name: str, **options: Any) -> PretrainConfig:

@@ -25,8 +25,8 @@ class ModelConfig(Config):
 class OpenConfig(ModelConfig):
     """A language model to open."""
 
-    weights: Literal["compute", "int8"] = "compute"
-    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
+    weights: Literal["compute", "bf16", "int8"] = "compute"
+    """compute: the dtype of hardware.precision; bf16, int8: kept in fewer bits, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -69,6 +69,9 @@ class GenerateConfig(WritingConfig):
     """the text to continue or the question to answer; '-' reads standard input"""
     chat: bool = False
     """format the prompt by the model's chat template and answer it"""
+    slots: tuple[str, ...] = ()
+    """task tokens of a model that was fine-tuned on some, placed after the prompt, each with the text that follows it:
+    --slots '[question]=Who am I?' '[answer]'. The same characters inside the prompt are text"""
     samples: PositiveInt = 1
     """number of answers"""
 

@@ -45,7 +45,9 @@ def _facts(recipe: RecipeRun) -> list[tuple[str, ...]]:
     if "commit" in made_with:
         made_with["commit"] = ", ".join(commit[:COMMIT_LENGTH] for commit in made_with["commit"].split(", "))
     rows: list[tuple[str, ...]] = [("seed", str(recipe.seed))]
-    if recipe.minutes is not None:
+    if recipe.plan is not None:
+        rows.append(("plan", recipe.plan))
+    elif recipe.minutes is not None:
         rows.append(("budget", f"{recipe.minutes:g} minutes"))
     corpora = dict.fromkeys(str(run.results["corpus"]) for run in recipe.stages if "corpus" in run.results)
     return [*rows, *(("corpus", text) for text in corpora), *made_with.items()]
@@ -76,6 +78,9 @@ def functions(results: Results) -> str:
 
 
 def finetune(results: Results) -> str:
+    if results.get("task"):
+        accuracy = percent(results.get("held_out_accuracy"))
+        return f"a head trained on {whole(results.get('examples'))} examples; accuracy {accuracy} on held-out ones"
     return f"trained on {whole(results.get('examples'))} examples"
 
 
