@@ -62,7 +62,7 @@ KINDS: dict[str, dict[str, str]] = {
         "push_to_hub": "MAY_CHANGE", "push_private": "MAY_CHANGE",
     },
     "functions": OF_A_CORPUS | {"tokenizer": "BY_CONTENT"},
-    "finetune": OF_A_LOOP | {
+    "finetune": OF_A_LOOP | dict.fromkeys(("evaluate_tasks", "task_data", "keep_best"), "MAY_CHANGE") | {
         **dict.fromkeys(
             ("model", "adapter", "examples", "held_out", "chat_template", "compare_with"), "BY_CONTENT"
         ),

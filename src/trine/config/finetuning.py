@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from trine.config.base import (
     Config,
@@ -16,6 +16,7 @@ from trine.config.base import (
     PositiveInt,
     Share,
     StageConfig,
+    Word,
 )
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
@@ -39,7 +40,7 @@ class FinetuneConfig(StageConfig):
     """Fine-tune a model on conversations, packed several to a row."""
 
     first = (
-        "held_out", "too_long", "show", "task", "epochs", "batch_size", "optimizer.learning_rate", "lora.rank",
+        "held_out", "show", "task", "epochs", "batch_size", "optimizer.learning_rate", "lora.rank",
     )  # fmt: skip
 
     model: ByContent[ModelName]
@@ -99,6 +100,12 @@ class FinetuneConfig(StageConfig):
     token, or {prompt, slots} with slots {token: text, ...}, the last of which is the answer"""
     parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
+    evaluate_tasks: MayChange[tuple[Word, ...]] = ()
+    """tasks to ask the model at every evaluation (loop.evaluate_every): names, or YAML files, as of trine evaluate"""
+    task_data: MayChange[dict[str, str]] = Field(default={})
+    """files of records of tasks that name none: TASK=FILE"""
+    keep_best: MayChange[str | None] = None
+    """keep the model of the evaluation that is best in this figure, TASK/FIGURE of evaluate_tasks, as best/"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.005, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()
@@ -107,6 +114,8 @@ class FinetuneConfig(StageConfig):
     def _task_settings(self) -> "FinetuneConfig":
         if self.task is not None and self.task_tokens:
             raise ValueError("task trains a head, task_tokens a language model: give one of them")
+        if self.task is not None and self.evaluate_tasks:
+            raise ValueError("evaluate_tasks asks a language model, and task trains a head: give one of them")
         if self.task is not None and self.show:
             raise ValueError("show prints rows of conversations; with task leave it out")
         if self.task is not None and self.trains == "head" and self.lora.rank:

@@ -25,8 +25,8 @@ class ModelConfig(Config):
 class OpenConfig(ModelConfig):
     """A language model to open."""
 
-    weights: Literal["compute", "int8"] = "compute"
-    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
+    weights: Literal["compute", "bf16", "int8"] = "compute"
+    """compute: the dtype of hardware.precision; bf16, int8: kept in fewer bits, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
 
 
@@ -134,7 +134,8 @@ class RunConfig(Config):
     depth: PositiveInt | None = None
     """pretrain at this many blocks; the recipe's batch size, learning rates and number of tokens are scaled to match"""
     set: tuple[str, ...] | dict[str, Annotated[Any, AS_WRITTEN]] = ()
-    """step.key=value, to change a key of a step's config: --set pretrain.tokens=2e6 ppo.iterations=5"""
+    """step.key=value, to change a key of a step's config: --set pretrain.tokens=2e6 ppo.iterations=5; or
+    name=value, for what a recipe asks for: --set reviews=reviews.jsonl"""
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub to upload the recipe's last model to (log in with `hf auth login`)"""
     seed: NonNegativeInt = 0

@@ -48,10 +48,9 @@ def choose_plan(config: RunConfig, hardware: Hardware) -> Choice:
             f"{config.out} was begun with plan {begun}, and plan {config.plan} starts from nothing: give it a folder "
             "of its own with --out (or --overwrite, which deletes what is there)"
         )
-    recipes = {name: recipe_of(config, name) for name in described.plans}
-    if config.plan is not None:
-        recipe_of(config, config.plan)  # refuses one that is unknown before anything is measured
-    seconds = _estimates(recipes, hardware, config.recipe)
+    if config.plan not in (None, *described.plans):
+        recipe_of(config, config.plan)  # refuses it, before anything is measured
+    seconds = _estimates({name: recipe_of(config, name) for name in described.plans}, hardware, config.recipe)
     plan = config.plan or _fitting(seconds, config.minutes, described, config.recipe)
     return Choice(plan, _lines(plan, seconds, described), seconds[plan])
 

@@ -21,7 +21,7 @@ from trine.data.task_examples import divided, label_names, read_task_examples, t
 from trine.model.classifier import TaskModel, TaskSettings, TaskTokens, reading_ids
 from trine.model.folder import save_task_model
 from trine.model.lora import merge_lora
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import TaskExample, TokenSpan
 from trine.runtime.distributed import World

@@ -15,7 +15,7 @@ from trine.data.packing import PackedExamples, fit_rows, pack
 from trine.data.rows import Batch
 from trine.model.folder import save_model
 from trine.model.lora import merge_lora
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
@@ -25,6 +25,7 @@ from trine.stages.finetuning import classify
 from trine.stages.finetuning.examples import Examples, read_examples_of
 from trine.stages.finetuning.shown_rows import ROWS, first_rows, print_rows, write_rows
 from trine.stages.finetuning.task_tokens import open_grown, open_task_tokenizer, read_task_spans
+from trine.stages.finetuning.watched_tasks import WatchedTasks
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum, whole_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.tokenizer.tokenizer import Tokenizer
@@ -101,6 +102,8 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     say(f"finetune: {len(examples.spans)} examples in {packed.rows_per_epoch} rows ({padding}), {steps} steps")
     parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, config.parallel)
     objective = FinetuneObjective(parallel, packed, held_out.spans if held_out else [], config)
+    watched = WatchedTasks(config, stage, model, tokenizer, end_ids)
+    objective.on_evaluation = watched
     results = stage.train(config, objective, model, model.config, steps, parallel)
     whole = whole_model(model)
     with world.main_first(f"model of {stage.path}"):
@@ -108,7 +111,9 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
             write_rows(stage.path / ROWS, examples, packed, tokenizer)
             _write(config, stage, whole, tokenizer, end_ids)
     accounts = {"train": examples.account} | ({"held_out": held_out.account} if held_out else {})
-    return results | {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    kept = {"best": best} if (best := watched.best()) else {}
+    counted = {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    return results | counted | kept
 
 
 def _write(
