@@ -220,6 +220,17 @@ def test_indentation_is_no_blank_that_joins() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_not_asked_is_there_to_fine_tune_on(tmp_path: Path) -> None:
+    task = task_of(tmp_path, [*parities(10), {"n": "0!", "parity": "even"}], **ANSWER, max_items=6)
+    assert isinstance(task, AnswerTask)
+    asked = {question.text for question in task.asked.questions}
+    examples = task.asked.examples_to_train_on()
+    assert {each.prompt[0].content for each in examples} >= {f"{n} is" for n in range(1, 10)} - asked
+    assert {each.response for each in examples} <= {"even", "odd"}
+    keys = {each.prompt[0].content.replace("!", "") for each in examples}
+    assert not keys & {text.replace("!", "") for text in asked}
+
+
 # Choice by likelihood
 
 
