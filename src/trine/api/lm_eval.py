@@ -97,7 +97,7 @@ class TrineLM(TemplateLM):  # type: ignore[misc]
         if source is None:
             raise TrineError(f"{self._names} has no chat template: it is a base model. Leave out --apply_chat_template")
         template = ChatTemplate(source, self._named, self._tokens.files.template_place)
-        messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
+        messages = [Message(turn["role"], turn["content"]) for turn in chat_history]  # type: ignore[arg-type]
         text = template.render(messages, generation_prompt=add_generation_prompt)
         last = messages[-1].content.strip()
         return text if add_generation_prompt else text[: text.rindex(last) + len(last)]
