@@ -10,9 +10,10 @@ import yaml
 from tests.conftest import PLAIN_CPU, SHAPE, Command, pretrain_config
 from trine.config.corpus import CorpusConfig
 from trine.config.rl import PpoConfig
+from trine.config.stage import Stage
 from trine.config.use import QuickstartConfig, RunConfig
 from trine.model.config import qwen3_config
-from trine.pipeline import plans
+from trine.pipeline import plans, runner
 from trine.pipeline.plans import Choice, choose_plan
 from trine.pipeline.recipe_file import read_recipe_file, recipe_text
 from trine.pipeline.recipes import load_recipe
@@ -132,7 +133,7 @@ def test_a_plan_that_is_asked_for_is_followed_however_long_it_takes(speed: Speed
 
 def test_a_plan_that_does_not_exist_is_refused(speed: Speed, tmp_path: Path) -> None:
     speed(1.0)
-    with pytest.raises(TrineError, match=r"plan 'smal' is unknown; did you mean 'small'\?"):
+    with pytest.raises(TrineError, match=r"plan 'smal' is none of small, medium, large; did you mean 'small'\?"):
         choose(plan="smal")
     (tmp_path / "plain.yaml").write_text("stages: [{stage: tokenizer}]")
     with pytest.raises(TrineError, match=r"plain\.yaml has no plans; leave --plan out"):
@@ -146,6 +147,19 @@ def test_a_folder_keeps_its_plan_and_nothing_is_measured_again(tmp_path: Path, m
     write_json(tmp_path / "recipe.json", {"plan": "medium", "stages": []})
     for asked in ({}, {"plan": "medium"}, {"minutes": 1}):
         assert choose(tmp_path, **asked).plan == "medium"
+
+
+def test_a_folder_that_is_started_over_has_the_new_plan_at_once(
+    tmp_path: Path, speed: Speed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its first stage, it is the new plan that goes on."""
+    speed(1.0)
+    out = tmp_path / "out"
+    write_json(out / "recipe.json", {"plan": "small", "stages": []})
+    monkeypatch.setattr(Stage, "run_function", lambda stage: lambda config: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        runner.run(RunConfig(recipe="quickstart", out=out, plan="large", overwrite=True, hardware=PLAIN_CPU))
+    assert read_json(out / "recipe.json")["plan"] == "large"
 
 
 def test_another_plan_in_the_same_folder_needs_overwrite(tmp_path: Path, speed: Speed) -> None:

@@ -154,7 +154,7 @@ class QuickstartConfig(Config):
     """folder for the run folders of all stages and the report"""
     plan: str | None = None
     """small, medium or large: how much of everything, counted in tokens and iterations, so that the same plan and seed
-    give the same models on every machine; unset: by --minutes, or as the folder was begun"""
+    give the same models on every machine, up to rounding; unset: by --minutes, or as the folder was begun"""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """follow the largest plan that takes about this many minutes on this machine, as fast as it is now; unset: 10, or
     the smallest plan where none is that quick"""

@@ -40,7 +40,7 @@ def choose_plan(config: RunConfig, hardware: Hardware) -> Choice:
     if not described.plans:
         recipe_of(config, config.plan)  # refuses a plan
         return Choice()
-    begun = _begun_with(config.out)
+    begun = begun_with(config.out)
     if begun is not None and config.plan in (None, begun):
         return Choice(begun, (f"plan {begun}, as {config.out} was begun; another starts from nothing, elsewhere",))
     if begun is not None and not config.overwrite:
@@ -55,7 +55,7 @@ def choose_plan(config: RunConfig, hardware: Hardware) -> Choice:
     return Choice(plan, _lines(plan, seconds, described), seconds[plan])
 
 
-def _begun_with(out: Path) -> str | None:
+def begun_with(out: Path) -> str | None:
     """The plan that the folder's recipe.json names."""
     file = out / "recipe.json"
     plan = read_json(file).get("plan") if file.exists() else None

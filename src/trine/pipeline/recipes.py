@@ -100,7 +100,7 @@ def _plan(plan: str | None, described: RecipeFile, place: str) -> Mapping[str, A
         raise TrineError(f"{place} has no plans; leave --plan out")
     if plan not in described.plans:
         raise TrineError(
-            f"{place}: plan {plan!r} is unknown{nearest(plan, described.plans)}; it has {', '.join(described.plans)}"
+            f"{place}: plan {plan!r} is none of {', '.join(described.plans)}{nearest(plan, described.plans)}"
         )
     return described.plans[plan].set
 
