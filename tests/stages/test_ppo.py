@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.tiny import make_likely, random_tensor, scramble, tiny_chat, tiny_config, tiny_model
-from trine.algorithms.regression import ridge_regression
 from trine.algorithms.text_log_probs import token_log_probs
+from trine.algorithms.text_regression import ridge_regression
 from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import KlConfig, PpoConfig
 from trine.model.heads import PolicyWithValue

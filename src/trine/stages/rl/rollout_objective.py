@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.algorithms.regression import ridge_regression
 from trine.algorithms.text_kl import adapted_kl_coefficient
 from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
+from trine.algorithms.text_regression import ridge_regression
 from trine.config.rl import PpoConfig
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from tests.tiny import random_tensor
 from trine.algorithms.masked import explained_variance
-from trine.algorithms.regression import ridge_regression
+from trine.algorithms.text_regression import ridge_regression
 
 
 def test_without_a_penalty_it_is_least_squares() -> None:
