@@ -49,7 +49,7 @@ def load(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int = 0,
-    weights: Literal["compute", "int8"] = "compute",
+    weights: Literal["compute", "bf16", "int8"] = "compute",
     rows: int = 64,
 ) -> "Model":
     """Open a language model: a run, model or adapter folder, a `Result`, a .gguf file, smollm2, or owner/name on the
@@ -59,7 +59,7 @@ def load(
 
     Keys of its config that could change the results are refused by name; `ignore_config_keys` treats them as absent.
     `device` is auto, cpu, cuda, cuda:1 or mps; `precision` auto takes bf16 where the hardware has it; `threads` 0 takes
-    all cores; `weights` int8 halves what every token reads from memory, for a little accuracy; `rows` is how many
+    all cores; `weights` bf16 or int8 halves or quarters what every token reads from memory, for a little accuracy; `rows` is how many
     answers are written at a time.
     """
     hardware = {"device": device, "precision": precision, "threads": threads}

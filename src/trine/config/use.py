@@ -25,8 +25,8 @@ class ModelConfig(Config):
 class OpenConfig(ModelConfig):
     """A language model to open."""
 
-    weights: Literal["compute", "int8"] = "compute"
-    """compute: the dtype of hardware.precision; int8: quantized weights, faster and a little less accurate"""
+    weights: Literal["compute", "bf16", "int8"] = "compute"
+    """compute: the dtype of hardware.precision; bf16, int8: kept in fewer bits, faster and a little less accurate"""
     hardware: HardwareConfig = HardwareConfig()
 
 

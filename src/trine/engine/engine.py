@@ -30,10 +30,11 @@ from trine.engine.constraint import Constraints
 from trine.engine.failures import all_finished
 from trine.engine.graph_runner import GraphRunner
 from trine.engine.log_probs import Continuation, response_log_probs
+from trine.engine.native.panels import Precision
 from trine.engine.native.runner import NativeRunner, native_supports
 from trine.engine.one_thread import OneThread
 from trine.engine.pages import PAGE, PagePool
-from trine.engine.quantization import rounded_to_int8
+from trine.engine.quantization import KeptWeights, rounded_weights
 from trine.engine.request import Request
 from trine.engine.runner import MAX_TOKENS, Runner
 from trine.engine.sampling import Sampling
@@ -63,7 +64,7 @@ class Engine:
     True
 
     `rows` decode at a time; `cache_bytes` is the most that keys and values take (by default what `rows` rows of the
-    whole context need, at most 4 GiB). `weights` "int8" halves what a step reads (quantization.py). `tokenizer` is
+    whole context need, at most 4 GiB). `weights` "bf16" and "int8" keep them in fewer bits, which a step reads faster (quantization.py). `tokenizer` is
     needed for stop strings and constraints only. `native` None uses the compiled kernel where available. A step reads
     at most `prefill_tokens` tokens of prompts: fewer let running answers move on more often. After the model's weights
     changed, `refresh` takes them over; `weights_name` is their hash, which every rollout carries.
@@ -75,13 +76,13 @@ class Engine:
         *,
         rows: int = 128,
         cache_bytes: int | None = None,
-        weights: Literal["compute", "int8"] = "compute",
+        weights: KeptWeights = "compute",
         tokenizer: Tokenizer | None = None,
         native: bool | None = None,
         prefill_tokens: int = MAX_TOKENS,
     ) -> None:
         self.source, self.rows, self.tokenizer = model, _positive("rows", rows), tokenizer
-        self.weights: Literal["compute", "int8"] = one_of("weights", weights, "compute", "int8")
+        self.weights: KeptWeights = one_of("weights", weights, "compute", "bf16", "int8")
         self.constraints = Constraints(tokenizer, model.config.vocab_size) if tokenizer else None
         self.pool = PagePool(self._page_count(cache_bytes))
         self.native = _native_is_possible(model) if native is None else native
@@ -118,12 +119,12 @@ class Engine:
         if not self.native:
             on_gpu = self.source.output_weight.device.type == "cuda"
             return (GraphRunner if on_gpu else TorchRunner)(self.source, self.pool.pages)
-        precision: Literal["fp32", "bf16", "int8"] = "fp32" if self.source.compute_dtype == torch.float32 else "bf16"
+        computed: Precision = "fp32" if self.source.compute_dtype == torch.float32 else "bf16"
         return NativeRunner(
             self.source.config,
             rows=self.rows,
             pages=self.pool.pages,
-            precision="int8" if self.weights == "int8" else precision,
+            precision=computed if self.weights == "compute" else self.weights,
             threads=torch.get_num_threads(),
         )
 
@@ -150,8 +151,7 @@ class Engine:
             name = name_weights(weights)
             self.pool.forget()
             self.weights_name = ""  # should the rest be broken off, these are nobody's weights
-            rounded = self.weights == "int8" and not self.native
-            self.runner.load(rounded_to_int8(weights) if rounded else weights)
+            self.runner.load(weights if self.native else rounded_weights(weights, self.weights))
             self.weights_name = name
 
     def fitting_weights(self, source: Transformer | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,17 @@
-"""Weight-only int8: one factor for each output of a matrix, activations as they are (cf. Dettmers et al. 2022, sec. 2).
+"""Weights kept in fewer bits than they are computed with: int8 or bf16; activations stay as they are.
 
-Halves what a decoding step has to read, against bf16. Norms, biases and the token table that is looked up stay.
+int8 has one factor for each output of a matrix (cf. Dettmers et al. 2022, sec. 2). A decoding step reads every weight once,
+so that bf16 halves what it reads against fp32, and int8 halves it again. Norms, biases and the token table that is looked up
+stay.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+KeptWeights = Literal["compute", "bf16", "int8"]
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -14,16 +21,29 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
-def rounded_to_int8(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a plain Transformer as int8 leaves them, in fp32: the reference of the int8 path.
+def rounded_weights(weights: dict[str, Tensor], kept: KeptWeights) -> dict[str, Tensor]:
+    """The weights of a plain Transformer as keeping them in `kept` leaves them: the reference of those kernels.
 
     With tied embeddings the output table is no parameter of its own, so it is returned as `head.weight`.
     """
+    if kept == "compute":
+        return weights
+    rounded = _ROUNDED[kept]
     result = dict(weights)
     if "head.weight" not in weights:
         result["head.weight"] = weights["embedding.weight"]
-    for name, weight in result.items():
-        if weight.dim() == 2 and "embedding" not in name:
-            whole, scale = quantize(weight)
-            result[name] = whole.float() * scale.unsqueeze(1)
-    return result
+    return {
+        name: rounded(weight) if weight.dim() == 2 and "embedding" not in name else weight
+        for name, weight in result.items()
+    }
+
+
+def _rounded_to_int8(weight: Tensor) -> Tensor:
+    whole, scale = quantize(weight)
+    return whole.float() * scale.unsqueeze(1)
+
+
+_ROUNDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "bf16": lambda weight: weight.bfloat16().float(),
+    "int8": _rounded_to_int8,
+}

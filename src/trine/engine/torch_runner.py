@@ -99,7 +99,7 @@ class TorchRunner:
             name: weight.to(self.device, dtype if name.rpartition(".")[0] in of_these else weight.dtype, copy=True)
             for name, weight in weights.items()
         }
-        # Of tied tables int8 rounds the output's copy only.
+        # Of tied tables keeping fewer bits rounds the output's copy only.
         output = cast.pop("head.weight") if self.model.config.tied_embeddings and "head.weight" in cast else None
         self.model.load_state_dict(cast, assign=True)
         self.output_weight = self.model.output_weight.to(dtype) if output is None else output.to(dtype)

@@ -54,7 +54,6 @@ _ARGUMENTS = {  # p pointer, i int64, f float
     "linear_forward": "ppppiiii",
     "linear_backward": "ppppppiiii",
 }
-_BF16_ONLY = ("attention", "linear")
 _KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -66,9 +65,8 @@ def training_library() -> ctypes.CDLL | None:
     if library is not None:
         for name, kinds in _ARGUMENTS.items():
             for dtype in _DTYPES.values():
-                if dtype == "bfloat16" or not name.startswith(_BF16_ONLY):
-                    function = getattr(library, f"trine_{name}_{dtype}")
-                    function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
+                function = getattr(library, f"trine_{name}_{dtype}")
+                function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
         library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
     return library
 

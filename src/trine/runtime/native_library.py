@@ -5,6 +5,9 @@ of the compiler. Where a compiler is, that one's library is loaded, or built; wh
 library of the same sources and processor. They are looked for, and kept, in `TRINE_NATIVE_FOLDER` if that is set (a
 folder to ship, with an image say), the user's cache folder, and a temporary folder of the user's: the first that can be
 written to and lets libraries run. Without any, or with TRINE_NATIVE=0, PyTorch's own operations are used.
+
+They are built for the processor at hand (-march=native). `TRINE_NATIVE_ARCHITECTURE` names another that it can execute, in
+the compiler's words: `x86-64-v3` (AVX2), `x86-64` (SSE2). So the kernels of lesser processors are tested on better ones.
 """
 
 import ctypes
@@ -20,10 +23,9 @@ from pathlib import Path
 from trine.runtime.files import sha256_of, sync_folder
 from trine.runtime.progress import say
 
-FOLDER = "TRINE_NATIVE_FOLDER"
+FOLDER, ARCHITECTURE = "TRINE_NATIVE_FOLDER", "TRINE_NATIVE_ARCHITECTURE"
 OPTIONS = (
     "-O3",
-    "-march=native",
     "-std=c++17",
     "-pthread",
     "-shared",
@@ -67,6 +69,10 @@ def load_native(source: NativeSource) -> ctypes.CDLL | None:
     return library
 
 
+def _options() -> tuple[str, ...]:
+    return (*OPTIONS, f"-march={os.environ.get(ARCHITECTURE) or 'native'}")
+
+
 def _compiler() -> list[str] | None:
     """The command of the compiler: CXX, a program with or without options, else the first of the usual names."""
     given = os.environ.get("CXX", "").strip()
@@ -97,7 +103,7 @@ def _load_or_build(source: NativeSource, compiler: list[str]) -> ctypes.CDLL:
 def _compile(source: NativeSource, compiler: list[str], built: Path) -> None:
     folders = dict.fromkeys(f"-I{file.parent}" for file in source.files)
     for openmp in (("-fopenmp",), ()) if source.uses_openmp else ((),):
-        command = [*compiler, *OPTIONS, *openmp, *folders, str(source.files[0]), "-o", str(built)]
+        command = [*compiler, *_options(), *openmp, *folders, str(source.files[0]), "-o", str(built)]
         try:
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             return
@@ -153,7 +159,7 @@ def _built_elsewhere(source: NativeSource) -> ctypes.CDLL | None:
 
 def _prefix(source: NativeSource) -> str:
     contents = [file.read_bytes() for file in source.files]
-    return f"{source.name}-{sha256_of(*contents, ' '.join(OPTIONS), _processor())[:24]}-"
+    return f"{source.name}-{sha256_of(*contents, ' '.join(_options()), _processor())[:24]}-"
 
 
 def _loaded(path: Path) -> ctypes.CDLL | OSError:

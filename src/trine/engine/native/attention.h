@@ -1,6 +1,6 @@
 // Causal attention of new tokens over the paged cache (Vaswani et al. 2017, eq. 1; paging: Kwon et al. 2023).
 //
-// A page holds 16 positions of every key/value head: keys [K][d][16], so that one vector meets 16 positions; values
+// A page holds 16 positions of every key/value head: keys [K][d][16], so that a vector meets neighbouring positions; values
 // [K][16][d]. Query heads and tokens that share a key head are taken four at a time, so that a key is read once for four.
 // Every sum runs in one fixed order, whatever shares the work.
 #pragma once
@@ -10,6 +10,12 @@
 
 constexpr int PAGE = 16;
 constexpr int MAX_QUERIES = 4;
+
+// As many sums at a time as registers allow: few would wait for each other. PARTS belong to one score, so their number is the
+// same for any number of queries, as every order of summation; vectors of positions or dimensions at once are not.
+constexpr int PARTS = VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int positions_at_once(int queries) { return queries <= 2 ? PAGE / LANES : 1; }
+constexpr int dimensions_at_once(int queries) { return VECTOR_BYTES == 64 ? 4 : queries == 1 ? 8 : queries == 2 ? 4 : 2; }
 
 template <class C> struct Cache {
     const C *keys, *values;  // one layer
@@ -27,14 +33,23 @@ inline void weigh(const Cache<C>& cache, const float* const* queries, const int6
     for (int64_t block = 0; block * PAGE < length; block++) {
         const C* keys = cache.keys + cache.offset(block);
         if ((block + 1) * PAGE < length) prefetch(cache.keys + cache.offset(block + 1), cache.block_bytes());
-        floats sums[R][4] = {};
-        for (int64_t i = 0; i < cache.head_dim; i += 4)
-            for (int part = 0; part < 4; part++) {
-                floats key = load(keys + (i + part) * PAGE);
-                for (int r = 0; r < R; r++) sums[r][part] += spread(queries[r][i + part]) * key;
-            }
-        for (int r = 0; r < R; r++)
-            store(scores + r * stride + block * PAGE, (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]));
+        constexpr int MANY = positions_at_once(R);
+        for (int at = 0; at < PAGE; at += MANY * LANES) {
+            floats sums[R][MANY][PARTS] = {};
+            for (int64_t i = 0; i < cache.head_dim; i += PARTS)
+                for (int part = 0; part < PARTS; part++)
+                    for (int v = 0; v < MANY; v++) {
+                        floats key = load(keys + (i + part) * PAGE + at + v * LANES);
+                        for (int r = 0; r < R; r++)
+                            sums[r][v][part] = fused(spread(queries[r][i + part]), key, sums[r][v][part]);
+                    }
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < MANY; v++) {
+                    floats total = sums[r][v][0] + sums[r][v][1];
+                    if (PARTS == 4) total += sums[r][v][PARTS - 2] + sums[r][v][PARTS - 1];
+                    store(scores + r * stride + block * PAGE + at + v * LANES, total);
+                }
+        }
     }
     int64_t padded = (length + PAGE - 1) / PAGE * PAGE;
     for (int r = 0; r < R; r++) {
@@ -53,7 +68,7 @@ inline void weigh(const Cache<C>& cache, const float* const* queries, const int6
     }
 }
 
-// out[r] = sum over positions of weight * value, for 16 V dimensions from `first`.
+// out[r] = sum over positions of weight * value, for V vectors of dimensions from `first`.
 template <int R, int V, class C, class Out>
 inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int64_t length, int64_t first, Out* const* out) {
     floats sums[R][V] = {};
@@ -63,7 +78,7 @@ inline void mix(const Cache<C>& cache, const float* weights, int64_t stride, int
         for (int64_t s = block * PAGE; s < std::min(length, (block + 1) * PAGE); s++, value += cache.head_dim)
             for (int v = 0; v < V; v++) {
                 floats part = load(value + v * LANES);
-                for (int r = 0; r < R; r++) sums[r][v] += spread(weights[r * stride + s]) * part;
+                for (int r = 0; r < R; r++) sums[r][v] = fused(spread(weights[r * stride + s]), part, sums[r][v]);
             }
     }
     for (int r = 0; r < R; r++)
@@ -77,6 +92,8 @@ inline void attend(const Cache<C>& cache, const float* const* queries, const int
     int64_t length = *std::max_element(lengths, lengths + R);
     weigh<R>(cache, queries, lengths, length, scores, stride);
     int64_t first = 0;
-    for (; first + 4 * LANES <= cache.head_dim; first += 4 * LANES) mix<R, 4>(cache, scores, stride, length, first, out);
+    constexpr int MANY = dimensions_at_once(R);
+    for (; first + MANY * LANES <= cache.head_dim; first += MANY * LANES)
+        mix<R, MANY>(cache, scores, stride, length, first, out);
     for (; first < cache.head_dim; first += LANES) mix<R, 1>(cache, scores, stride, length, first, out);
 }

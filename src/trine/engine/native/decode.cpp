@@ -115,7 +115,7 @@ static void store_head(const Model& m, const Layer& layer, const Chunk& chunk, i
 // The queries of a unit: its tokens x the query heads that share its key head, four at a time.
 template <class C, class Out>
 static void attend_unit(const Model& m, const Layer& layer, const Unit& unit, std::vector<float>& scores, Out* mixed) {
-    int64_t group = m.heads / m.kv_heads, stride = padded(m.max_positions);
+    int64_t group = m.heads / m.kv_heads, stride = (m.max_positions + PAGE - 1) / PAGE * PAGE;
     int64_t in_row = padded((m.heads + 2 * m.kv_heads) * m.head_dim), out_row = padded(m.heads * m.head_dim);
     Cache<C> cache{(const C*)layer.keys, (const C*)layer.values, unit.chunk->pages, m.kv_heads, m.head_dim, unit.head};
     const float* queries[MAX_QUERIES];
@@ -198,7 +198,7 @@ static void attention_half(Member& member, const Model& m, const Layer& layer, c
     member.barrier();
 }
 
-// A gated layer's panels hold 32 gates and the 32 values they open, so that the product is finished in registers.
+// A gated layer's panels hold as many gates as the values they open, so that the product is finished in registers.
 template <class W> static void mlp_half(Member& member, const Model& m, const Layer& layer, const Batch& batch) {
     int64_t row = padded(m.mlp_width), width = padded(m.width);
     Input<W>* hidden = (Input<W>*)m.hidden;
@@ -254,6 +254,9 @@ template <class W, class C> static void forward(const Model& m, const Batch& bat
 }
 
 extern "C" {
+
+// Outputs in a panel of weights.
+int64_t trine_panel() { return PANEL; }
 
 // Whether bf16 weights meet bf16 inputs, or floats.
 int64_t trine_has_bf16_product() { return std::is_same<Input<bf16>, bf16>::value; }

@@ -114,8 +114,8 @@ def native_library() -> ctypes.CDLL | None:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer = ctypes.c_void_p
-    library.trine_has_bf16_product.argtypes = []
-    library.trine_has_bf16_product.restype = ctypes.c_int64
+    for name in ("trine_has_bf16_product", "trine_panel"):
+        getattr(library, name).argtypes, getattr(library, name).restype = [], ctypes.c_int64
     library.trine_forward.argtypes = [pointer, pointer]
     library.trine_forward.restype = None
     library.trine_sample.argtypes = [pointer, ctypes.c_int64, *[pointer] * 6]

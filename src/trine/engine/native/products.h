@@ -1,15 +1,31 @@
 // y = x W^T for a few rows of x against weights packed once: the work of a decoding step.
 //
-// W [N, K] lies in panels of 64 outputs, so that a step reads each weight once, in order. Every output is summed over k in
+// W [N, K] lies in panels of PANEL outputs, so that a step reads each weight once, in order. Every output is summed over k in
 // one fixed order whatever the number of rows: a row's numbers do not depend on what shares its batch.
-//   float, int8: [N / 64][K][64]          bf16: [N / 64][K / 2][64][2], pairs of k side by side
+//   float, int8: [N / PANEL][K][PANEL]          bf16: [N / PANEL][K / 2][PANEL][2], pairs of k side by side
 #pragma once
 #include "team.h"
 #include "vectors.h"
 
-constexpr int PANEL = 64;
+// A kernel holds ROWS rows x one panel in registers, or fewer rows of several panels, since a few sums alone would wait for
+// each other: 6 x 4 accumulators of the 32 registers of AVX-512 and NEON, 6 x 2 of the 16 of AVX2, 3 x 2 of those of SSE.
+#if VECTOR_BYTES == 64
+constexpr int PANEL = 64, MAX_ROWS = 6, MAX_SUMS = 24;
+#elif defined(__aarch64__)
+constexpr int PANEL = 16, MAX_ROWS = 6, MAX_SUMS = 24;
+#elif VECTOR_BYTES == 32
+constexpr int PANEL = 16, MAX_ROWS = 6, MAX_SUMS = 12;
+#else
+constexpr int PANEL = 8, MAX_ROWS = 3, MAX_SUMS = 8;
+#endif
 constexpr int VECTORS = PANEL / LANES;
-constexpr int MAX_ROWS = 6;  // rows a kernel holds in registers: 6 x 4 accumulators of the 32
+constexpr int TASK = 64 / PANEL;  // panels that a thread takes at a time
+
+// Panels that R rows meet at once.
+constexpr int panels_at_once(int rows) {
+    int many = MAX_SUMS / (rows * VECTORS);
+    return many >= TASK ? TASK : many >= 2 && TASK >= 2 ? 2 : 1;
+}
 
 struct Matrix {
     const void* weight;
@@ -22,87 +38,108 @@ struct Matrix {
 template <class W> struct InputOf {
     using type = float;
 };
-#if defined(__AVX512BF16__)
+#if defined(HAS_PAIR_PRODUCT)
 template <> struct InputOf<bf16> {
     using type = bf16;
 };
 #endif
 template <class W> using Input = typename InputOf<W>::type;
 
-template <int R> struct Block {
-    floats sums[R][VECTORS];
+// P panels, `distance` weights apart, against R rows.
+template <int R, int P> struct Block {
+    floats sums[P][R][VECTORS];
 };
 
-template <int R, class W> inline Block<R> multiply(const float* x, int64_t stride, const W* panel, int64_t inputs) {
-    Block<R> block = {};
-    for (int64_t k = 0; k < inputs; k++, panel += PANEL) {
-        floats w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w[v] = load(panel + v * LANES);
-        for (int r = 0; r < R; r++)
-            for (int v = 0; v < VECTORS; v++) block.sums[r][v] += spread(x[r * stride + k]) * w[v];
-    }
+template <int R, int P, class W>
+inline Block<R, P> multiply(const float* x, int64_t stride, const W* panel, int64_t distance, int64_t inputs) {
+    Block<R, P> block = {};
+    for (int64_t k = 0; k < inputs; k++, panel += PANEL)
+        for (int p = 0; p < P; p++) {
+            floats w[VECTORS];
+            for (int v = 0; v < VECTORS; v++) w[v] = load(panel + p * distance + v * LANES);
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < VECTORS; v++)
+                    block.sums[p][r][v] = fused(spread(x[r * stride + k]), w[v], block.sums[p][r][v]);
+        }
     return block;
 }
 
 // bf16 weights without a bf16 product: a pair is two floats, the even k in the low half of a word.
-template <int R> inline Block<R> multiply(const float* x, int64_t stride, const bf16* panel, int64_t inputs) {
-    Block<R> block = {};
-    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL) {
-        for (int v = 0; v < VECTORS; v++) {
-            words pair = load_as<words>(panel + 2 * v * LANES);
-            floats even = (floats)(pair << 16), odd = (floats)(pair & 0xffff0000u);
-            for (int r = 0; r < R; r++) {
-                block.sums[r][v] += spread(x[r * stride + k]) * even;
-                block.sums[r][v] += spread(x[r * stride + k + 1]) * odd;
+template <int R, int P>
+inline Block<R, P> multiply(const float* x, int64_t stride, const bf16* panel, int64_t distance, int64_t inputs) {
+    Block<R, P> block = {};
+    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL)
+        for (int p = 0; p < P; p++)
+            for (int v = 0; v < VECTORS; v++) {
+                words pair = load_as<words>(panel + p * distance + 2 * v * LANES);
+                floats even = (floats)(pair << 16), odd = (floats)(pair & 0xffff0000u);
+                for (int r = 0; r < R; r++) {
+                    floats sum = fused(spread(x[r * stride + k]), even, block.sums[p][r][v]);
+                    block.sums[p][r][v] = fused(spread(x[r * stride + k + 1]), odd, sum);
+                }
             }
-        }
-    }
     return block;
 }
 
-#if defined(__AVX512BF16__)
-template <int R> inline Block<R> multiply(const bf16* x, int64_t stride, const bf16* panel, int64_t inputs) {
-    Block<R> block = {};
-    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL) {
-        __m512bh w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w[v] = load_as<__m512bh>(panel + 2 * v * LANES);
-        for (int r = 0; r < R; r++) {
-            __m512bh pair = (__m512bh)_mm512_set1_epi32(load_as<int32_t>(x + r * stride + k));
-            for (int v = 0; v < VECTORS; v++)
-                block.sums[r][v] = (floats)_mm512_dpbf16_ps((__m512)block.sums[r][v], pair, w[v]);
+#if defined(HAS_PAIR_PRODUCT)
+template <int R, int P>
+inline Block<R, P> multiply(const bf16* x, int64_t stride, const bf16* panel, int64_t distance, int64_t inputs) {
+    Block<R, P> block = {};
+    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL)
+        for (int p = 0; p < P; p++) {
+            words w[VECTORS];
+            for (int v = 0; v < VECTORS; v++) w[v] = load_as<words>(panel + p * distance + 2 * v * LANES);
+            for (int r = 0; r < R; r++) {
+                words pair = words{} + load_as<uint32_t>(x + r * stride + k);
+                for (int v = 0; v < VECTORS; v++) block.sums[p][r][v] = add_pairs(block.sums[p][r][v], pair, w[v]);
+            }
         }
-    }
     return block;
 }
 #endif
 
-// One panel against R rows, then finish(row, panel, sums) with scale and bias applied.
-template <int R, class W, class Finish>
-inline void panel_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64_t row, int64_t panel, Finish&& finish) {
-    const W* weight = (const W*)m.weight + panel * PANEL * m.inputs;
-    Block<R> block = multiply<R>(x + row * stride, stride, weight, m.inputs);
-    for (int r = 0; r < R; r++) {
-        for (int v = 0; v < VECTORS; v++) {
-            int64_t column = panel * PANEL + v * LANES;
-            floats scale = m.scale ? load(m.scale + column) : spread(1.0f);
-            block.sums[r][v] = fused(block.sums[r][v], scale, m.bias ? load(m.bias + column) : floats{});
+// P panels against R rows, then finish(row, panel, sums) with scale and bias applied.
+template <int R, int P, class W, class Finish>
+inline void panels_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64_t row, int64_t panel, Finish&& finish) {
+    int64_t distance = PANEL * m.inputs;
+    const W* weight = (const W*)m.weight + panel * distance;
+    Block<R, P> block = multiply<R, P>(x + row * stride, stride, weight, distance, m.inputs);
+    for (int p = 0; p < P; p++)
+        for (int r = 0; r < R; r++) {
+            for (int v = 0; v < VECTORS; v++) {
+                int64_t column = (panel + p) * PANEL + v * LANES;
+                floats scale = m.scale ? load(m.scale + column) : spread(1.0f);
+                block.sums[p][r][v] = fused(block.sums[p][r][v], scale, m.bias ? load(m.bias + column) : floats{});
+            }
+            finish(row + r, panel + p, block.sums[p][r]);
         }
-        finish(row + r, panel, block.sums[r]);
-    }
+}
+
+// R rows through the panels first .. last - 1.
+template <int R, class W, class Finish>
+inline void some_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64_t row, int64_t first, int64_t last,
+                      Finish&& finish) {
+    constexpr int P = panels_at_once(R);
+    int64_t panel = first;
+    for (; panel + P <= last; panel += P) panels_rows<R, P, W>(m, x, stride, row, panel, finish);
+    for (; panel < last; panel++) panels_rows<R, 1, W>(m, x, stride, row, panel, finish);
 }
 
 // x [rows, K] through the whole matrix, shared by the members of the team. No barrier at the end.
 template <class W, class Finish>
 inline void product(Member& member, const Matrix& m, const Input<W>* x, int64_t stride, int64_t rows, Finish&& finish) {
-    member.take((m.outputs + PANEL - 1) / PANEL, [&](int64_t panel) {
-        int64_t row = 0;
-        for (; row + MAX_ROWS <= rows; row += MAX_ROWS) panel_rows<MAX_ROWS, W>(m, x, stride, row, panel, finish);
-        switch (rows - row) {
-            case 5: panel_rows<5, W>(m, x, stride, row, panel, finish); break;
-            case 4: panel_rows<4, W>(m, x, stride, row, panel, finish); break;
-            case 3: panel_rows<3, W>(m, x, stride, row, panel, finish); break;
-            case 2: panel_rows<2, W>(m, x, stride, row, panel, finish); break;
-            case 1: panel_rows<1, W>(m, x, stride, row, panel, finish); break;
+    int64_t panels = (m.outputs + PANEL - 1) / PANEL, whole = rows / MAX_ROWS * MAX_ROWS;
+    member.take((panels + TASK - 1) / TASK, [&](int64_t task) {
+        int64_t first = task * TASK, last = std::min(panels, first + TASK);
+        for (int64_t panel = first; panel < last; panel++)  // a panel stays near while all rows pass
+            for (int64_t row = 0; row < whole; row += MAX_ROWS)
+                panels_rows<MAX_ROWS, 1, W>(m, x, stride, row, panel, finish);
+        switch (rows - whole) {
+            case 5: some_rows<MAX_ROWS >= 6 ? 5 : 1, W>(m, x, stride, whole, first, last, finish); break;
+            case 4: some_rows<MAX_ROWS >= 6 ? 4 : 1, W>(m, x, stride, whole, first, last, finish); break;
+            case 3: some_rows<MAX_ROWS >= 6 ? 3 : 1, W>(m, x, stride, whole, first, last, finish); break;
+            case 2: some_rows<2, W>(m, x, stride, whole, first, last, finish); break;
+            case 1: some_rows<1, W>(m, x, stride, whole, first, last, finish); break;
         }
     });
 }

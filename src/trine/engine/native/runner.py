@@ -6,7 +6,6 @@ depends on what shares the batch, so a row's tokens are the same in any batch, i
 
 import ctypes
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from trine.engine.native.library import (
     RowsRecord,
     native_library,
 )
+from trine.engine.native.panels import Panels, Precision
 from trine.engine.ngrams import MAX_DRAFT_TOKENS
 from trine.engine.pages import PAGE
 from trine.engine.quantization import quantize
@@ -31,9 +31,8 @@ from trine.model.kernels import rotary_table
 from trine.model.rope import rotary_frequencies
 from trine.runtime.errors import TrineError
 
-PANEL, LANES = 64, 16
+LANES = 16  # of the widest vectors; narrower ones divide it
 LOG_PROB_ROWS = 192  # rows of logits at a time for log_probs: each time the output table is read once
-Precision = Literal["fp32", "bf16", "int8"]
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _CACHE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 
@@ -51,6 +50,7 @@ class NativeRunner:
         library = native_library()
         assert library is not None
         self.library, self.config, self.precision = library, config, precision
+        self.panels = Panels(library.trine_panel())
         self.layers = (LayerRecord * config.layers)()
         self._kept: dict[str, Tensor] = {}
         self._arena: Arena | None = None
@@ -87,7 +87,7 @@ class NativeRunner:
             ("mixed", tokens, config.heads * config.head_dim, input_dtype),
             ("hidden", tokens, config.mlp_width, input_dtype),
         ):
-            room = large_zeros(count * _padded(width), dtype).view(count, -1)
+            room = large_zeros(count * self.panels.padded(width), dtype).view(count, -1)
             setattr(self.model, name, self._keep(name, room))
 
     def _make_pages(self, pages: int) -> None:
@@ -134,20 +134,21 @@ class NativeRunner:
         shapes = [weight.shape for name, weight in weights.items() if weight.dim() == 2 and "embedding" not in name]
         if "head.weight" not in weights:
             shapes.append(weights["embedding.weight"].shape)
-        panels = 2 * PANEL  # two halves of a gated matrix are padded apart
-        return sum((rows + panels) * columns * _BYTES[self.precision] + ALIGNMENT for rows, columns in shapes)
+        padding = 2 * self.panels.size  # two halves of a gated matrix are padded apart
+        return sum((rows + padding) * columns * _BYTES[self.precision] + ALIGNMENT for rows, columns in shapes)
 
     def _matrix(self, weights: dict[str, Tensor], name: str) -> MatrixRecord:
-        """One weight, with its bias, in panels of 64 outputs; a gated layer's gates and values go 32 and 32."""
+        """One weight, with its bias, in panels; each of a gated layer has as many gates as values."""
         weight, bias = weights[f"{name}.weight"].detach(), weights.get(f"{name}.bias")
-        arrange = _interleaved if name.endswith("mlp.up") and self.model.gated else _whole_panels
+        gated = name.endswith("mlp.up") and self.model.gated
+        arrange = self.panels.interleaved if gated else self.panels.whole
         scale = None
         if self.precision == "int8":
             weight, scale = quantize(weight)
             scale = arrange(scale)
         assert self._arena is not None
         arranged = arrange(weight)
-        packed = self._arena.put(_packed(arranged, self.precision))
+        packed = self._arena.put(self.panels.packed(arranged, self.precision))
         record = MatrixRecord(weight=packed.data_ptr(), outputs=len(arranged), inputs=weight.shape[1])
         if scale is not None:
             record.scale = self._keep(f"{name}.scale", scale)
@@ -231,37 +232,3 @@ class _SamplingArrays:
         self.seeds = np.array([state.seed for state in states], dtype=np.int64)
         self.counters = np.array([state.counter for state in states], dtype=np.int64)
         self.temperatures = np.array([state.temperature for state in states], dtype=np.float32)
-
-
-def _padded(size: int) -> int:
-    return -(-size // PANEL) * PANEL
-
-
-def _whole_panels(rows: Tensor) -> Tensor:
-    """`rows` with zero rows behind, to whole panels."""
-    missing = _padded(len(rows)) - len(rows)
-    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:]))) if missing else rows
-
-
-def _interleaved(rows: Tensor) -> Tensor:
-    """Gates above values as panels of 32 gates and the 32 values they open."""
-    half = PANEL // 2
-    gates, values = rows.chunk(2)
-    missing = -len(gates) % half
-    parts = [
-        torch.cat((part, part.new_zeros(missing, *part.shape[1:]))).view(-1, half, *part.shape[1:])
-        for part in (gates, values)
-    ]
-    return torch.stack(parts, 1).flatten(0, 2)
-
-
-def _packed(weight: Tensor, precision: Precision) -> Tensor:
-    """[N, K] as [N / 64, K, 64]; bf16 as [N / 64, K / 2, 64, 2]."""
-    panels = weight.view(-1, PANEL, weight.shape[1])
-    if precision == "bf16":
-        return panels.bfloat16().view(len(panels), PANEL, -1, 2).permute(0, 2, 1, 3).contiguous()
-    return (
-        panels.to(torch.float32 if precision == "fp32" else torch.int8)
-        .permute(0, 2, 1)
-        .clone(memory_format=torch.contiguous_format)
-    )

@@ -1,4 +1,4 @@
-// Causal self-attention in bf16, forward and backward, a block of query rows at a time (after Dao et al. 2022).
+// Causal self-attention, forward and backward, a block of query rows at a time (after Dao et al. 2022).
 //
 // Queries, keys and values are the heads of one tensor [B][T][H + 2 K][d]. Position t attends to starts[t] .. t; key
 // blocks that are masked for every row of a query block are skipped. Saved for the backward pass: one float per row.
@@ -12,9 +12,9 @@
 
 constexpr int64_t BLOCK = 32;  // query rows; even, and a multiple of TILE_ROWS
 
-struct Heads {
+template <class T> struct Heads {
     int64_t batch, time, heads, kv_heads, head_dim;
-    const bf16* qkv;
+    const T* qkv;
     const int64_t* starts;  // [B][T], or null: 0 everywhere
 
     int64_t stride() const { return (heads + 2 * kv_heads) * head_dim; }
@@ -27,7 +27,7 @@ struct Heads {
 struct Block {
     int64_t first, rows, left, right;
 
-    Block(const Heads& h, int64_t b, int64_t first) : first(first), rows(std::min(BLOCK, h.time - first)) {
+    template <class T> Block(const Heads<T>& h, int64_t b, int64_t first) : first(first), rows(std::min(BLOCK, h.time - first)) {
         left = first;
         for (int64_t t = first; t < first + rows; t++) left = std::min(left, h.start(b, t));
         left = left / LANES * LANES;
@@ -36,19 +36,17 @@ struct Block {
     int64_t keys() const { return right - left; }
 };
 
-inline const uint32_t* as_words(const bf16* values) { return (const uint32_t*)values; }
-
-// Mask of the keys i .. i + 15 for a row that attends to start .. last.
+// Mask of the keys i, i + 1, ... for a row that attends to start .. last.
 inline ints visible(int64_t i, int64_t start, int64_t last) {
-    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    ints key = lane + (int32_t)i;
+    ints key = lane_numbers() + (int32_t)i;
     return (ints)(key >= (int32_t)start) & (ints)(key <= (int32_t)last);
 }
 
 inline floats masked(floats value, ints mask, float otherwise) { return mask ? value : spread(otherwise); }
 
-// scores [keys] -> e^(scale score - most) as bf16; returns their sum and the maximum `most`.
-inline void softmax_row(const float* scores, bf16* shares, const Block& block, int64_t start, int64_t last, float scale,
+// scores [keys] -> e^(scale score - most); returns their sum and the maximum `most`.
+template <class T>
+inline void softmax_row(const float* scores, T* shares, const Block& block, int64_t start, int64_t last, float scale,
                         float& total, float& most) {
     floats peak = spread(-INFINITY), sums{};
     for (int64_t i = 0; i < block.keys(); i += LANES)
@@ -64,26 +62,27 @@ inline void softmax_row(const float* scores, bf16* shares, const Block& block, i
 }
 
 // out [B][T][H][d]; log_sums [B][H][T]: log of the sum of e^(scale score) over the keys of a row.
-inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_t threads) {
+template <class T> inline void attention_forward(const Heads<T>& h, T* out, float* log_sums, int64_t threads) {
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
     float scale = 1.0f / std::sqrt((float)d);
     in_parallel(threads, [&](Member& member) {
-        Scratch<uint32_t> keys(d / 2 * time), values(time / 2 * d);
+        Scratch<uint32_t> keys(d / PER_WORD<T> * time), values(time / PER_WORD<T> * d);
         Scratch<float> scores(BLOCK * time), mixed(BLOCK * d);
-        Scratch<bf16> shares(BLOCK * time);
+        Scratch<T> shares(BLOCK * time);
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
-            const bf16* row = h.qkv + b * h.time * h.stride();
-            const bf16 *key = row + (h.heads + shared) * d, *value = key + h.kv_heads * d;
-            transpose(as_words(key), h.stride() / 2, h.time, d / 2, keys, time);
-            std::memset(values.at, 0, time / 2 * d * sizeof(uint32_t));
+            const T* row = h.qkv + b * h.time * h.stride();
+            const T *key = row + (h.heads + shared) * d, *value = key + h.kv_heads * d;
+            transpose(as_words(key), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, keys, time);
+            std::memset(values.at, 0, time / PER_WORD<T> * d * sizeof(uint32_t));
             interleave(value, h.stride(), h.time, d, values);
             for (int64_t head = shared * group; head < (shared + 1) * group; head++)
                 for (int64_t first = 0; first < h.time; first += BLOCK) {
                     Block block(h, b, first);
                     const uint32_t* query = as_words(row + first * h.stride() + head * d);
-                    multiply({query, h.stride() / 2, block.rows, keys + block.left, time, d / 2, scores, time, false},
-                             block.keys());
+                    multiply<T>({query, h.stride() / PER_WORD<T>, block.rows, keys + block.left, time, d / PER_WORD<T>,
+                                 scores, time, false},
+                                block.keys());
                     float totals[BLOCK];
                     for (int64_t i = 0; i < block.rows; i++) {
                         float most;
@@ -91,9 +90,9 @@ inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_
                                     totals[i], most);
                         log_sums[(b * h.heads + head) * h.time + first + i] = most + std::log(totals[i]);
                     }
-                    multiply({as_words(shares), time / 2, block.rows, values + block.left / 2 * d, d, block.keys() / 2,
-                              mixed, d, false},
-                             d);
+                    multiply<T>({as_words(shares.at), time / PER_WORD<T>, block.rows, values + block.left / PER_WORD<T> * d,
+                                 d, block.keys() / PER_WORD<T>, mixed, d, false},
+                                d);
                     for (int64_t i = 0; i < block.rows; i++)
                         for (int64_t j = 0; j < d; j += LANES)
                             store(out + ((b * h.time + first + i) * h.heads + head) * d + j,
@@ -104,120 +103,127 @@ inline void attention_forward(const Heads& h, bf16* out, float* log_sums, int64_
 }
 
 // Keys and values of one head in all packed formats, and the accumulated gradients, transposed.
-struct BackwardScratch {
-    Scratch<uint32_t> keys, key_pairs, values, queries, outers, pairs, share_pairs, slope_pairs;
+template <class T> struct BackwardScratch {
+    Scratch<uint32_t> keys, key_rows, values, queries, outers, rows, share_rows, slope_rows;  // as words
     Scratch<float> scores, slopes, query_gradient, key_gradient, value_gradient;
-    Scratch<bf16> slope_rows;
+    Scratch<T> slope_values;
 
     BackwardScratch(int64_t time, int64_t d)
-        : keys(d / 2 * time), key_pairs(time / 2 * d), values(d / 2 * time), queries(d * BLOCK / 2),
-          outers(d * BLOCK / 2), pairs(BLOCK / 2 * d), share_pairs(BLOCK / 2 * time), slope_pairs(BLOCK / 2 * time),
+        : keys(words_of(d) * time), key_rows(words_of(time) * d), values(words_of(d) * time), queries(d * words_of(BLOCK)),
+          outers(d * words_of(BLOCK)), rows(words_of(BLOCK) * d), share_rows(words_of(BLOCK) * time),
+          slope_rows(words_of(BLOCK) * time),
           scores(BLOCK * time), slopes(BLOCK * time), query_gradient(BLOCK * d), key_gradient(d * time),
-          value_gradient(d * time), slope_rows(BLOCK * time) {}
+          value_gradient(d * time), slope_values(BLOCK * time) {}
+
+    static int64_t words_of(int64_t values) { return (values + PER_WORD<T> - 1) / PER_WORD<T>; }
 };
 
-struct Backward {
-    const Heads& h;
-    const bf16 *out, *outer;  // [B][T][H][d]: the output, and its gradient
+template <class T> struct Backward {
+    const Heads<T>& h;
+    const T *out, *outer;  // [B][T][H][d]: the output, and its gradient
     const float* log_sums;
-    bf16* gradient;  // like qkv
+    T* gradient;  // like qkv
 };
 
-// Rows of scores and of outer value^T -> softmax and gradients of the scores, packed for the following products.
-inline void slopes_of_block(const Backward& w, const BackwardScratch& s, const Block& block, int64_t b, int64_t head) {
-    const Heads& h = w.h;
+// Rows of scores and of outer value^T -> softmax and gradients of the scores, as words for the following products.
+template <class T>
+inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, const Block& block, int64_t b, int64_t head) {
+    const Heads<T>& h = w.h;
+    constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded();
     float scale = 1.0f / std::sqrt((float)d);
-    for (int64_t row = 0; row < BLOCK; row += 2) {
-        float log_sum[2] = {}, along[2] = {};
-        int64_t start[2], last[2];
-        for (int64_t k = 0; k < 2; k++) {
+    for (int64_t row = 0; row < BLOCK; row += MANY) {
+        float log_sum[MANY] = {}, along[MANY] = {};
+        int64_t start[MANY], last[MANY];
+        for (int64_t k = 0; k < MANY; k++) {
             int64_t t = block.first + row + k;
             bool there = row + k < block.rows;
             start[k] = there ? h.start(b, t) : 1, last[k] = there ? t : 0;
             if (!there) continue;
             log_sum[k] = w.log_sums[(b * h.heads + head) * h.time + t];
-            const bf16 *out = w.out + ((b * h.time + t) * h.heads + head) * d, *outer = w.outer + (out - w.out);
+            const T *out = w.out + ((b * h.time + t) * h.heads + head) * d, *outer = w.outer + (out - w.out);
             floats product{};
             for (int64_t j = 0; j < d; j += LANES) product = fused(load(out + j), load(outer + j), product);
             along[k] = sum(product);
         }
         for (int64_t i = 0; i < block.keys(); i += LANES) {
-            halves shares[2], slopes[2];
-            for (int64_t k = 0; k < 2; k++) {
+            T shares[2][LANES];
+            for (int64_t k = 0; k < MANY; k++) {
                 int64_t at = (row + k) * time + i;
                 floats share = exponential(load(s.scores + at) * scale - log_sum[k]);
                 ints seen = visible(block.left + i, start[k], last[k]);
                 share = masked(share, seen, 0.0f);
-                floats slope = masked(share * (load(s.slopes + at) - along[k]) * scale, seen, 0.0f);
-                store((bf16*)&shares[k], share);
-                store((bf16*)&slopes[k], slope);
-                std::memcpy(s.slope_rows + at, &slopes[k], sizeof(halves));
+                store(shares[k], share);
+                store(s.slope_values + at, masked(share * (load(s.slopes + at) - along[k]) * scale, seen, 0.0f));
             }
-            words share_pair = interleaved(shares[0], shares[1]), slope_pair = interleaved(slopes[0], slopes[1]);
-            std::memcpy(s.share_pairs + row / 2 * time + i, &share_pair, sizeof(words));
-            std::memcpy(s.slope_pairs + row / 2 * time + i, &slope_pair, sizeof(words));
+            words share = joined(shares[0], shares[1]), slope = joined(s.slope_values + row * time + i,
+                                                                       s.slope_values + (row + 1) * time + i);
+            std::memcpy(s.share_rows + row / MANY * time + i, &share, sizeof(words));
+            std::memcpy(s.slope_rows + row / MANY * time + i, &slope, sizeof(words));
         }
     }
 }
 
 // One block of query rows: writes the gradient of queries, adds to those of keys and values.
-inline void backward_block(const Backward& w, const BackwardScratch& s, const Block& block, int64_t b, int64_t head) {
-    const Heads& h = w.h;
+template <class T>
+inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, const Block& block, int64_t b, int64_t head) {
+    const Heads<T>& h = w.h;
+    constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded(), keys = block.keys(), left = block.left;
-    int64_t place = (b * h.time + block.first) * h.stride() + head * d;
-    const bf16* query = h.qkv + place;
-    const bf16* outer = w.outer + ((b * h.time + block.first) * h.heads + head) * d;
-    int64_t outer_stride = h.heads * d;
-    multiply({as_words(query), h.stride() / 2, block.rows, s.keys + left, time, d / 2, s.scores, time, false}, keys);
-    multiply({as_words(outer), outer_stride / 2, block.rows, s.values + left, time, d / 2, s.slopes, time, false}, keys);
+    int64_t place = (b * h.time + block.first) * h.stride() + head * d, outer_stride = h.heads * d;
+    const T* query = h.qkv + place;
+    const T* outer = w.outer + ((b * h.time + block.first) * h.heads + head) * d;
+    multiply<T>({as_words(query), h.stride() / MANY, block.rows, s.keys + left, time, d / MANY, s.scores, time, false}, keys);
+    multiply<T>({as_words(outer), outer_stride / MANY, block.rows, s.values + left, time, d / MANY, s.slopes, time, false},
+                keys);
     slopes_of_block(w, s, block, b, head);
-    multiply({as_words(s.slope_rows), time / 2, block.rows, s.key_pairs + left / 2 * d, d, keys / 2, s.query_gradient, d,
-              false},
-             d);
+    multiply<T>({as_words(s.slope_values.at), time / MANY, block.rows, s.key_rows + left / MANY * d, d, keys / MANY,
+                 s.query_gradient, d, false},
+                d);
     for (int64_t i = 0; i < block.rows; i++)
         for (int64_t j = 0; j < d; j += LANES)
             store(w.gradient + place + i * h.stride() + j, load(s.query_gradient + i * d + j));
-    int64_t pairs = (block.rows + 1) / 2;
-    interleave(query, h.stride(), block.rows, d, s.pairs);
-    transpose(s.pairs, d, pairs, d, s.queries, BLOCK / 2);
-    multiply({s.queries, BLOCK / 2, d, s.slope_pairs, time, pairs, s.key_gradient + left, time, true}, keys);
-    interleave(outer, outer_stride, block.rows, d, s.pairs);
-    transpose(s.pairs, d, pairs, d, s.outers, BLOCK / 2);
-    multiply({s.outers, BLOCK / 2, d, s.share_pairs, time, pairs, s.value_gradient + left, time, true}, keys);
+    int64_t rows = (block.rows + MANY - 1) / MANY, stride = BLOCK / MANY;
+    interleave(query, h.stride(), block.rows, d, s.rows);
+    transpose(s.rows, d, rows, d, s.queries, stride);
+    multiply<T>({s.queries, stride, d, s.slope_rows, time, rows, s.key_gradient + left, time, true}, keys);
+    interleave(outer, outer_stride, block.rows, d, s.rows);
+    transpose(s.rows, d, rows, d, s.outers, stride);
+    multiply<T>({s.outers, stride, d, s.share_rows, time, rows, s.value_gradient + left, time, true}, keys);
 }
 
-// sums [d][time] -> rows of bf16.
-inline void store_transposed(const float* sums, int64_t sums_stride, int64_t time, int64_t d, bf16* to, int64_t stride) {
+// sums [d][time] -> rows.
+template <class T>
+inline void store_transposed(const float* sums, int64_t sums_stride, int64_t time, int64_t d, T* to, int64_t stride) {
     for (int64_t t = 0; t < time; t += LANES)
         for (int64_t j = 0; j < d; j += LANES) {
             words block[LANES];
             for (int i = 0; i < LANES; i++) block[i] = load_as<words>(sums + (j + i) * sums_stride + t);
-            transpose_16(block);
+            transpose_block(block);
             for (int i = 0; i < LANES && t + i < time; i++) store(to + (t + i) * stride + j, (floats)block[i]);
         }
 }
 
-inline void attention_backward(const Backward& w, int64_t threads) {
-    const Heads& h = w.h;
+template <class T> inline void attention_backward(const Backward<T>& w, int64_t threads) {
+    const Heads<T>& h = w.h;
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
     in_parallel(threads, [&](Member& member) {
-        BackwardScratch s(time, d);
+        BackwardScratch<T> s(time, d);
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
             int64_t key_place = b * h.time * h.stride() + (h.heads + shared) * d, value_place = key_place + h.kv_heads * d;
-            const bf16 *key = h.qkv + key_place, *value = h.qkv + value_place;
-            transpose(as_words(key), h.stride() / 2, h.time, d / 2, s.keys, time);
-            transpose(as_words(value), h.stride() / 2, h.time, d / 2, s.values, time);
-            std::memset(s.key_pairs.at, 0, time / 2 * d * sizeof(uint32_t));
-            interleave(key, h.stride(), h.time, d, s.key_pairs);
+            const T *key = h.qkv + key_place, *value = h.qkv + value_place;
+            transpose(as_words(key), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, s.keys, time);
+            transpose(as_words(value), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, s.values, time);
+            std::memset(s.key_rows.at, 0, time / PER_WORD<T> * d * sizeof(uint32_t));
+            interleave(key, h.stride(), h.time, d, s.key_rows);
             std::fill_n(s.key_gradient.at, d * time, 0.0f);
             std::fill_n(s.value_gradient.at, d * time, 0.0f);
             for (int64_t head = shared * group; head < (shared + 1) * group; head++)
                 for (int64_t first = 0; first < h.time; first += BLOCK)
                     backward_block(w, s, Block(h, b, first), b, head);
-            store_transposed(s.key_gradient, time, h.time, d, w.gradient + key_place, h.stride());
-            store_transposed(s.value_gradient, time, h.time, d, w.gradient + value_place, h.stride());
+            store_transposed<T>(s.key_gradient, time, h.time, d, w.gradient + key_place, h.stride());
+            store_transposed<T>(s.value_gradient, time, h.time, d, w.gradient + value_place, h.stride());
         });
     });
 }

@@ -49,45 +49,41 @@
         rotary_backward<T>({sizes[0], sizes[1] + sizes[2], sizes[1], sizes[3], sizes[4], weight, cosines, sines, sizes[5],  \
                           epsilon},                                                                                       \
                          x, gradient, weight_gradient, threads);                                                          \
+    }                                                                                                                     \
+    void trine_linear_forward_##NAME(const T* x, const float* weight, const float* bias, T* out, int64_t rows,             \
+                                     int64_t inputs, int64_t outputs, int64_t threads) {                                   \
+        linear_forward<T>({rows, inputs, outputs}, x, weight, bias, out, threads);                                         \
+    }                                                                                                                     \
+    /* A gradient that is not needed is null. */                                                                          \
+    void trine_linear_backward_##NAME(const T* gradient, const T* x, const float* weight, T* x_gradient,                  \
+                                      float* weight_gradient, float* bias_gradient, int64_t rows, int64_t inputs,         \
+                                      int64_t outputs, int64_t threads) {                                                 \
+        LinearSizes size{rows, inputs, outputs};                                                                          \
+        if (x_gradient) linear_input_backward<T>(size, gradient, weight, x_gradient, threads);                            \
+        if (weight_gradient) linear_weight_backward<T>(size, gradient, x, weight_gradient, threads);                      \
+        if (bias_gradient) sum_rows(gradient, bias_gradient, rows, outputs, threads);                                     \
+    }                                                                                                                     \
+    /* sizes: B, T, H, K, d */                                                                                            \
+    void trine_attention_forward_##NAME(const T* qkv, const int64_t* starts, T* out, float* log_sums,                     \
+                                        const int64_t* sizes, int64_t threads) {                                          \
+        attention_forward<T>({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts}, out, log_sums, threads);    \
+    }                                                                                                                     \
+    void trine_attention_backward_##NAME(const T* qkv, const int64_t* starts, const T* out, const T* outer,               \
+                                         const float* log_sums, T* gradient, const int64_t* sizes, int64_t threads) {     \
+        Heads<T> heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts};                                    \
+        attention_backward<T>({heads, out, outer, log_sums, gradient}, threads);                                          \
     }
 
 extern "C" {
 FOR_TYPE(float, float32)
 FOR_TYPE(bf16, bfloat16)
 
-// Whether linear.h is the fastest option here: it needs bf16 dot products, and AMX (in PyTorch) is faster still.
+// Whether the products of linear.h in bf16 are the fastest here: they need the dot product; AMX (in PyTorch) is faster still.
 int64_t trine_has_fast_products() {
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#if defined(HAS_PAIR_PRODUCT) && !defined(__AMX_BF16__)
     return 1;
 #else
     return 0;
 #endif
-}
-
-void trine_linear_forward_bfloat16(const bf16* x, const float* weight, const float* bias, bf16* out, int64_t rows,
-                                   int64_t inputs, int64_t outputs, int64_t threads) {
-    linear_forward({rows, inputs, outputs}, x, weight, bias, out, threads);
-}
-
-// A gradient that is not needed is null.
-void trine_linear_backward_bfloat16(const bf16* gradient, const bf16* x, const float* weight, bf16* x_gradient,
-                                    float* weight_gradient, float* bias_gradient, int64_t rows, int64_t inputs,
-                                    int64_t outputs, int64_t threads) {
-    LinearSizes size{rows, inputs, outputs};
-    if (x_gradient) linear_input_backward(size, gradient, weight, x_gradient, threads);
-    if (weight_gradient) linear_weight_backward(size, gradient, x, weight_gradient, threads);
-    if (bias_gradient) sum_rows(gradient, bias_gradient, rows, outputs, threads);
-}
-
-// sizes: B, T, H, K, d
-void trine_attention_forward_bfloat16(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sums,
-                                      const int64_t* sizes, int64_t threads) {
-    attention_forward({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts}, out, log_sums, threads);
-}
-
-void trine_attention_backward_bfloat16(const bf16* qkv, const int64_t* starts, const bf16* out, const bf16* outer,
-                                       const float* log_sums, bf16* gradient, const int64_t* sizes, int64_t threads) {
-    Heads heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts};
-    attention_backward({heads, out, outer, log_sums, gradient}, threads);
 }
 }
