@@ -1,4 +1,4 @@
-# make quickstart   install into .venv and run the three steps (about ten minutes on two cores)
+# make quickstart   install into .venv and run the three steps: the largest plan that takes about ten minutes here
 # make test         install what the tests need and run them, in a process for each core (ARGS="-n0 tests/data": in one)
 # make bench        measure Trine beside its peers (bench/README.md); ARGS="generation --shape mini" selects
 # make bench-peers  build llama.cpp for it, in an environment of its own

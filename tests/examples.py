@@ -18,7 +18,16 @@ import numpy as np
 import torch
 
 import trine
-from tests.tiny import random_ids, tiny_chat, tiny_config, tiny_model, tiny_score_model, tiny_tokenizer
+from tests.tiny import (
+    random_ids,
+    tiny_chat,
+    tiny_config,
+    tiny_model,
+    tiny_score_model,
+    tiny_task_model,
+    tiny_task_tokenizer,
+    tiny_tokenizer,
+)
 from trine.records import Message
 
 ROOT = Path(trine.__file__).parent
@@ -99,6 +108,8 @@ GIVEN: dict[str, Callable[[], Any]] = {
     "config": lambda: tiny_config(vocab_size=320),
     "score_model": lambda: tiny_score_model(vocab_size=320),
     "tokenizer": tiny_tokenizer,
+    "task_model": tiny_task_model,
+    "task_tokenizer": tiny_task_tokenizer,
     "chat": tiny_chat,
     "ids": lambda: random_ids(2, 10),
     "batches_of_ids": lambda: [tiny_tokenizer().encode("The cat "), tiny_tokenizer().encode("sat.")],

@@ -5,12 +5,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from trine.model.classifier import TaskModel, TaskSettings, TaskTokens
 from trine.model.config import ModelConfig, gpt2_config
 from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.records import Rollout, StopReason
 from trine.tokenizer.bpe import train_tokenizer
 from trine.tokenizer.chat_format import ChatFormat
+from trine.tokenizer.growth import with_special_tokens
 from trine.tokenizer.tokenizer import Tokenizer
 
 FAMILY_NAMES = ("gpt2", "llama", "qwen2", "qwen3")
@@ -69,6 +71,18 @@ def tiny_score_model(family: str = "qwen3", seed: int = 0, offset: float = 0.75,
     model = ScoreModel(tiny_model(family, seed, **shape))
     model.initialize_head(seed)
     model.offset = offset
+    return model
+
+
+def tiny_task_tokenizer() -> Tokenizer:
+    """With start, delimiter and extract."""
+    return with_special_tokens(tiny_tokenizer(), TaskTokens().names)
+
+
+def tiny_task_model() -> TaskModel:
+    """A classifier of two labels for `tiny_task_tokenizer`."""
+    model = TaskModel(tiny_model(vocab_size=323), TaskSettings("classify", ("neg", "pos")))
+    model.initialize_head(seed=0)
     return model
 
 

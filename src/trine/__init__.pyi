@@ -18,9 +18,13 @@ from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rl import KlConfig as KlConfig
+from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
 from trine.records import Message as Message
 from trine.runtime.errors import TrineError as TrineError
+from trine.sandbox.running import Verdict as Verdict
+from trine.sandbox.running import run_tests as run_tests
+from trine.sandbox.running import run_tests_batch as run_tests_batch
 
 _Path = str | os.PathLike[str]
 
@@ -116,7 +120,17 @@ def finetune(
     batch_size: int = ...,
     micro_batch_size: int = ...,
     prompt_weight: float = ...,
+    task: Literal["classify", "entail", "similar", "choose"] | None = ...,
+    trains: Literal["everything", "head"] = ...,
+    auxiliary_weight: float = ...,
+    truncation_side: Literal["right", "left"] = ...,
+    held_out_by: str | None = ...,
+    compare_with: _Path | None = ...,
+    task_tokens: Sequence[str] = ...,
     parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    evaluate_tasks: Sequence[str] = ...,
+    task_data: Mapping[str, str] = ...,
+    keep_best: str | None = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
@@ -189,6 +203,7 @@ def ppo(
     adapter: _Path | None = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
+    value_head: Literal["zero", "fitted"] = ...,
     critic_warmup: int = ...,
     iterations: int = ...,
     batch_size: int = ...,
@@ -270,6 +285,7 @@ def run(
     recipe: str,
     out: _Path,
     *,
+    plan: str | None = ...,
     minutes: float | None = ...,
     depth: int | None = ...,
     set: Sequence[str] | Mapping[str, Any] = ...,
@@ -283,7 +299,8 @@ def run(
 def quickstart(
     *,
     out: _Path = ...,
-    minutes: float = ...,
+    plan: str | None = ...,
+    minutes: float | None = ...,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,

@@ -16,6 +16,9 @@ StopReason = Literal["eos", "stop", "length"]
 Closing = Literal["line", "end", "as_is"]
 """How a cut answer is shown to a reward model: to its last whole line and ended, ended where it was cut, or unended."""
 
+Task = Literal["classify", "entail", "similar", "choose"]
+"""GPT-1's four tasks: label a text; a premise and a hypothesis; two texts in either order; choose among options."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -97,6 +100,31 @@ class TokenSpan:
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class TaskText:
+    """A text with task tokens in it (GPT-2): (the name of a task token or "", the text after it), in order.
+
+    `answer`: what is to be learned after them; None: the texts themselves are. `place`: file:line, for errors.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    answer: str | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class TaskExample:
+    """A record of one of GPT-1's tasks: the texts of each reading, and the name of the label (of a choice: its place).
+
+    A reading is one text, or two with a delimiter between them. `group` splits train from held-out.
+    """
+
+    readings: tuple[tuple[str, ...], ...]
+    label: str
+    name: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import Command
 from trine.config import extras
+from trine.pipeline.speeds import Speeds
 from trine.runtime.durations import spoken
 
 
@@ -123,7 +124,7 @@ def test_the_total_is_never_below_one_of_its_parts(
 ) -> None:
     """5.4: pretraining for days in a recipe that says ten minutes takes days."""
     monkeypatch.setattr("trine.stages.pretraining.estimate.product_flops", lambda hardware: 1e12)
-    monkeypatch.setattr("trine.runtime.speed.product_flops", lambda hardware: 1e12)
+    monkeypatch.setattr("trine.pipeline.plans.measured_speeds", lambda *shape: Speeds(1e9, 1e9, 1e9))
     code, out, _ = command("run", "quickstart", "--set", "pretrain.tokens=2G", "--out", tmp_path / "run", "--dry-run")
     assert code == 0
     part = re.search(r"# time: about (.*?): ", out)
@@ -134,7 +135,10 @@ def test_the_total_is_never_below_one_of_its_parts(
 
 
 @pytest.mark.parametrize("arguments", [("quickstart",), ("run", "quickstart")])
-def test_a_recipe_is_described_stage_by_stage(command: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_recipe_is_described_stage_by_stage(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("trine.pipeline.plans.measured_speeds", lambda *shape: Speeds(6e3, 4e3, 60))
     code, out, _ = command(*arguments, "--out", tmp_path / "run", "--dry-run")
     assert code == 0
     for name in (
@@ -150,6 +154,7 @@ def test_a_recipe_is_described_stage_by_stage(command: Command, tmp_path: Path, 
     ):
         assert f"## {name} (stage " in out
     assert "responses of up to 64 tokens" in out and "# all together: about" in out
+    assert "# → plan " in out and "# a larger one starts from nothing" in out
     assert not (tmp_path / "run").exists()
 
 

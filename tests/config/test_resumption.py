@@ -26,7 +26,9 @@ CONFIGS: dict[str, StageConfig] = {
     "shards": ShardsConfig(out="run", corpus=CORPUS, tokenizer="t"),
     "pretrain": PretrainConfig(out="run", corpus=CORPUS, tokenizer="t", epochs=1.5, depth=2, row_tokens=64),
     "functions": FunctionsConfig(out="run", corpus=CORPUS, tokenizer="t"),
-    "finetune": FinetuneConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
+    "finetune": FinetuneConfig(
+        out="run", model="m", examples="e", held_out="h", adapter="a", task="classify", compare_with="c"
+    ),
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
@@ -60,8 +62,10 @@ KINDS: dict[str, dict[str, str]] = {
         "push_to_hub": "MAY_CHANGE", "push_private": "MAY_CHANGE",
     },
     "functions": OF_A_CORPUS | {"tokenizer": "BY_CONTENT"},
-    "finetune": OF_A_LOOP | {
-        **dict.fromkeys(("model", "adapter", "examples", "held_out", "chat_template"), "BY_CONTENT"),
+    "finetune": OF_A_LOOP | dict.fromkeys(("evaluate_tasks", "task_data", "keep_best"), "MAY_CHANGE") | {
+        **dict.fromkeys(
+            ("model", "adapter", "examples", "held_out", "chat_template", "compare_with"), "BY_CONTENT"
+        ),
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS", "show": "MAY_CHANGE",
     },
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},

@@ -38,6 +38,10 @@ FORMS: list[tuple[dict[str, Any], str, tuple[Message, ...], tuple[int, ...]]] = 
      (Message("user", "i"), Message("assistant", "o")), (1,)),
     ({"instruction": "i", "input": "n", "output": "o"}, "Alpaca",
      (Message("user", "i\nn"), Message("assistant", "o")), (1,)),
+    ({"instruction": "i", "input": "n", "response": "o"}, "Alpaca with response",
+     (Message("user", "i\nn"), Message("assistant", "o")), (1,)),
+    ({"instruction": "i", "context": "n", "response": "o"}, "Alpaca with response",
+     (Message("user", "i\nn"), Message("assistant", "o")), (1,)),
     ({"instruction": "c", "output": "d", "system": "S", "history": [["a", "b"]]}, "Alpaca", MESSAGES, ANSWERS),
 ]  # fmt: skip
 

@@ -126,7 +126,10 @@ def test_by_name_over_http_streaming_and_copied(folder: Path, tmp_path: Path) ->
         "found = [corpus('me/code', streaming=streaming) for streaming in (True, False)]\n"
         "texts = [[document.text for document in one.documents('train')] for one in found]\n"
         "try:\n    corpus('me/other')\nexcept TrineError as error:\n    message = str(error)\n"
-        "print(json.dumps([texts, [one.fingerprint for one in found], message]))\n"
+        "from trine.data.data_sets import data_set_commit, data_set_records\n"
+        "records = list(data_set_records('me/code', None, 'train'))\n"
+        "commits = [data_set_commit(name) for name in ('me/code', 'me/code@' + 40 * 'a')]\n"
+        "print(json.dumps([texts, [one.fingerprint for one in found], message, records, commits]))\n"
     )
     with serving(DataSetStandIn("me/code", folder)) as hub:
         settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
@@ -134,7 +137,9 @@ def test_by_name_over_http_streaming_and_copied(folder: Path, tmp_path: Path) ->
             [sys.executable, script], env=os.environ | settings, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
-    texts, prints, message = json.loads(done.stdout)
+    texts, prints, message, records, commits = json.loads(done.stdout)
+    assert records == [[f"me/code:{number}", row] for number, row in enumerate(ROWS, 1)]
+    assert commits == [COMMIT, 40 * "a"]
     assert texts == [[row["content"] for row in ROWS]] * 2
     assert prints[0] == prints[1]
     assert message == (

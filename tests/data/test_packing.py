@@ -64,6 +64,30 @@ def test_packed_equals_padded_equals_one_by_one(family: str, context_weight: flo
     assert_close(packed, {"loss": alone.detach()} | gradients, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_packed_and_unpacked_have_one_loss_and_one_gradient_to_a_millionth(family: str) -> None:
+    """In fp32, as shares of their sizes: the loss, and the gradient of each parameter."""
+    model = tiny_model(family)
+    packed = loss_and_gradients(model, fit_rows(LENGTHS, ROW), 0.0)
+    unpacked = loss_and_gradients(model, [[item] for item in range(len(SPANS))], 0.0)
+    for name, value in unpacked.items():
+        assert (packed[name] - value).norm() <= 1e-6 * value.norm() + 1e-12, name
+
+
+def test_e9_positions_and_attention_restart_and_no_target_crosses_a_boundary() -> None:
+    """E9: lengths 3 and 2 in a row of 5: positions 0 1 2 0 1; 2 + 1 targets of 5, none of the next example's first."""
+    spans = [TokenSpan((11, 12, 13), (True,) * 3), TokenSpan((21, 22), (True,) * 2)]
+    batch = pack(spans, [[0, 1]], 5, 1.0)
+    assert batch.positions is not None and batch.starts is not None
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 1]] and batch.starts.tolist() == [[0, 0, 0, 3, 3]]
+    assert batch.weights.tolist() == [[1, 1, 0, 1, 0]] and batch.count == 3
+    assert batch.targets[batch.weights > 0].tolist() == [12, 13, 22]
+    model = tiny_model("qwen3")
+    other = pack([TokenSpan((5, 6, 7), (True,) * 3), spans[1]], [[0, 1]], 5, 1.0)
+    hidden = [model(each.ids, positions=each.positions, starts=each.starts)[0, 3:] for each in (batch, other)]
+    assert_close(*hidden, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
 def test_the_packed_batch_has_the_loss_of_a_mask_that_is_written_out(dtype: torch.dtype, bound: float) -> None:
     """In bf16 it takes the compiled causal attention, which no written-out mask does: equal to rounding."""

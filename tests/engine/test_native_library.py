@@ -11,7 +11,7 @@ from tests.tiny import tiny_model
 from trine.engine.engine import Engine
 from trine.engine.native.library import native_library
 from trine.engine.sampling import Sampling
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 
 COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then cat "{folder}/version"; exit 0; fi

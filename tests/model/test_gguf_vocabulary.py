@@ -50,7 +50,7 @@ def test_other_makers_tokenizers_come_back_with_the_same_ids(family: str, tmp_pa
     assert (set(after.stop_ids), after.chat_template) == (set(before.stop_ids), before.chat_template)
 
 
-@pytest.mark.parametrize(("family", "name"), [(smollm2, "smollm"), (llama3, "llama-bpe"), (qwen3, "qwen2")], ids=str)
+@pytest.mark.parametrize(("family", "name"), [(smollm2, "smollm"), (llama3, "llama-bpe"), (qwen3, "qwen2")])
 def test_the_split_is_written_by_the_name_llama_cpp_knows_it_by(
     family: Callable[[Path], Path], name: str, tmp_path: Path
 ) -> None:

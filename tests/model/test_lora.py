@@ -99,6 +99,31 @@ def test_a_rank_stabilized_adapter_is_scaled_by_the_root_of_its_rank() -> None:
     assert LoraSettings(16, 8.0, rank_stabilized=True).scale == 2.0
 
 
+GOLDEN = {"W": [[1.0, 2.0], [3.0, -1.0]], "A": [[1.0, -1.0]], "B": [[0.5], [1.0]]}
+
+
+def golden_layer(up: list[list[float]]) -> LoraLinear:
+    linear = Linear(2, 2, bias=False)
+    linear.weight.data = torch.tensor(GOLDEN["W"])
+    lora = LoraLinear(linear, {"q_proj": 2}, {"q_proj"}, LoraSettings(1, 2.0))
+    lora.lora_A["q_proj"].data, lora.lora_B["q_proj"].data = torch.tensor(GOLDEN["A"]), torch.tensor(up)
+    return lora
+
+
+def test_l1_the_merged_weight_and_both_scales() -> None:
+    """L1: W + alpha / r B A with alpha 2, r 1; at rank 16 and alpha 32 LoRA scales by 2, rsLoRA by 8."""
+    assert_close(golden_layer(GOLDEN["B"]).merged_weight(), torch.tensor([[2.0, 1.0], [5.0, -3.0]]))
+    assert [LoraSettings(16, 32.0, rank_stabilized=stable).scale for stable in (False, True)] == [2.0, 8.0]
+
+
+def test_l3_the_first_step_moves_b_alone() -> None:
+    """L3: at B = 0, for x = (1, 2) and dL/dy = (0.3, -0.2), dL/dA is 0 and dL/dB (-0.6, 0.4)."""
+    lora = golden_layer([[0.0], [0.0]])
+    (lora(torch.tensor([[1.0, 2.0]])) * torch.tensor([[0.3, -0.2]])).sum().backward()
+    assert_close(lora.lora_A["q_proj"].grad, torch.zeros(1, 2))
+    assert_close(lora.lora_B["q_proj"].grad, torch.tensor([[-0.6], [0.4]]))
+
+
 def test_where_an_adapter_starts_depends_on_the_seed_and_its_module_alone() -> None:
     def start(seed: int, *targets: str) -> dict[str, Tensor]:
         model = tiny_model("llama")

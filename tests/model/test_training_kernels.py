@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.tiny import random_tensor
 from trine.algorithms.text_log_probs import cross_entropy_and_gradient, cross_entropy_sum
-from trine.model import kernels
+from trine.model import kernels, products, training_library
 from trine.model import training_kernels as native
 from trine.model.config import gpt2_config, qwen3_config
 from trine.model.transformer import Transformer, initialize
@@ -25,7 +25,7 @@ def library() -> None:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if os.environ.get("TRINE_NATIVE") == "0" or not compiler:
         pytest.skip("no C++ compiler, or TRINE_NATIVE=0")
-    assert native.training_library() is not None, "the C++ of the training step does not compile"
+    assert training_library.training_library() is not None, "the C++ of the training step does not compile"
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -40,8 +40,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the C++ functions that were called."""
     names: list[str] = []
-    call = native._call
-    monkeypatch.setattr(native, "_call", lambda name, *rest: (names.append(name), call(name, *rest))[1])
+    call = training_library.call
+    for module in (native, products):
+        monkeypatch.setattr(module, "call", lambda name, *rest: (names.append(name), call(name, *rest))[1])
     return names
 
 
@@ -56,6 +57,11 @@ def results(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
 
 def error(ours: Tensor, exact: Tensor) -> float:
     return float((ours.double() - exact.double()).detach().norm() / exact.double().detach().norm())
+
+
+def own_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """In C++ whatever is fastest here; in fp64 the formula."""
+    return (native.linear if x.dtype in DTYPES else kernels.linear)(x, weight, bias)
 
 
 def assert_equal_to_plain(operation: Operation, inputs: list[Tensor], dtype: torch.dtype) -> None:
@@ -131,20 +137,24 @@ def starts_of(*rows: list[int]) -> Tensor:
     )
 
 
+@dtypes
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("time", [1, 17, 32, 77])
 @pytest.mark.parametrize("head_dim", [32, 96])
-def test_causal_attention(kv_heads: int, time: int, head_dim: int, threads: int, calls: list[str]) -> None:
-    qkv = random_tensor(2, time, 4 + 2 * kv_heads, head_dim, seed=1).bfloat16()
-    assert_equal_to_plain(lambda x: kernels.causal_attention(x, None, 4), [qkv], torch.bfloat16)
+def test_causal_attention(
+    dtype: torch.dtype, kv_heads: int, time: int, head_dim: int, threads: int, calls: list[str]
+) -> None:
+    qkv = random_tensor(2, time, 4 + 2 * kv_heads, head_dim, seed=1).to(dtype)
+    assert_equal_to_plain(lambda x: kernels.causal_attention(x, None, 4), [qkv], dtype)
     assert set(calls) == {"attention_forward", "attention_backward"}
 
 
+@dtypes
 @pytest.mark.parametrize("kv_heads", [2, 1])
-def test_causal_attention_within_documents(kv_heads: int, threads: int) -> None:
-    qkv = random_tensor(2, 77, 2 + 2 * kv_heads, 64, seed=1).bfloat16()
+def test_causal_attention_within_documents(dtype: torch.dtype, kv_heads: int, threads: int) -> None:
+    qkv = random_tensor(2, 77, 2 + 2 * kv_heads, 64, seed=1).to(dtype)
     starts = starts_of([40, 1, 1, 35], [5, 64, 8])
-    assert_equal_to_plain(lambda x: kernels.causal_attention(x, starts, 2), [qkv], torch.bfloat16)
+    assert_equal_to_plain(lambda x: kernels.causal_attention(x, starts, 2), [qkv], dtype)
 
 
 def test_documents_in_one_row_are_those_documents_alone() -> None:
@@ -155,15 +165,19 @@ def test_documents_in_one_row_are_those_documents_alone() -> None:
         assert error(packed[:, part], alone) < 3e-3
 
 
+@dtypes
 @pytest.mark.parametrize("rows", [128, 131])
 @pytest.mark.parametrize("sizes", [(32, 32), (96, 80), (64, 208)])
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
-def test_linear(rows: int, sizes: tuple[int, int], biased: bool, threads: int, calls: list[str]) -> None:
-    x, weight = random_tensor(rows, sizes[0], seed=1).bfloat16(), random_tensor(sizes[1], sizes[0], seed=2)
-    if not native.linear_usable(x, weight):
-        pytest.skip("this processor has no bf16 pairs, or has matrix units")
+def test_linear(
+    dtype: torch.dtype, rows: int, sizes: tuple[int, int], biased: bool, threads: int, calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On every processor, whether or not something faster is chosen there."""
+    monkeypatch.setenv(products.VARIABLE, "own")
+    x, weight = random_tensor(rows, sizes[0], seed=1).to(dtype), random_tensor(sizes[1], sizes[0], seed=2)
     inputs = [x, weight, *([random_tensor(sizes[1], seed=3)] if biased else [])]
-    assert_equal_to_plain(lambda x, w, b=None: kernels.linear(x, w, b), inputs, torch.bfloat16)
+    assert_equal_to_plain(lambda x, w, b=None: own_linear(x, w, b), inputs, dtype)
     assert set(calls) == {"linear_forward", "linear_backward"}
 
 
@@ -171,9 +185,7 @@ def test_long_sums_of_a_weight_gradient_are_exact() -> None:
     """More rows than are summed at once; products of bf16 are exact in fp32, so only the order of the sum differs."""
     x, gradient = (random_tensor(2500, 32, seed=seed).bfloat16() for seed in (1, 2))
     weight = torch.zeros(32, 32, requires_grad=True)
-    if not native.linear_usable(x, weight):
-        pytest.skip("this processor has no bf16 pairs, or has matrix units")
-    kernels.linear(x, weight, None).backward(gradient)
+    native.linear(x, weight, None).backward(gradient)
     assert error(weight.grad, gradient.double().T @ x.double()) < 1e-6
 
 
@@ -210,7 +222,7 @@ def normed_linear(centred: bool) -> tuple[Operation, list[Tensor]]:
         x: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, *shift: Tensor
     ) -> tuple[Tensor, ...]:
         total, out = kernels.add_norm(x, delta, scale, shift[0] if centred else None, 1e-5)
-        return total, kernels.linear(out, weight, bias)
+        return total, own_linear(out, weight, bias)
 
     return operation, [x, delta, *weights, *([random_tensor(64, seed=4)] if centred else [])]
 
@@ -218,7 +230,7 @@ def normed_linear(centred: bool) -> tuple[Operation, list[Tensor]]:
 def activated_linear(name: str) -> tuple[Operation, list[Tensor]]:
     x, width = 4 * random_tensor(3, 50, 128, seed=1).bfloat16(), 64 if name == "swiglu" else 128
     weights = [random_tensor(96, width, seed=5), random_tensor(96, seed=6)]
-    return lambda x, weight, bias: kernels.linear(getattr(kernels, name)(x), weight, bias), [x, *weights]
+    return lambda x, weight, bias: own_linear(getattr(kernels, name)(x), weight, bias), [x, *weights]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +242,6 @@ def test_a_product_makes_again_what_it_is_of_and_changes_no_bit(
     case: tuple[Operation, list[Tensor]], threads: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation, inputs = case
-    if not native.linear_usable(inputs[0], torch.empty(96, inputs[0].shape[-1])):
-        pytest.skip("this processor has no bf16 pairs, or has matrix units")
     leaves = [each.clone().requires_grad_() for each in inputs]
     ours, ours_kept, made = results(operation, inputs), kept_bytes(lambda: operation(*leaves)), len(calls)
     without_recipes(monkeypatch)
@@ -246,11 +256,9 @@ def test_a_product_makes_again_what_it_is_of_and_changes_no_bit(
 def test_what_was_changed_in_place_is_not_made_again(calls: list[str]) -> None:
     weight = random_tensor(96, 64, seed=5).requires_grad_()
     x = random_tensor(150, 64, seed=1).bfloat16()
-    if not native.linear_usable(x, weight):
-        pytest.skip("this processor has no bf16 pairs, or has matrix units")
     activated = kernels.gelu(x)
     activated.mul_(2)
-    kernels.linear(activated, weight, None).sum().backward()
+    native.linear(activated, weight, None).sum().backward()
     assert error(weight.grad, activated.double().sum(0).expand(96, 64)) < DTYPES[torch.bfloat16]
 
 
@@ -322,7 +330,7 @@ def test_recomputing_blocks_changes_no_bit(shape: str, dtype: torch.dtype) -> No
 
 
 def test_without_the_library_the_formulas_do_it(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
-    monkeypatch.setattr(native, "training_library", lambda: None)
+    monkeypatch.setattr(training_library, "training_library", lambda: None)
     one_step("qwen3", torch.bfloat16)
     assert calls == []
 

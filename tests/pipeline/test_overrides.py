@@ -37,10 +37,14 @@ def test_an_override_changes_its_key_and_nothing_else() -> None:
     assert [step.name for step in plain.steps if step.name not in same] == ["pretrain", "ppo"]
 
 
-def test_an_override_is_not_scaled() -> None:
-    recipe = quickstart("pretrain.tokens=2e6", minutes=5.0)
-    assert config_of(recipe, "pretrain").tokens == 2_000_000
-    assert config_of(recipe, "ppo").iterations == 16
+def test_an_override_is_not_scaled(tmp_path: Path) -> None:
+    """In a recipe without plans, whose counts follow --minutes."""
+    written = tmp_path / "scaled.yaml"
+    entry = "{stage: finetune, scale: [epochs], config: {model: m, examples: e, epochs: 2.0}}"
+    written.write_text(f"minutes: 10\nstages: [{entry}]")
+    for overrides, epochs in ((["finetune.epochs=3"], 3.0), ([], 1.0)):
+        recipe = load_recipe(str(written), OUT, 0, 5.0, overrides=overrides)
+        assert config_of(recipe, "finetune").epochs == epochs
 
 
 def test_lists_mappings_and_steps_as_in_options() -> None:

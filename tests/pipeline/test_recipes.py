@@ -9,6 +9,8 @@ import yaml
 
 from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
+from trine.config.evaluation import EvaluateConfig
+from trine.config.finetuning import FinetuneConfig
 from trine.config.text import PretrainConfig
 from trine.model.config import gpt2_config
 from trine.pipeline.recipe_file import built_in_recipes, recipe_text
@@ -48,26 +50,30 @@ def test_the_quickstart_is_built_in_and_holds_the_three_steps() -> None:
     assert recipe.minutes == yaml.safe_load(recipe_text("quickstart"))["minutes"]
 
 
+SCALED = """
+minutes: 10
+stages:
+  - {name: a, stage: finetune, scale: [epochs], config: {model: m, examples: e, epochs: 0.8}}
+  - {name: b, stage: preferences, scale: [max_prompts], config: {model: m, examples: e, max_prompts: 300, samples: 7}}
+"""
+
+
 @pytest.mark.parametrize("factor", [0.5, 3.0])
-def test_minutes_scale_exactly_the_named_fields(factor: float) -> None:
-    described = yaml.safe_load(recipe_text("quickstart"))
-    named = {f"{entry['name']}.{field}" for entry in described["stages"] for field in entry.get("scale", ())}
-    plain = configs(load_recipe("quickstart", OUT, 0, None))
-    scaled = configs(load_recipe("quickstart", OUT, 0, described["minutes"] * factor))
+def test_minutes_scale_exactly_the_named_fields(factor: float, tmp_path: Path) -> None:
+    plain, scaled = configs(load(SCALED, tmp_path)), configs(load(SCALED, tmp_path, minutes=10 * factor))
+    named = {"a.epochs", "b.max_prompts"}
     assert {key for key in plain if plain[key] != scaled[key]} == named
     for key in named:
         assert scaled[key] == pytest.approx(plain[key] * factor, rel=0.01)
         assert type(scaled[key]) is type(plain[key])
 
 
-def test_its_own_minutes_change_nothing() -> None:
-    minutes = load_recipe("quickstart", OUT, 0, None).minutes
-    assert load_recipe("quickstart", OUT, 0, minutes) == load_recipe("quickstart", OUT, 0, None)
+def test_its_own_minutes_change_nothing(tmp_path: Path) -> None:
+    assert load(SCALED, tmp_path, minutes=10.0) == load(SCALED, tmp_path)
 
 
-def test_a_scaled_count_is_never_less_than_one() -> None:
-    iterations = configs(load_recipe("quickstart", OUT, 0, 0.001))["ppo.iterations"]
-    assert iterations == 1
+def test_a_scaled_count_is_never_less_than_one(tmp_path: Path) -> None:
+    assert configs(load(SCALED, tmp_path, minutes=0.001))["b.max_prompts"] == 1
 
 
 def test_the_seed_changes_every_stages_seed_and_nothing_else() -> None:
@@ -99,7 +105,8 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
     recipe = load_recipe(name, OUT, 0, None)
-    assert [step for step in recipe.steps if isinstance(step.config, PretrainConfig | ControlConfig)]
+    makes = PretrainConfig | ControlConfig | FinetuneConfig | EvaluateConfig
+    assert [step for step in recipe.steps if isinstance(step.config, makes)]
 
 
 def pretraining(name: str, **options: Any) -> PretrainConfig:

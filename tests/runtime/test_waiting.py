@@ -14,7 +14,7 @@ import torch
 
 from trine.engine.native.library import native_library
 from trine.model import kernels
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 from trine.runtime.waiting import SHORT_WAITS
 
 needs_compiler = pytest.mark.skipif(training_library() is None, reason="no C++ compiler")

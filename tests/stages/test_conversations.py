@@ -23,7 +23,7 @@ from trine.report.report import write_report
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.finetuning import finetune
-from trine.stages.finetuning.examples import CUT, LAST_TOO_LONG, TOO_LONG, Examples, Renderer
+from trine.stages.finetuning.examples import CUT, LAST_TOO_LONG, TOO_LONG, Examples, Renderer, read_examples_of
 from trine.stages.finetuning.shown_rows import first_rows
 from trine.training.loop import Loop
 from trine.training.parallel import Parallel
@@ -224,6 +224,39 @@ def test_a_template_of_ones_own_is_learned_and_saved(tmp_path: Path, model_folde
     (tmp_path / "t.jinja").write_text(template)
     with pytest.raises(TrineError, match="writes nothing for add_generation_prompt"):
         finetune.run(settings(tmp_path / "other", model_folder, path, chat_template=tmp_path / "t.jinja"))
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_splits(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def records(name: str, configuration: str | None, split: str) -> Any:
+        asked.append((name, configuration, split))
+        return [(f"{name}:1", conversation("a", split))]
+
+    monkeypatch.setattr("trine.stages.finetuning.examples.data_set_records", records)
+    dataset = {"configuration": "small", "held_out_split": "validation"}
+    config = settings(tmp_path / "out", model_folder, Path("me/chat@v1"), held_out=Path("me/chat@v1"), dataset=dataset)
+    examples, held_out = read_examples_of(config, tiny_chat())
+    assert asked == [("me/chat@v1", "small", "train"), ("me/chat@v1", "small", "validation")]
+    assert held_out is not None and examples.places == held_out.places == ["me/chat@v1:1"]
+    assert examples.spans != held_out.spans
+
+
+def test_an_adapter_says_that_it_is_rank_stabilized(tmp_path: Path, model_folder: Path) -> None:
+    """So that `peft` scales by alpha / sqrt(rank) too; what is saved merged is what was trained."""
+    path = written(tmp_path / "a.jsonl", *(conversation(f"q{i}", f"a{i}") for i in range(8)))
+    lora = LoraConfig(rank=4, alpha=8.0, rank_stabilized=True, learning_rate=0.01)
+    out = finetune.run(settings(tmp_path / "out", model_folder, path, lora=lora))
+    said = read_json(out / "adapter" / "adapter_config.json")
+    assert (said["use_rslora"], said["r"], said["lora_alpha"]) == (True, 4, 8.0)
+    hardware = open_hardware(PLAIN_CPU)
+    merged, again = (
+        open_model(*place)[0] for place in ((out, hardware), (model_folder, hardware, str(out / "adapter")))
+    )
+    for name, weight in merged.named_parameters():
+        torch.testing.assert_close(dict(again.named_parameters())[name], weight)
 
 
 # The token mean

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.tiny import make_likely, random_tensor, scramble, tiny_chat, tiny_config, tiny_model
+from trine.algorithms.regression import ridge_regression
 from trine.algorithms.text_log_probs import token_log_probs
 from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import KlConfig, PpoConfig
@@ -381,3 +382,35 @@ def test_an_adaptive_coefficient_never_falls_below_its_minimum() -> None:
     objective = objective_of(kl=KlConfig(coefficient=0.15, target=1e6, horizon=8.0, min_coefficient=0.14))
     objective.batches(0)
     assert objective.state()["kl_coefficient"] == 0.14
+
+
+# The value head's beginning
+
+
+@pytest.mark.parametrize("critic", ["shared", "apart"])
+@torch.no_grad()
+def test_a_fitted_value_head_predicts_the_scores_it_is_paid(critic: str) -> None:
+    objective = collected(objective_of(critic=critic, value_head="fitted", missing_eos_penalty=0.5))
+    experience, trunk = objective.experience, objective.model.critic or objective.model.policy
+    hidden, paid = [], []
+    for one, score in zip(experience.rollouts, experience.scores, strict=True):
+        states = trunk(torch.tensor([one.prompt_ids + one.response_ids]))[0]
+        hidden.append(states[len(one.prompt_ids) - 1 : -1])
+        paid.append((score - 0.5 * (not one.ended)).repeat(len(one.response_ids)))
+    expected = ridge_regression(torch.cat(hidden), torch.cat(paid))
+    assert_close(objective.model.value_head.weight[0], expected, rtol=1e-3, atol=1e-3)
+    error = (torch.cat(hidden) @ expected - torch.cat(paid)).square().mean()
+    assert error < torch.cat(paid).square().mean()
+
+
+def test_the_value_head_is_fitted_before_the_first_update_only() -> None:
+    objective = collected(objective_of(critic="apart", value_head="fitted"))
+    with torch.no_grad():
+        objective.model.value_head.weight.fill_(0.25)
+    objective.start_iteration(1)
+    assert bool((objective.model.value_head.weight == 0.25).all())
+
+
+def test_a_value_head_that_starts_at_zero_is_left_as_it_is() -> None:
+    before = objective_of(critic="apart").model.value_head.weight.clone()
+    assert collected(objective_of(critic="apart")).model.value_head.weight.equal(before)

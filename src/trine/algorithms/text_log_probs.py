@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trine.algorithms.masked import sum_dtype
-from trine.model import training_kernels
+from trine.model import products, training_kernels
+from trine.model.training_library import usable
 from trine.runtime.working_memory import empty, empty_like
 
 CHUNK_ROWS = 1024
@@ -30,11 +31,10 @@ class _CrossEntropySum(torch.autograd.Function):
         total = torch.zeros((), dtype=sum_dtype(hidden), device=hidden.device)
         for start in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            losses, gradient = cross_entropy_and_gradient(
-                _product(hidden[rows], weight_cast.mT), targets[rows], row_weights[rows]
-            )
+            logits = _logits(hidden[rows], weight_cast)
+            losses, gradient = cross_entropy_and_gradient(logits, targets[rows], row_weights[rows])
             total += losses.sum(dtype=total.dtype)
-            torch.mm(gradient, weight_cast, out=hidden_gradient[rows])
+            _input_gradient(gradient, weight_cast, hidden_gradient[rows])
             if ctx.needs_input_grad[1]:  # False if the weight is frozen, as with LoRA
                 weight_gradient = _add_product(weight_gradient, gradient.mT, hidden[rows])
             del gradient  # free it before the next chunk
@@ -61,6 +61,23 @@ def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight if weight.dtype == dtype else empty(weight.shape, dtype, weight.device).copy_(weight)
 
 
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """hidden weight^T, of one dtype."""
+    if training_kernels.linear_usable(hidden, weight):
+        logits = empty((len(hidden), len(weight)), hidden.dtype)
+        products.forward(hidden.contiguous(), weight.contiguous(), None, logits)
+        return logits
+    return _product(hidden, weight.mT)
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out = gradient weight, of one dtype."""
+    if training_kernels.linear_usable(out, weight):
+        products.input_gradient(gradient.contiguous(), weight.contiguous(), out)
+    else:
+        torch.mm(gradient, weight, out=out)
+
+
 def _product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=empty((left.shape[0], right.shape[1]), left.dtype, left.device))
 
@@ -69,6 +86,8 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """total + left @ right in fp32, in place; None is 0."""
     if total is None:
         total = empty((left.shape[0], right.shape[1]), torch.float32, left.device).zero_()
+    if left.dtype == total.dtype:
+        return total.addmm_(left, right)
     for start in range(0, len(left), PRODUCT_ROWS):
         rows = slice(start, start + PRODUCT_ROWS)
         total[rows] += _product(left[rows], right)
@@ -77,7 +96,7 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 def cross_entropy_and_gradient(logits: Tensor, targets: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Losses [N], scale * -log softmax(logits)[target], and their gradient [N, V]; `logits` may be overwritten."""
-    if training_kernels.usable(logits) and scales.dtype == torch.float32:
+    if usable(logits) and scales.dtype == torch.float32:
         return training_kernels.cross_entropy_(logits, targets, scales), logits
     log_probs = torch.log_softmax(logits, -1, dtype=torch.float32)
     target, scale = targets.unsqueeze(1), scales.unsqueeze(1)

@@ -59,8 +59,8 @@ def load(
 
     Keys of its config that could change the results are refused by name; `ignore_config_keys` treats them as absent.
     `device` is auto, cpu, cuda, cuda:1 or mps; `precision` auto takes bf16 where the hardware has it; `threads` 0 takes
-    all cores; `weights` bf16 or int8 halves or quarters what every token reads from memory, for a little accuracy; `rows` is how many
-    answers are written at a time.
+    all cores; `weights` bf16 and int8 are kept in fewer bits, which is faster and a little less accurate; `rows` is
+    how many answers are written at a time.
     """
     hardware = {"device": device, "precision": precision, "threads": threads}
     values: dict[str, Any] = {"model": os.fspath(name), "weights": weights, "hardware": hardware}

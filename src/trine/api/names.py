@@ -10,6 +10,7 @@ from trine.config.stage import Reference, follow
 
 NAMES: dict[str, Reference] = {
     "Completion": "trine.api.completion:Completion",
+    "Limits": "trine.config.sandbox:Limits",
     "Message": "trine.records:Message",
     "Model": "trine.api.model:Model",
     "RecipeResult": "trine.api.recipes:RecipeResult",
@@ -17,8 +18,11 @@ NAMES: dict[str, Reference] = {
     "Result": "trine.api.stages:Result",
     "Reward": "trine.api.reward:Reward",
     "TrineError": "trine.runtime.errors:TrineError",
+    "Verdict": "trine.sandbox.running:Verdict",
     "load": "trine.api.model:load",
     "load_reward": "trine.api.reward:load_reward",
+    "run_tests": "trine.sandbox.running:run_tests",
+    "run_tests_batch": "trine.sandbox.running:run_tests_batch",
 }
 COMMANDS: dict[str, tuple[str, Reference]] = {
     "run": ("run", "trine.api.recipes:run"),

@@ -9,8 +9,17 @@ from torch import Tensor
 from trine.catalog.locating import ModelPlace, place_model
 from trine.config.base import HardwareConfig
 from trine.model.adapter_merging import merge_adapter
+from trine.model.classifier import TaskModel
 from trine.model.families import from_hugging_face_config
-from trine.model.folder import SCORE_WEIGHT, has_score_head, load_model, load_score_model, read_config
+from trine.model.folder import (
+    SCORE_WEIGHT,
+    has_score_head,
+    load_model,
+    load_score_model,
+    load_task_model,
+    read_config,
+    read_task,
+)
 from trine.model.generation_config import GenerationDefaults, read_generation_defaults
 from trine.model.gguf.reading import read_gguf, read_gguf_tokenizer
 from trine.model.heads import ScoreModel
@@ -130,6 +139,15 @@ def open_score_model(
     model.head.weight.data.copy_(head)
     model.offset, model.closed = offset, closed
     return model.to(hardware.device), _beside(place, Tokenizer.load(place.base))
+
+
+def open_task_model(name: Path | str, hardware: Hardware) -> tuple[TaskModel, Tokenizer] | None:
+    """A model of `trine finetune --task` and its tokenizer; None where `name` is anything else."""
+    place = place_model(name)
+    if place.adapters or not place.base.is_dir() or read_task(place.base) is None:
+        return None
+    model = load_task_model(place.base, hardware.compute_dtype, hardware.device)
+    return model, Tokenizer.load(place.base)
 
 
 def is_reward_model(name: Path | str) -> bool:

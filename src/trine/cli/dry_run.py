@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trine.cli.input_checks import check_inputs
 from trine.config.base import StageConfig
@@ -13,6 +13,10 @@ from trine.config.yaml_text import written
 from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.durations import spoken
 from trine.runtime.errors import TrineError
+
+if TYPE_CHECKING:
+    from trine.pipeline.plans import Choice
+    from trine.runtime.device import Hardware
 
 
 def describe(command: str, config: Any) -> str:
@@ -27,7 +31,12 @@ def describe(command: str, config: Any) -> str:
 
 
 def _describe_recipe(config: RunConfig) -> str:
-    recipe = recipe_of(config)
+    from trine.pipeline.plans import choose_plan
+    from trine.runtime.device import choose_hardware
+
+    hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
+    choice = choose_plan(config, hardware)
+    recipe = recipe_of(config, choice.plan)
     lines, earlier, mistakes = [f"# {recipe.title}"], dict[Path, StageConfig](), list[str]()
     seconds = 0.0
     for step in recipe.steps:
@@ -44,19 +53,17 @@ def _describe_recipe(config: RunConfig) -> str:
         lines += _comments((*notes, *estimate.lines))
     if mistakes:
         raise TrineError("\n".join(mistakes))
-    return "\n".join([*lines, *_comments(_together(recipe, config, seconds))])
+    return "\n".join([*lines, *_comments(choice.lines), *_comments(_together(recipe, choice, hardware, seconds))])
 
 
-def _together(recipe: Recipe, config: RunConfig, seconds: float) -> tuple[str, ...]:
+def _together(recipe: Recipe, choice: "Choice", hardware: "Hardware", seconds: float) -> tuple[str, ...]:
     """How long all steps take: never less than the steps whose own time is known."""
-    from trine.runtime.device import choose_hardware
-    from trine.runtime.speed import time_factor
+    from trine.pipeline.runner import estimated_seconds
 
-    if recipe.minutes is None:
+    total = estimated_seconds(recipe, choice, hardware)
+    if total is None:
         return (f"all together: more than {spoken(seconds)}, the time of the steps that say theirs",) if seconds else ()
-    hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    total = max(60 * recipe.minutes * time_factor(hardware), seconds)
-    return (f"all together: about {spoken(total)} on {hardware.description}",)
+    return (f"all together: about {spoken(max(total, seconds))} on {hardware.description}",)
 
 
 def _resolved(config: Any) -> str:

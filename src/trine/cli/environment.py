@@ -81,7 +81,7 @@ def _compiler() -> str:
 
 def _kernels() -> str:
     from trine.engine.native.library import native_library
-    from trine.model.training_kernels import training_library
+    from trine.model.training_library import training_library
 
     return f"decoding {_state(native_library)}, training {_state(training_library)}"
 

@@ -12,8 +12,10 @@ from trine.cli.standard_input import input_text
 from trine.config.use import GenerateConfig
 from trine.engine.sampling import Sampling
 from trine.records import Message, StopReason
+from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.tokenizer.chat_format import chat_format
+from trine.tokenizer.task_format import parse_slots, task_prompt_ids
 from trine.tokenizer.text_stream import TextStream
 
 
@@ -23,11 +25,15 @@ def write(config: GenerateConfig) -> None:
     writer = Writer(config, rows=min(config.samples, 64))
     tokenizer = writer.tokenizer
     if config.chat:
+        if config.slots:
+            raise TrineError("--slots places task tokens in plain text; leave out --chat or --slots")
         chat = chat_format(tokenizer)
         ids, ends, opening = chat.prompt_ids((Message("user", text),)), chat.end_ids, ""
         streams = [chat.stream() for _ in range(config.samples)]
     else:
-        ids, ends, opening = tokenizer.prompt_ids(text), tokenizer.stop_ids, text
+        slots = parse_slots(tokenizer, config.slots)
+        ids, ends = task_prompt_ids(tokenizer, [("", text), *slots]), tokenizer.stop_ids
+        opening = "" if slots else text
         streams = [TextStream(tokenizer, skip="") for _ in range(config.samples)]
     sampling = writer.sampling(config, ends)
     _tell_cut(_written(writer, ids, sampling, streams, opening), config)

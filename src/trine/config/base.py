@@ -97,7 +97,7 @@ class OptimizerConfig(Config):
     learning_rate_rest: PositiveFloat = 0.003
     """peak learning rate of embeddings, norms and biases when kind is muon"""
     learning_rate_head: PositiveFloat = 0.003
-    """peak learning rate of a scalar head (reward, value), with either kind"""
+    """peak learning rate of a head (reward, value, labels), with either kind"""
     beta1: Share = 0.9
     """AdamW: decay of the first moment"""
     beta2: Share = 0.95

@@ -66,6 +66,9 @@ class PpoConfig(PolicyGradientConfig):
     ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a separate model, initialised from that one"""
+    value_head: Literal["zero", "fitted"] = "zero"
+    """zero: values start at 0; fitted: the value head is fitted to the scores of the first iteration's responses before
+    anything is updated (ridge regression), which is worth many updates of a critic"""
     critic_warmup: NonNegativeInt = 0
     """first iterations that train the critic only"""
     iterations: Extends[PositiveInt] = 100

@@ -66,8 +66,10 @@ class ChoiceConfig(PromptTaskConfig):
     """The most likely of several answers."""
 
     kind: Literal["choice"]
-    choices: tuple[str, ...] | str | None = None
-    """templates of the answers to choose from, or the name of a field that holds a list of them"""
+    choices: tuple[str, ...] = ()
+    """templates of the answers to choose from"""
+    choices_field: str | None = None
+    """in place of choices: the name of a field that holds a list of them"""
     distractors: NonNegativeInt = 0
     """in place of choices: that many right answers of other records, chosen at random by the seed, are the wrong"""
     scoring: Annotated[tuple[Normalized, ...], Field(min_length=1)] = ("sum",)
@@ -80,10 +82,10 @@ class ChoiceConfig(PromptTaskConfig):
 
     @model_validator(mode="after")
     def _choosable(self) -> "ChoiceConfig":
-        if (self.choices is None) == (self.distractors == 0):
-            raise ValueError("give choices, or distractors, and not both")
-        if self.calibrate and not isinstance(self.choices, tuple):
-            raise ValueError("calibrate needs choices that are the same for every item: a list of them")
+        if bool(self.choices) + (self.choices_field is not None) + bool(self.distractors) != 1:
+            raise ValueError("give one of choices, choices_field and distractors")
+        if self.calibrate and (not self.choices or any("{{" in choice for choice in self.choices)):
+            raise ValueError("calibrate needs choices that are the same for every item")
         return self
 
 

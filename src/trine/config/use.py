@@ -69,6 +69,9 @@ class GenerateConfig(WritingConfig):
     """the text to continue or the question to answer; '-' reads standard input"""
     chat: bool = False
     """format the prompt by the model's chat template and answer it"""
+    slots: tuple[str, ...] = ()
+    """task tokens of a model that was fine-tuned on some, placed after the prompt, each with the text that follows it:
+    --slots '[question]=Who am I?' '[answer]'. The same characters inside the prompt are text"""
     samples: PositiveInt = 1
     """number of answers"""
 
@@ -117,14 +120,17 @@ class ExportConfig(ModelConfig):
 class RunConfig(Config):
     """Run a recipe: its stages in order, finished ones skipped, then the report."""
 
-    first = ("minutes", "depth", "set", "seed")
+    first = ("plan", "minutes", "depth", "set", "seed")
 
     recipe: str
     """a recipe file, or the name of a built-in recipe (`trine recipes` lists them)"""
     out: Path
     """folder for the run folders of all stages and the report"""
+    plan: str | None = None
+    """which of the recipe's plans to follow, where it has some; unset: the largest that takes about its minutes here"""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """scale the recipe's budget to about this many minutes on two CPU cores; unset: as written"""
+    """of a recipe with plans: follow the largest that takes about this many minutes on this machine. Of another: scale
+    its budget to about this many minutes on two CPU cores with bf16 instructions; unset: as written"""
     depth: PositiveInt | None = None
     """pretrain at this many blocks; the recipe's batch size, learning rates and number of tokens are scaled to match"""
     set: tuple[str, ...] | dict[str, Annotated[Any, AS_WRITTEN]] = ()
@@ -141,13 +147,16 @@ class RunConfig(Config):
 class QuickstartConfig(Config):
     """The three steps that made ChatGPT on Python code: tokenizer, GPT, reward model, PPO, report."""
 
-    first = ("out", "minutes", "seed")
+    first = ("out", "plan", "minutes", "seed")
 
     out: Path = Path("runs/quickstart")
     """folder for the run folders of all stages and the report"""
-    minutes: Annotated[float, Field(gt=0)] = 10.0
-    """scale the budget to about this many minutes; it is counted in tokens and iterations, so that the same value gives
-    the same models"""
+    plan: str | None = None
+    """small, medium or large: how much of everything, counted in tokens and iterations, so that the same plan and seed
+    give the same models on every machine; unset: by --minutes, or as the folder was begun"""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """follow the largest plan that takes about this many minutes on this machine, as fast as it is now; unset: 10, or
+    the smallest plan where none is that quick"""
     seed: NonNegativeInt = 0
     """random seed of all stages"""
     overwrite: bool = False

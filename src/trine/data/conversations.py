@@ -162,13 +162,22 @@ def _sharegpt(record: Record, place: str) -> list[Turn]:
 
 
 def _alpaca(record: Record, place: str) -> list[Turn]:
-    """`instruction` and, behind a line break, `input`; earlier exchanges in `history`, as pairs."""
+    """`instruction` and, behind a line break, `input`; earlier exchanges in `history`, as pairs.
+
+    GPTeacher calls the answer `response`; so does Dolly, whose input is `context`.
+    """
     asked = [_text(record, "instruction", place)]
-    if record.get("input"):
-        asked.append(_text(record, "input", place))
+    given = next((name for name in ("input", "context") if record.get(name)), None)
+    if given:
+        asked.append(_text(record, given, place))
     earlier = [turn for index, pair in enumerate(record.get("history") or ()) for turn in _pair(pair, index, place)]
     question = (Message("user", "\n".join(asked)), False)
-    return [*_system(record, place), *earlier, question, _answer(record, "output", place)]
+    return [
+        *_system(record, place),
+        *earlier,
+        question,
+        _answer(record, "output" if "output" in record else "response", place),
+    ]
 
 
 def _pair(pair: Any, index: int, place: str) -> list[Turn]:
@@ -291,6 +300,7 @@ FORMS = (
     Form("ShareGPT conversations", ("conversations",), _sharegpt),
     Form("prompt and completion", ("prompt", "completion"), _asked_by("prompt", "completion"), without=("label",)),
     Form("Alpaca", ("instruction", "output"), _alpaca),
+    Form("Alpaca with response", ("instruction", "response"), _alpaca),
     Form("question and answer", ("question", "answer"), _asked_by("question", "answer")),
     Form("plain text", ("text",), _plain, without=("chosen", "rejected")),
 )

@@ -45,7 +45,7 @@ def read_examples(path: Path, *, answered: bool = True) -> list[Example]:
             group=str(row.get("group", place)),
             columns={key: value for key, value in row.items() if key not in EXAMPLE_FIELDS},
         )
-        for place, row in _records(path, ("prompt", "response") if answered else ("prompt",))
+        for place, row in read_records(path, ("prompt", "response") if answered else ("prompt",))
     ]
 
 
@@ -65,12 +65,12 @@ def read_preferences(path: Path) -> list[PreferencePair]:
             name=str(row.get("name", place)),
             group=str(row.get("group", place)),
         )
-        for place, row in _records(path, ("prompt", "chosen", "rejected"))
+        for place, row in read_records(path, ("prompt", "chosen", "rejected"))
     ]
 
 
-def _records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, record) each; the first that cannot be read is an error."""
+def read_records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, record) each; the first that cannot be read is an error. `fields`: those that are looked for."""
     for row in read_rows(Path(path), RecordForm(fields)):
         place = f"{path}:{row.line}"
         if row.record is None:

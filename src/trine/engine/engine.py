@@ -10,7 +10,6 @@ only between requests, by `refresh` and `load`; a request that fails fails alone
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,10 +63,11 @@ class Engine:
     True
 
     `rows` decode at a time; `cache_bytes` is the most that keys and values take (by default what `rows` rows of the
-    whole context need, at most 4 GiB). `weights` "bf16" and "int8" keep them in fewer bits, which a step reads faster (quantization.py). `tokenizer` is
-    needed for stop strings and constraints only. `native` None uses the compiled kernel where available. A step reads
-    at most `prefill_tokens` tokens of prompts: fewer let running answers move on more often. After the model's weights
-    changed, `refresh` takes them over; `weights_name` is their hash, which every rollout carries.
+    whole context need, at most 4 GiB). `weights` "bf16" and "int8" keep them in fewer bits, which a step reads faster
+    (quantization.py). `tokenizer` is needed for stop strings and constraints only. `native` None uses the compiled
+    kernel where available. A step reads at most `prefill_tokens` tokens of prompts: fewer let running answers move on
+    more often. After the model's weights changed, `refresh` takes them over; `weights_name` is their hash, which every
+    rollout carries.
     """
 
     def __init__(

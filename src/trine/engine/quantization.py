@@ -1,8 +1,8 @@
 """Weights kept in fewer bits than they are computed with: int8 or bf16; activations stay as they are.
 
-int8 has one factor for each output of a matrix (cf. Dettmers et al. 2022, sec. 2). A decoding step reads every weight once,
-so that bf16 halves what it reads against fp32, and int8 halves it again. Norms, biases and the token table that is looked up
-stay.
+int8 has one factor for each output of a matrix (cf. Dettmers et al. 2022, sec. 2). A decoding step reads every weight
+once: bf16 halves what it reads against fp32, int8 halves it again. Norms, biases and the token table that is looked up
+stay. Where the processor multiplies bf16, what meets bf16 weights is rounded to bf16 too; int8 meets fp32.
 """
 
 from collections.abc import Callable

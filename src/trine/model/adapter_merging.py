@@ -47,6 +47,11 @@ class Merged:
     head: Tensor | None
 
 
+def set_row_norms(weight: Tensor, magnitude: Tensor) -> None:
+    """Scale the rows of `weight` [out, in] to the norms `magnitude` [out], in place (DoRA, Liu et al. 2024, eq. 5)."""
+    weight.mul_((magnitude / weight.norm(dim=1)).unsqueeze(1))
+
+
 def merge_adapter(model: Transformer, folder: Path, *, ignored: Collection[str] = ()) -> Merged:
     """`model` with the adapter in `folder` merged in: the same object, changed, unless its embeddings change shape.
 
@@ -239,7 +244,7 @@ class _Merging:
         if "lora_embedding_A" in parts:
             weight.addmm_(*(_read(parts[f"lora_embedding_{each}"]).T.to(weight) for each in "AB"), alpha=scale)
         if _MAGNITUDE in parts:
-            weight.mul_((_read(parts[_MAGNITUDE]).to(weight) / weight.norm(dim=1)).unsqueeze(1))
+            set_row_norms(weight, _read(parts[_MAGNITUDE]).to(weight))
         if "lora_B.bias" in parts:
             self.views[f"{module}.bias"].add_(_read(parts["lora_B.bias"]).to(weight), alpha=scale)
         if _TOKENS in parts:

@@ -6,13 +6,15 @@ read. In memory weights are always fp32. No memory is allocated before config.js
 agree on every shape.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
+from trine.model.classifier import TaskModel, TaskSettings, TaskTokens
 from trine.model.config import ModelConfig
 from trine.model.families import (
     each_parameter,
@@ -29,7 +31,7 @@ from trine.model.rope import MAX_NUMBER
 from trine.model.safetensors_header import TensorPlace
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
-from trine.records import Closing
+from trine.records import Closing, Task
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 from trine.runtime.json_object import read_json_object
@@ -63,22 +65,39 @@ def save_model(
 
 def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> None:
     """Save a reward model or critic into an existing `folder` as a sequence classifier with one label."""
-    config = model.trunk.config
+    ours = {"reward_offset": model.offset, "closed": model.closed}
+    _save_classifier(model.trunk, model.head.weight, ("score",), folder, pad_token_id, ours)
+
+
+def save_task_model(model: TaskModel, folder: Path, *, pad_token_id: int) -> None:
+    """Save a model of one of GPT-1's tasks into an existing `folder` as a sequence classifier.
+
+    `transformers` reads the extract token as the last of a text. Where a task has several readings, its logits are the
+    sum over both orders (similar), or stand side by side (choose), since the head is linear without bias.
+    """
+    settings = model.settings
+    ours = {"task": settings.task, "tokens": asdict(settings.tokens), "closed": "end"}
+    _save_classifier(model.trunk, model.classifier.weight, settings.labels, folder, pad_token_id, ours)
+
+
+def _save_classifier(
+    trunk: Transformer, head: Tensor, labels: Sequence[str], folder: Path, pad_token_id: int, ours: dict[str, Any]
+) -> None:
+    config = trunk.config
     described = to_hugging_face_config(config) | _token_keys(None, pad_token_id, "float32")
-    described["architectures"] = [described["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
-    described["architectures"][0] = described["architectures"][0].replace(
-        "GPT2LMHeadModel", "GPT2ForSequenceClassification"
-    )
+    causal = str(described["architectures"][0])
+    family = causal.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
     described |= {
-        "num_labels": 1,
-        "id2label": {"0": "score"},
-        "label2id": {"score": 0},
-        "trine": {"reward_offset": model.offset, "closed": model.closed},
+        "architectures": [f"{family}ForSequenceClassification"],
+        "num_labels": len(labels),
+        "id2label": {str(place): label for place, label in enumerate(labels)},
+        "label2id": {label: place for place, label in enumerate(labels)},
+        "trine": ours,
     }
-    weights = to_hugging_face_weights(_on_cpu(model.trunk), config)
+    weights = to_hugging_face_weights(_on_cpu(trunk), config)
     weights.pop("lm_head.weight", None)
     write_json(folder / "config.json", described)
-    write_weights(folder, weights | {SCORE_WEIGHT: model.head.weight}, "float32", MAX_SHARD)
+    write_weights(folder, weights | {SCORE_WEIGHT: head.detach().cpu().float()}, "float32", MAX_SHARD)
 
 
 def load_model(
@@ -94,7 +113,12 @@ def load_model(
     """
     config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT in weights:
-        raise TrineError(f"{folder} holds a reward model ({described.get('architectures')}), not a language model")
+        what = (
+            "a classifier"
+            if isinstance(described.get("trine"), dict) and "task" in described["trine"]
+            else "a reward model"
+        )
+        raise TrineError(f"{folder} holds {what} ({described.get('architectures')}), not a language model")
     return _fill(config, weights, compute_dtype, device, str(folder))
 
 
@@ -105,8 +129,59 @@ def load_score_model(
     config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT not in weights:
         raise TrineError(f"{folder} holds no reward model: tensor {SCORE_WEIGHT} is missing")
+    trunk, head = _trunk_and_head(config, weights, compute_dtype, device, folder)
+    if len(head) > 2:
+        raise TrineError(
+            f"{folder}: {SCORE_WEIGHT} has shape {tuple(head.shape)}: it tells {len(head)} labels apart; a reward "
+            "model has one label, or two"
+        )
+    model = ScoreModel(trunk)
+    # The log-odds of the second of two labels are the difference of their logits.
+    model.head.weight.data.copy_(head if len(head) == 1 else head[1:] - head[:1])
+    model.offset = _reward_offset(described, folder)
+    model.closed = _closing(described, folder)
+    return model.to(device)
+
+
+def load_task_model(folder: Path, compute_dtype: torch.dtype, device: torch.device) -> TaskModel:
+    """Load the model of one of GPT-1's tasks in `folder`."""
+    config, _, weights = _open(folder, ())
+    settings = read_task(folder)
+    if settings is None or SCORE_WEIGHT not in weights:
+        raise TrineError(f"{folder} holds no model of `trine finetune --task`")
+    trunk, head = _trunk_and_head(config, weights, compute_dtype, device, folder)
+    if len(head) != len(settings.labels):
+        raise TrineError(f"{folder}: {SCORE_WEIGHT} has {len(head)} rows, config.json {len(settings.labels)} labels")
+    model = TaskModel(trunk, settings)
+    model.classifier.weight.data.copy_(head)
+    return model.to(device)
+
+
+def read_task(folder: Path) -> TaskSettings | None:
+    """What the model in `folder` was trained for by `trine finetune --task`; None for any other."""
+    path = Path(folder) / "config.json"
+    described = read_json_object(path)
+    ours = described.get("trine")
+    if not isinstance(ours, dict) or "task" not in ours:
+        return None
+    labels, tokens = described.get("id2label"), ours.get("tokens")
+    try:
+        if ours["task"] not in get_args(Task) or not isinstance(labels, dict) or not isinstance(tokens, dict):
+            raise TypeError
+        names = tuple(str(labels[str(place)]) for place in range(len(labels)))
+        return TaskSettings(ours["task"], names, TaskTokens(**tokens))
+    except (TypeError, KeyError):
+        raise TrineError(
+            f"{path}: trine={ours!r:.120} and id2label={labels!r:.80} must name a task, its tokens and its labels"
+        ) from None
+
+
+def _trunk_and_head(
+    config: ModelConfig, weights: WeightFiles, compute_dtype: torch.dtype, device: torch.device, folder: Path
+) -> tuple[Transformer, Tensor]:
+    """The Transformer of a sequence classifier and its head [C, D]."""
     score = weights.places.pop(SCORE_WEIGHT)
-    if score.shape != (1, config.width):
+    if len(score.shape) != 2 or score.shape[1] != config.width or not score.shape[0]:
         raise TrineError(
             f"{score.path}: {SCORE_WEIGHT} has shape {score.shape}; for a model of width {config.width} it "
             f"must be {(1, config.width)}"
@@ -115,13 +190,10 @@ def load_score_model(
         table = next((name for name in weights if "embed_tokens" in name or "wte" in name), None)
         if table is not None:
             weights.places["lm_head.weight"] = weights.places[table]
-    model = ScoreModel(_fill(config, weights, compute_dtype, device, str(folder)))
+    trunk = _fill(config, weights, compute_dtype, device, str(folder))
     head = score.read()
     refuse_non_finite(SCORE_WEIGHT, head, str(folder))
-    model.head.weight.data.copy_(head)
-    model.offset = _reward_offset(described, folder)
-    model.closed = _closing(described, folder)
-    return model.to(device)
+    return trunk, head
 
 
 def read_config(folder: Path) -> ModelConfig:

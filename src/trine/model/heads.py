@@ -74,5 +74,10 @@ class PolicyWithValue(nn.Module):
     def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T]."""
         hidden = self.policy(ids)[rows, columns]
-        value_hidden = hidden if self.critic is None else self.critic(ids)[rows, columns]
+        value_hidden = hidden if self.critic is None else self.value_hidden(ids, rows, columns)
         return hidden, self.value_head(value_hidden)
+
+    def value_hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """What the value head reads, [N, D]: hidden states of the critic, or of the policy where they share a trunk."""
+        hidden: Tensor = (self.critic or self.policy)(ids)
+        return hidden[rows, columns]

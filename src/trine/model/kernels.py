@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trine.model import training_kernels as native
+from trine.model.training_library import LANES, usable
 from trine.runtime.working_memory import empty
 
 # With more keys than this, the memory of the [T, S] scores outweighs the time they save over the fused kernel.
@@ -85,7 +86,7 @@ def add_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """(x + delta, norm(x + delta)): LayerNorm (Ba et al. 2016), or RMSNorm without bias. `weight`, `bias` [D]."""
-    if native.usable(x, x.shape[-1]) and weight.dtype == torch.float32:
+    if usable(x, x.shape[-1]) and weight.dtype == torch.float32:
         return native.add_norm(x, delta, weight, bias, epsilon)
     total = x if delta is None else x + delta
     if bias is None:
@@ -95,14 +96,14 @@ def add_norm(
 
 def gelu(x: Tensor) -> Tensor:
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016), as in GPT-2."""
-    if native.usable(x, x.shape[-1]):
+    if usable(x, x.shape[-1]):
         return native.gelu(x)
     return F.gelu(x, approximate="tanh")
 
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up, where `x` [..., 2 F] is gate and up concatenated (Shazeer 2020)."""
-    if native.usable(x, x.shape[-1] // 2):
+    if usable(x, x.shape[-1] // 2):
         return native.swiglu(x)
     gate, up = x.chunk(2, -1)
     return F.silu(gate) * up
@@ -156,7 +157,7 @@ def apply_rotary(
     if scales is None and rotary is None:
         return qkv
     exact = scales is None or scales[0].dtype == torch.float32
-    if native.usable(qkv, qkv.shape[-1], multiple=2 * native.LANES) and exact:
+    if usable(qkv, qkv.shape[-1], multiple=2 * LANES) and exact:
         return native.apply_rotary(qkv, None if scales is None else torch.stack(scales), rotary, heads, epsilon)
     query_key, value = qkv[:, :, : sum(heads)], qkv[:, :, sum(heads) :]  # [B, T, H + K, d], [B, T, K, d]
     if scales is not None:
@@ -169,7 +170,7 @@ def apply_rotary(
 
 def has_native_attention(like: Tensor, head_dim: int) -> bool:
     """Whether `causal_attention` of tensors like this runs in C++, where no [B, T, T] bias is needed."""
-    return like.dtype == torch.bfloat16 and native.usable(like, head_dim, multiple=2 * native.LANES)
+    return usable(like, head_dim, multiple=2 * LANES)
 
 
 def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:

@@ -11,83 +11,20 @@ that is the output of a norm or an activation: the input carries a `Recipe` to r
 Shapes: B batch, T time, D width, H query heads, K key/value heads, d head_dim, V vocabulary.
 """
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trine.runtime.native_library import NativeSource, load_native
+from trine.model import products
+from trine.model.training_library import LANES, call, training_library, usable
 from trine.runtime.working_memory import empty, empty_like
 
-HERE = Path(__file__).parent / "native"
-FILES = (
-    "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "linear.h", "norms.h",
-    "team.h", "tiles.h", "vectors.h",
-)  # fmt: skip
-SOURCE = NativeSource(
-    "training",
-    tuple(HERE / name for name in FILES),
-    "the operations of a training step",
-    "training uses PyTorch's own operations, which are slower",
-    uses_openmp=True,
-)
-LANES = 16
 MIN_ROWS = 128
-_ARGUMENTS = {  # p pointer, i int64, f float
-    "norm_forward": "ppppppiifi",
-    "norm_backward": "pppppppiifi",
-    "gelu_forward": "ppii",
-    "gelu_backward": "pppii",
-    "swiglu_forward": "ppiii",
-    "swiglu_backward": "pppiii",
-    "cross_entropy": "ppppiii",
-    "rotary_forward": "ppppppfi",
-    "rotary_backward": "pppppppfi",
-    "attention_forward": "pppppi",
-    "attention_backward": "pppppppi",
-    "linear_forward": "ppppiiii",
-    "linear_backward": "ppppppiiii",
-}
-_KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-
-@cache
-def training_library() -> ctypes.CDLL | None:
-    """The library, compiled if not cached; None without a compiler or with TRINE_NATIVE=0."""
-    library = load_native(SOURCE)
-    if library is not None:
-        for name, kinds in _ARGUMENTS.items():
-            for dtype in _DTYPES.values():
-                function = getattr(library, f"trine_{name}_{dtype}")
-                function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
-        library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
-    return library
-
-
-def usable(x: Tensor, *widths: int, multiple: int = LANES) -> bool:
-    """Whether the functions below support `x`, whose rows (or heads) have the given `widths`."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in _DTYPES
-        and not torch.compiler.is_compiling()
-        and not any(width % multiple for width in widths)
-        and training_library() is not None
-    )
-
-
-def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
-    """Call the C++ function for `name` and `dtype`; tensors are passed as pointers, the number of threads last."""
-    library = training_library()
-    assert library is not None
-    values = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
-    getattr(library, f"trine_{name}_{_DTYPES[dtype]}")(*values, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -115,7 +52,7 @@ def _normed(
 ) -> tuple[Tensor, Tensor]:
     total, out = x if delta is None else empty_like(x), empty_like(x)
     width = x.shape[-1]
-    _call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
+    call("norm_forward", x.dtype, x, delta, total, out, weight, bias, x.numel() // width, width, epsilon)
     return total, out
 
 
@@ -149,7 +86,7 @@ class _AddNorm(torch.autograd.Function):
         weight_gradient = empty_like(weight)
         bias_gradient = empty_like(weight) if ctx.centred else None
         rows, width = total.numel() // total.shape[-1], total.shape[-1]
-        _call(
+        call(
             "norm_backward", total.dtype, gradient, outer, total, x_gradient, weight, weight_gradient, bias_gradient,
             rows, width, ctx.epsilon,
         )  # fmt: skip
@@ -171,7 +108,7 @@ def add_norm(
 def _activated(name: str, x: Tensor) -> Tensor:
     gated = name == "swiglu"
     out = empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype) if gated else empty_like(x)
-    _call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
+    call(f"{name}_forward", x.dtype, x, out, *_sizes(out, gated))
     return out
 
 
@@ -187,7 +124,7 @@ class _Activation(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         gradient, x_gradient = gradient.contiguous(), empty_like(x)
-        _call(f"{ctx.name}_backward", x.dtype, gradient, x, x_gradient, *_sizes(gradient, ctx.name == "swiglu"))
+        call(f"{ctx.name}_backward", x.dtype, gradient, x, x_gradient, *_sizes(gradient, ctx.name == "swiglu"))
         return x_gradient, None
 
 
@@ -221,7 +158,7 @@ class _ApplyRotary(torch.autograd.Function):
         rows, count, head_dim = qkv.shape[0] * qkv.shape[1], qkv.shape[2], qkv.shape[3]
         table_rows = 1 if cos is None else cos.numel() // head_dim
         sizes = torch.tensor([rows, *heads, count - sum(heads), head_dim, table_rows])
-        _call("rotary_forward", qkv.dtype, qkv, out, scales, cos, sin, sizes, epsilon)
+        call("rotary_forward", qkv.dtype, qkv, out, scales, cos, sin, sizes, epsilon)
         ctx.save_for_backward(qkv, scales, cos, sin, sizes)
         ctx.epsilon = epsilon
         return out
@@ -232,7 +169,7 @@ class _ApplyRotary(torch.autograd.Function):
         qkv, scales, cos, sin, sizes = ctx.saved_tensors
         gradient = empty_like(gradient).copy_(gradient)
         scales_gradient = torch.empty(2, qkv.shape[-1]) if scales is None else empty_like(scales)
-        _call(
+        call(
             "rotary_backward", qkv.dtype, qkv, gradient, scales, scales_gradient, cos, sin, sizes, ctx.epsilon
         )  # fmt: skip
         return gradient, None if scales is None else scales_gradient, None, None, None, None
@@ -259,7 +196,7 @@ class _CausalAttention(torch.autograd.Function):
         sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
         out = empty((B, T, heads * head_dim), qkv.dtype)
         log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")  # log sum exp of each row of scores
-        _call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
+        call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
         ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
         return out
 
@@ -268,12 +205,12 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         qkv, starts, out, log_sums, sizes = ctx.saved_tensors
         gradient, qkv_gradient = gradient.contiguous(), empty_like(qkv)
-        _call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
+        call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
         return qkv_gradient, None, None
 
 
 def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
-    """See `kernels.causal_attention`; bf16 only."""
+    """See `kernels.causal_attention`."""
     return _CausalAttention.apply(qkv, starts, heads)
 
 
@@ -285,7 +222,7 @@ class _Linear(torch.autograd.Function):
         x, weight = x.contiguous(), weight.contiguous()
         outputs, inputs = weight.shape
         out = empty((*x.shape[:-1], outputs), x.dtype)
-        _call("linear_forward", x.dtype, x, weight, bias, out, x.numel() // inputs, inputs, outputs)
+        products.forward(x.view(-1, inputs), weight, bias, out.view(-1, outputs))
         ctx.save_for_backward(weight, *((x,) if recipe is None else recipe.sources))
         ctx.make = recipe and recipe.make
         return out
@@ -296,33 +233,35 @@ class _Linear(torch.autograd.Function):
         weight, *sources = ctx.saved_tensors
         outputs, inputs = weight.shape
         gradient = gradient.contiguous()
-        sizes = gradient.numel() // outputs, inputs, outputs
+        rows = gradient.view(-1, outputs)
         x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:3]
         weight_gradient = empty_like(weight) if weight_wanted else None
         bias_gradient = empty_like(weight[:, 0]) if bias_wanted else None
+        if bias_gradient is not None:
+            products.bias_gradient(rows, bias_gradient)
         if (
-            weight_wanted or bias_wanted
+            weight_gradient is not None
         ):  # first, because it may recompute x, which is freed before x_gradient is allocated
-            x = None if not weight_wanted else ctx.make(*sources) if ctx.make else sources[0]
-            _call("linear_backward", gradient.dtype, gradient, x, None, None, weight_gradient, bias_gradient, *sizes)
+            x = ctx.make(*sources) if ctx.make else sources[0]
+            products.weight_gradient(rows, x.view(-1, inputs), weight_gradient)
             del x
         x_gradient = empty((*gradient.shape[:-1], inputs), gradient.dtype) if x_wanted else None
-        if x_wanted:
-            _call("linear_backward", gradient.dtype, gradient, None, weight, x_gradient, None, None, *sizes)
+        if x_gradient is not None:
+            products.input_gradient(rows, weight, x_gradient.view(-1, inputs))
         return x_gradient, weight_gradient, bias_gradient, None
 
 
 def linear_usable(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` supports these and is faster than PyTorch: packing the weight pays off from MIN_ROWS rows."""
     outputs, inputs = weight.shape
-    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or x.numel() < MIN_ROWS * inputs:
+    if weight.dtype != torch.float32 or x.numel() < MIN_ROWS * inputs:
         return False
     library = training_library() if usable(x, inputs, 2 * outputs, multiple=2 * LANES) else None
-    return library is not None and bool(library.trine_has_fast_products())
+    return library is not None and (x.dtype == torch.float32 or bool(library.trine_has_fast_products()))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `kernels.linear`; for bf16 inputs and fp32 weights, whose gradients are accumulated in fp32."""
+    """See `kernels.linear`; for fp32 weights, whose gradients are accumulated in fp32."""
     return _Linear.apply(x, weight, bias, _recipe_of(x))
 
 
@@ -335,5 +274,5 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
             f"a target is outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
         )
     losses = torch.empty(len(logits), dtype=torch.float64, device="cpu")
-    _call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)
+    call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)
     return losses

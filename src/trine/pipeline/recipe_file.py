@@ -17,13 +17,24 @@ from trine.runtime.errors import TrineError
 Written = Annotated[Any, AS_WRITTEN]
 
 
+class PlanFile(Config):
+    """One of a recipe's plans: how much of everything it does, fixed by its name, for a machine of a certain speed."""
+
+    machine: str
+    """on which machine it takes about the recipe's minutes"""
+    set: dict[str, Written] = Field(default={})
+    """step.key: value, on top of the configs below"""
+
+
 class RecipeFile(Config):
     """The top of a recipe."""
 
     title: str | None = None
     """what the report is headed"""
     minutes: PositiveFloat | None = None
-    """about how long it takes on the reference machine"""
+    """about how long it takes on the reference machine; with plans, on the machine that each is for"""
+    plans: dict[str, PlanFile] = Field(default={})
+    """plans by name, the smallest first; --plan and --minutes choose one"""
     shared: Written = None
     """anything that is named by anchors below"""
     stages: tuple[Written, ...] = ()

@@ -1,9 +1,10 @@
 """A recipe: named stages in order, each with its config. Written in YAML; nothing in it is hidden from the user.
 
-`@name` in a path or a model's name is the run folder of an earlier stage. Fields under `scale` are multiplied by
---minutes over the recipe's own minutes, so that the budget is counted in tokens and iterations, never by the clock. A
-pretraining stage that states its `depth` can be taken to another one by --depth (`config/scale.py: moved`). What --set
-says of a step (`pretrain.tokens=2e6`) goes on top of all of it, as it is written.
+`@name` in a path or a model's name is the run folder of an earlier stage. A recipe may have plans, each with counts of
+its own on top of the stages' configs (`plans.py` chooses one); in a recipe without, fields under `scale` are multiplied
+by --minutes over the recipe's own minutes. Either way a budget is counted in tokens and iterations, never by the clock.
+A pretraining stage that states its `depth` can be taken to another one by --depth (`config/scale.py: moved`). What
+--set says of a step (`pretrain.tokens=2e6`) goes on top of all of it, as it is written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +37,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order, what the report is headed, and, if stated, about how long it takes on the reference machine."""
+    """Steps in order, what the report is headed, and, if stated, about how long it takes on the reference machine.
+
+    `plan`: the name of the plan it follows, of a recipe that has plans.
+    """
 
     title: str
     minutes: float | None
     steps: tuple[Step, ...]
+    plan: str | None = None
 
 
 def load_recipe(
@@ -51,13 +56,15 @@ def load_recipe(
     hardware: HardwareConfig | None = None,
     depth: int | None = None,
     overrides: Overrides = (),
+    plan: str | None = None,
 ) -> Recipe:
-    """Read a recipe file, or a built-in one by name, for run folder `out`.
+    """Read a recipe file, or a built-in one by name, for run folder `out`; of one with plans, the plan called `plan`.
 
     Raises `TrineError` naming file, stage and key of the first mistake, before anything runs.
     """
     described, entries = read_recipe_file(name)
-    scale = _scale(minutes, described, name)
+    planned = _by_step(_plan(plan, described, name), entries, f"{name}: plan {plan}")
+    scale = 1.0 if described.plans else _scale(minutes, described, name)
     given = _by_step(overrides, entries)
     if depth is not None and not any(_own_depth(entry) for entry in entries):
         raise TrineError(
@@ -66,19 +73,33 @@ def load_recipe(
         )
     steps: list[Step] = []
     for number, entry in enumerate(entries, 1):
-        plan = _Plan(entry, f"{name}: stage {number}", out, [step.name for step in steps])
-        step = plan.step(seed, scale, depth, given.get(plan.name, {}))
+        draft = _Draft(entry, f"{name}: stage {number}", out, [step.name for step in steps])
+        step = draft.step(seed, scale, depth, (planned.get(draft.name, {}), given.get(draft.name, {})))
         if hardware is not None:
             step = replace(step, config=_with_hardware(step.config, hardware))
         steps.append(step)
-    return Recipe(described.title or Path(name).stem, minutes or described.minutes, tuple(steps))
+    own_minutes = described.minutes if described.plans else minutes or described.minutes
+    return Recipe(described.title or Path(name).stem, own_minutes, tuple(steps), plan)
 
 
-def recipe_of(config: RunConfig) -> Recipe:
-    """The recipe that `trine run` is asked for."""
+def recipe_of(config: RunConfig, plan: str | None = None) -> Recipe:
+    """The recipe that `trine run` is asked for, by the plan called `plan` where it has plans."""
     return load_recipe(
-        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth, config.set
+        config.recipe, config.out, config.seed, config.minutes, config.hardware, config.depth, config.set, plan
     )
+
+
+def _plan(plan: str | None, described: RecipeFile, place: str) -> Mapping[str, Any]:
+    """What the plan called `plan` sets; nothing where none is asked for."""
+    if plan is None:
+        return {}
+    if not described.plans:
+        raise TrineError(f"{place} has no plans; leave --plan out")
+    if plan not in described.plans:
+        raise TrineError(
+            f"{place}: plan {plan!r} is unknown{nearest(plan, described.plans)}; it has {', '.join(described.plans)}"
+        )
+    return described.plans[plan].set
 
 
 def _scale(minutes: float | None, described: RecipeFile, place: str) -> float:
@@ -105,7 +126,7 @@ def _with_hardware(config: StageConfig, given: HardwareConfig) -> StageConfig:
     )
 
 
-class _Plan:
+class _Draft:
     """One stage of a recipe on its way to a `Step`."""
 
     def __init__(self, entry: Entry, place: str, out: Path, earlier: list[str]) -> None:
@@ -113,8 +134,8 @@ class _Plan:
         self.name = entry.name or entry.stage
         self.place = f"{place} ({self.name})"
 
-    def step(self, seed: int, scale: float, depth: int | None, overrides: Mapping[str, Any]) -> Step:
-        """The stage's config: the recipe's, scaled or taken to another depth, under what --set says."""
+    def step(self, seed: int, scale: float, depth: int | None, overrides: Sequence["Mapping[str, _Override]"]) -> Step:
+        """The stage's config: the recipe's, scaled or taken to another depth, under what the plan and --set say."""
         stage = self.entry.stage
         if stage not in STAGES:
             raise TrineError(f"{self.place}: stage {stage!r} is unknown{nearest(stage, STAGES)}")
@@ -125,7 +146,8 @@ class _Plan:
         if depth is not None and _own_depth(self.entry):
             values = moved(values, depth)
         self._scale(values, scale)
-        self._override(cls, values, overrides)
+        for each in overrides:
+            self._override(cls, values, each)
         if "out" in values:
             raise TrineError(f"{self.place}: out is {self.out / self.name}, by the name of the step; leave it out")
         values = self._with_folders(cls, values)
@@ -142,12 +164,12 @@ class _Plan:
                 raise TrineError(f"{self.place}: scale names {field!r}, which is no number: {value!r}")
             values[field] = max(1, round(value * scale)) if isinstance(value, int) else value * scale
 
-    def _override(self, cls: type[Config], values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    def _override(self, cls: type[Config], values: dict[str, Any], overrides: "Mapping[str, _Override]") -> None:
         fields = {each.name: each for each in config_fields(cls)}
-        for key, value in overrides.items():
-            field, place = fields.get(key) or fields.get(key.replace("-", "_")), f"--set {self.name}.{key}"
+        for key, override in overrides.items():
+            field, place = fields.get(key) or fields.get(key.replace("-", "_")), override.place
             if field is not None:
-                read = from_texts(field, value.texts, place) if isinstance(value, _Typed) else value
+                read = override.value if override.texts is None else from_texts(field, override.texts, place)
                 with_override(values, field.name, read)
                 continue
             owner = next(
@@ -155,7 +177,8 @@ class _Plan:
             )
             if owner is None:
                 raise TrineError(f"{place}: unknown key {key!r}{nearest(key, fields)}")
-            texts = [f"{key.removeprefix(f'{owner.name}.')}={text}" for text in getattr(value, "texts", [value])]
+            given = [override.value] if override.texts is None else override.texts
+            texts = [f"{key.removeprefix(f'{owner.name}.')}={text}" for text in given]
             for inner, read in from_texts(owner, texts, place).items():
                 with_override(values, (*owner.name.split("."), inner), read)
 
@@ -183,28 +206,31 @@ def _is_place(kind: Any) -> bool:
     return is_name(kind) or Path in alternatives(kind)
 
 
-@dataclass(frozen=True)
-class _Typed:
-    """What --set was given for one key, to be read as an option is."""
+@dataclass
+class _Override:
+    """What a plan or --set says of one key: a value; or, as it was typed, texts to be read as an option is."""
 
-    texts: list[str]
+    place: str
+    value: Any = None
+    texts: list[str] | None = None
 
 
-def _by_step(overrides: Overrides, entries: list[Entry]) -> dict[str, dict[str, Any]]:
-    """{step: {key: value, or the typed texts}}. Raises `TrineError` where no step is called so."""
+def _by_step(overrides: Overrides, entries: list[Entry], place: str = "--set") -> dict[str, dict[str, _Override]]:
+    """{step: {key: override}}. Raises `TrineError` beginning with `place` where no step is called so."""
     names = sorted((entry.name or entry.stage for entry in entries), key=len, reverse=True)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, _Override]] = {}
     for written in overrides:
-        place, equals, text = (written, "=", "") if isinstance(overrides, Mapping) else written.partition("=")
-        step = next((name for name in names if place.startswith(f"{name}.")), None)
-        if not equals or "." not in place:
-            raise TrineError(f"--set {written}: write step.key=value, such as {names[-1]}.seed=1")
+        key, equals, text = (written, "=", "") if isinstance(overrides, Mapping) else written.partition("=")
+        step = next((name for name in names if key.startswith(f"{name}.")), None)
+        if not equals or "." not in key:
+            raise TrineError(f"{place} {written}: write step.key=value, such as {names[-1]}.seed=1")
         if step is None:
-            known = nearest(place.split(".")[0], names)
-            raise TrineError(f"--set {written}: the recipe has no step {place.split('.')[0]!r}{known}")
-        keys, key = found.setdefault(step, {}), place.removeprefix(f"{step}.")
+            known = nearest(key.split(".")[0], names)
+            raise TrineError(f"{place} {written}: the recipe has no step {key.split('.')[0]!r}{known}")
+        keys, inner = found.setdefault(step, {}), key.removeprefix(f"{step}.")
+        override = keys.setdefault(inner, _Override(f"{place} {key}"))
         if isinstance(overrides, Mapping):
-            keys[key] = overrides[written]
+            override.value = overrides[written]
         else:
-            keys.setdefault(key, _Typed([])).texts.append(text)
+            override.texts = [*(override.texts or []), text]
     return found

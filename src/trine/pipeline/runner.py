@@ -1,7 +1,7 @@
 """Run a recipe: every stage in order, finished ones skipped, the report at the end.
 
-The estimate printed first is the recipe's own minutes, where it states them, corrected by how fast this machine
-multiplies matrices compared with the machine the recipe was written on.
+The estimate printed first is that of the plan that was chosen (`plans.py`); of a recipe without plans, its own minutes,
+where it states them, corrected by how fast this machine multiplies matrices compared with the one it was written on.
 """
 
 import time
@@ -13,9 +13,10 @@ from trine.config.extras import check_extras
 from trine.config.registry import STAGES
 from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
+from trine.pipeline.plans import Choice, choose_plan
 from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.allocator import release_memory
-from trine.runtime.device import choose_hardware
+from trine.runtime.device import Hardware, choose_hardware
 from trine.runtime.durations import spoken
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_json
@@ -31,11 +32,14 @@ def run(config: RunConfig) -> Path:
     one_process_only("a recipe")
     if config.push_to_hub is not None:
         check_publishing(config.push_to_hub)
-    recipe = recipe_of(config)
-    pushed = _last_model(recipe) if config.push_to_hub is not None else None
     hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
-    estimate = f": about {spoken(60 * recipe.minutes * time_factor(hardware))}" if recipe.minutes else ""
-    say(f"{recipe.title} on {hardware.description}{estimate}")
+    choice = choose_plan(config, hardware)
+    recipe = recipe_of(config, choice.plan)
+    pushed = _last_model(recipe) if config.push_to_hub is not None else None
+    seconds = estimated_seconds(recipe, choice, hardware)
+    say(f"{recipe.title} on {hardware.description}{f': about {spoken(seconds)}' if seconds else ''}")
+    for line in choice.lines:
+        say(line)
     with folder_lock(config.out):
         _run_stages(recipe, config)
         from trine.report.report import write_report
@@ -48,6 +52,13 @@ def run(config: RunConfig) -> Path:
     return path
 
 
+def estimated_seconds(recipe: Recipe, choice: Choice, hardware: Hardware) -> float | None:
+    """How long the recipe takes on this machine; None where nothing is known, or the plan was begun before."""
+    if choice.plan is not None:
+        return choice.seconds
+    return 60 * recipe.minutes * time_factor(hardware) if recipe.minutes else None
+
+
 def _last_model(recipe: Recipe) -> Path:
     """The run folder of the last stage that makes a language model."""
     makers = [name for name, stage in STAGES.items() if stage.makes == LANGUAGE_MODEL]
@@ -58,11 +69,15 @@ def _last_model(recipe: Recipe) -> Path:
 
 
 def _run_stages(recipe: Recipe, config: RunConfig) -> None:
-    """Run what is not finished; after each stage, write recipe.json: the stages so far and how long each took."""
+    """Run what is not finished; before it and after each stage, write recipe.json: the plan, and the stages so far."""
     for step in recipe.steps:
         if not (step.config.out / "done.json").exists():
             check_extras(step.config)
     seconds: dict[str, float] = {}
+    if recipe.plan is not None and not (config.out / "recipe.json").exists():
+        write_json(
+            config.out / "recipe.json", _description(recipe, config, seconds)
+        )  # whatever stops it, it has a plan
     changes = {"overwrite": True} if config.overwrite else {}
     for number, step in enumerate(recipe.steps, 1):
         stop_request.check()
@@ -103,6 +118,7 @@ def _description(recipe: Recipe, config: RunConfig, seconds: dict[str, float]) -
         "recipe": config.recipe,
         "seed": config.seed,
         "minutes": config.minutes,
+        "plan": recipe.plan,
         "set": dict(config.set) if isinstance(config.set, Mapping) else list(config.set),
         "stages": [
             {"name": step.name, "stage": step.stage, "seconds": seconds[step.name]}

@@ -76,6 +76,9 @@ def functions(results: Results) -> str:
 
 
 def finetune(results: Results) -> str:
+    if results.get("task"):
+        accuracy = percent(results.get("held_out_accuracy"))
+        return f"a head trained on {whole(results.get('examples'))} examples; accuracy {accuracy} on held-out ones"
     return f"trained on {whole(results.get('examples'))} examples"
 
 

@@ -9,6 +9,7 @@ from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, l
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Plot, Section, TokenRow, titled, units
 from trine.report.tables import Table, number, share_of, whole
+from trine.report.task_sections import task_section
 
 
 def loss_plot(run: FinishedStage, key: str, y_label: str) -> list[Plot]:
@@ -22,6 +23,8 @@ def loss_plot(run: FinishedStage, key: str, y_label: str) -> list[Plot]:
 
 def finetune_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """How well the model predicts the answers."""
+    if run.config.get("task"):
+        return task_section(run, recipe)
     weight = run.config.get("prompt_weight") or 0
     counted = f"answer tokens, and prompt tokens at weight {weight:g}" if weight else "answer tokens only"
     words = (

@@ -6,8 +6,8 @@ library of the same sources and processor. They are looked for, and kept, in `TR
 folder to ship, with an image say), the user's cache folder, and a temporary folder of the user's: the first that can be
 written to and lets libraries run. Without any, or with TRINE_NATIVE=0, PyTorch's own operations are used.
 
-They are built for the processor at hand (-march=native). `TRINE_NATIVE_ARCHITECTURE` names another that it can execute, in
-the compiler's words: `x86-64-v3` (AVX2), `x86-64` (SSE2). So the kernels of lesser processors are tested on better ones.
+They are built for the processor at hand (-march=native). `TRINE_NATIVE_ARCHITECTURE` names another that it can execute,
+in the compiler's words: `x86-64-v3` (AVX2), `x86-64` (SSE2). So kernels of lesser processors are tested on better ones.
 """
 
 import ctypes
@@ -67,6 +67,23 @@ def load_native(source: NativeSource) -> ctypes.CDLL | None:
     if library is None:
         say(problem)
     return library
+
+
+def kept_folder() -> Path | None:
+    """The folder where what holds for this machine is kept: the first of the user's own that can be written to."""
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        if _is_private(folder) and os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def processor_digest(*further: str) -> str:
+    """16 hexadecimal digits for this processor, the one that kernels are built for, and what else counts."""
+    return sha256_of(_processor(), *_options(), *further)[:16]
 
 
 def _options() -> tuple[str, ...]:

@@ -77,7 +77,7 @@ class Chat(Protocol):
 
 def chat_format(tokenizer: Tokenizer) -> Chat:
     """The chat format of the model of `tokenizer`; raises `TrineError` if it has no chat template."""
-    own = tokenizer.chat_template == CHATML_TEMPLATE and tokenizer.special.keys() == set(SPECIAL_TOKENS)
+    own = tokenizer.chat_template == CHATML_TEMPLATE and set(SPECIAL_TOKENS) <= tokenizer.special.keys()
     return ChatFormat(tokenizer) if own else TemplateFormat(tokenizer)
 
 

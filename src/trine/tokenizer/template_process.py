@@ -5,10 +5,8 @@ HTML escapes, `raise_exception`, `strftime_now`, and `{% generation %}`, which h
 """
 
 import json
-import resource
 import signal
 import sys
-from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -18,13 +16,13 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from trine.runtime.child_process import limit_resource
+
 
 def main() -> None:
     """Answer requests until the input ends."""
-    limit = int(sys.argv[1])
-    with suppress(ValueError, OSError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_resource("RLIMIT_AS", int(sys.argv[1]))
+    limit_resource("RLIMIT_CORE", 0)
     for line in sys.stdin.buffer:
         sys.stdout.buffer.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
         sys.stdout.buffer.flush()

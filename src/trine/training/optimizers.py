@@ -164,7 +164,7 @@ def make_optimizers(
             continue
         if "blocks." in name and parameter.dim() == 2:
             matrices.append((name, parameter))
-        elif name.endswith("head.weight") and len(parameter) == 1:
+        elif (name.endswith("head.weight") and len(parameter) == 1) or name.endswith("classifier.weight"):
             heads.append(parameter)
         else:
             others.append(parameter)

@@ -1,4 +1,4 @@
-"""Weights in panels, as the compiled step reads them (products.h): so many outputs side by side as a kernel sums at once."""
+"""Weights in panels, as the compiled step reads them: as many outputs side by side as a kernel sums (products.h)."""
 
 from dataclasses import dataclass
 from typing import Literal

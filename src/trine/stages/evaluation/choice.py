@@ -39,7 +39,7 @@ class ChoiceTask:
     def __init__(self, name: str, config: ChoiceConfig, seed: int) -> None:
         self.name, self.config = name, config
         self.asked = InContext(name, config, seed)
-        self._templates = [Template(each, f"{name}: choices") for each in config.choices or ()]
+        self._templates = [Template(each, f"{name}: choices") for each in config.choices]
         self._choices = self._all_choices(seed)
 
     @property
@@ -152,11 +152,11 @@ class ChoiceTask:
         )
 
     def _texts(self, record: Record) -> tuple[str, ...]:
-        if isinstance(self.config.choices, tuple):
+        if self._templates:
             return tuple(template.fill(record) for template in self._templates)
-        listed = record.fields.get(str(self.config.choices))
+        listed = record.fields.get(str(self.config.choices_field))
         if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-            raise TrineError(f"{record.place}: {self.name}: field {self.config.choices!r} is no list of texts")
+            raise TrineError(f"{record.place}: {self.name}: field {self.config.choices_field!r} is no list of texts")
         return tuple(listed)
 
 

@@ -12,7 +12,8 @@ import torch
 
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
-from trine.catalog.loading import open_model, open_score_model
+from trine.catalog.loading import open_model
+from trine.catalog.rewards import open_reward
 from trine.config.evaluation import EvaluateConfig
 from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
@@ -108,11 +109,11 @@ def _persons(examples: list[Example], chat: Chat) -> Side:
 def _score(
     name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
-    model, tokenizer = open_score_model(name, hardware)
-    reward = ModelReward(model, tokenizer, closed)
+    reward = open_reward(name, hardware, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
-    reward.check_reads(policy_tokenizer, longest, name)
+    if isinstance(reward, ModelReward):
+        reward.check_reads(policy_tokenizer, longest, name)
     return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 

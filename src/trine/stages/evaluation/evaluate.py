@@ -34,7 +34,8 @@ def run(config: EvaluateConfig) -> Path:
     hardware = open_hardware(config.hardware)
     files = read_tasks(config.asked_tasks, config.data)
     inputs = _inputs(config, files)
-    config = config.with_folder(sha256_of(config.model_dump_json(exclude={"out", "overwrite"}), *inputs.values()))
+    settings = config.model_dump_json(exclude={"out", "overwrite", "json", "fail_if_worse", "hardware"})
+    config = config.with_folder(sha256_of(settings, hardware.precision, *inputs.values()))
     with open_run(config, inputs, hardware=hardware) as folder:
         if not folder.finished:
             results = compare_policies(config, hardware, folder) if config.compares_policies else {}

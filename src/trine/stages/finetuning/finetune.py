@@ -14,16 +14,21 @@ from trine.config.finetuning import FinetuneConfig
 from trine.data.packing import PackedExamples, fit_rows, pack
 from trine.data.rows import Batch
 from trine.model.folder import save_model
-from trine.model.training_kernels import training_library
+from trine.model.lora import merge_lora
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.json_object import read_text
 from trine.runtime.progress import say
-from trine.stages.finetuning.examples import read_examples_of
+from trine.stages.finetuning import classify
+from trine.stages.finetuning.examples import Examples, read_examples_of
 from trine.stages.finetuning.shown_rows import ROWS, first_rows, print_rows, write_rows
+from trine.stages.finetuning.task_tokens import open_grown, open_task_tokenizer, read_task_spans
+from trine.stages.finetuning.watched_tasks import WatchedTasks
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum, whole_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.loop import StepObjective
 from trine.training.parallel import Parallel, parallelise
 from trine.training.stage_run import StageRun, stage_run
@@ -85,11 +90,10 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     world = stage.world
     world.share(config.batch_size, "batch_size")
     with world.main_first(f"examples of {stage.path}"):  # the main process downloads, the others find it there
-        chat = open_chat(config)
-        examples, held_out = read_examples_of(config, chat)
+        tokenizer, end_ids, examples, held_out = open_examples(config)
     say(f"finetune: {examples.words}")
     with world.main_first(f"opening of {stage.path}"):
-        model, tokenizer = stage.open_trainable(config)
+        model = open_grown(config, stage, config.task_tokens)[0]
         if stage.hardware.device.type == "cpu":
             training_library()
     packed = PackedExamples(examples.spans, config.row_tokens, config.seed)
@@ -98,38 +102,58 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     say(f"finetune: {len(examples.spans)} examples in {packed.rows_per_epoch} rows ({padding}), {steps} steps")
     parallel = parallelise(LanguageModelLoss(model), list(model.blocks), world, config.parallel)
     objective = FinetuneObjective(parallel, packed, held_out.spans if held_out else [], config)
+    watched = WatchedTasks(config, stage, model, tokenizer, end_ids)
+    objective.on_evaluation = watched
     results = stage.train(config, objective, model, model.config, steps, parallel)
     whole = whole_model(model)
     with world.main_first(f"model of {stage.path}"):
         if world.is_main:
-            write_rows(stage.path / ROWS, examples, packed, chat.tokenizer)
-            _write(config, stage, whole, chat, tokenizer.pad)
+            write_rows(stage.path / ROWS, examples, packed, tokenizer)
+            _write(config, stage, whole, tokenizer, end_ids)
     accounts = {"train": examples.account} | ({"held_out": held_out.account} if held_out else {})
-    return results | {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    kept = {"best": best} if (best := watched.best()) else {}
+    counted = {"examples": len(examples.spans), "padding_share": packed.padding_share, "account": accounts}
+    return results | counted | kept
 
 
-def _write(config: FinetuneConfig, stage: StageRun, model: Transformer, chat: Chat, padding: int) -> None:
-    finish_lora(model, stage.path / "adapter", config.model, config.adapter)
+def _write(
+    config: FinetuneConfig, stage: StageRun, model: Transformer, tokenizer: Tokenizer, end_ids: Sequence[int]
+) -> None:
+    if config.task_tokens:
+        merge_lora(model)  # an adapter alone has no rows for the new tokens
+    else:
+        finish_lora(model, stage.path / "adapter", config.model, config.adapter)
     stage.write_model(
         "model",
-        chat.tokenizer,
-        lambda folder: save_model(model, folder, eos_token_id=list(chat.end_ids), pad_token_id=padding),
+        tokenizer,
+        lambda folder: save_model(model, folder, eos_token_id=list(end_ids), pad_token_id=tokenizer.pad),
     )
 
 
 def run(config: FinetuneConfig) -> Path:
     """Fine-tune; write `model/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`.
 
-    With `config.show` the first rows are printed instead, and nothing is written.
+    With `config.task` a head is trained in place of answers (`classify.py`). With `config.show` the first rows are
+    printed instead, and nothing is written.
     """
+    if config.task is not None:
+        return classify.run(config)
     if not config.show:
         return _train(config)
-    chat = open_chat(config)
-    examples, _ = read_examples_of(config, chat)
+    tokenizer, _, examples, _ = open_examples(config)
     packed = PackedExamples(examples.spans, config.row_tokens, config.seed)
     say(f"finetune: {examples.words}")
-    print_rows(first_rows(examples, packed, chat.tokenizer, config.show))
+    print_rows(first_rows(examples, packed, tokenizer, config.show))
     return config.out
+
+
+def open_examples(config: FinetuneConfig) -> tuple[Tokenizer, Sequence[int], Examples, Examples | None]:
+    """The tokenizer to save, its end tokens, the examples to train on and those to evaluate on."""
+    if config.task_tokens:
+        tokenizer = open_task_tokenizer(config)
+        return tokenizer, tokenizer.stop_ids, *read_task_spans(config, tokenizer)
+    chat = open_chat(config)
+    return chat.tokenizer, chat.end_ids, *read_examples_of(config, chat)
 
 
 def open_chat(config: FinetuneConfig) -> Chat:

@@ -14,7 +14,7 @@ from trine.data.rows import RowSampler, open_sampler
 from trine.data.shards import Shard, Shards
 from trine.model.config import ModelConfig, gpt2_config, qwen3_config
 from trine.model.folder import save_model
-from trine.model.training_kernels import training_library
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer, initialize
 from trine.records import Document
 from trine.runtime.device import Hardware

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trine.algorithms.regression import ridge_regression
 from trine.algorithms.text_kl import adapted_kl_coefficient
 from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
 from trine.config.rl import PpoConfig
@@ -97,13 +98,16 @@ class RolloutObjective(IterationObjective[list[int]]):
         answers = [prompt.answer(rollout, self.chat) for prompt, rollout in zip(prompts, rollouts, strict=True)]
         scores = self.reward.score(answers)
 
+        paid = final_scores(scores, rollouts, config.missing_eos_penalty, config.missing_eos_score)
+
         # 3. Log-probabilities of policy and reference, and the critic's values. Without a critic the values are unused.
+        if iteration == 0 and config.value_head == "fitted":
+            self.fit_value_head(rollouts, paid)
         mask = response_mask(rollouts)
         figures = self.token_figures(rollouts, mask, iteration)
 
         # 4. Advantages. PPO: GAE over tokens, against the critic's values. GRPO: the score less its group's mean, over
         #    the group's deviation, for every token alike. RLOO: the score less the mean of the others in its group.
-        paid = final_scores(scores, rollouts, config.missing_eos_penalty, config.missing_eos_score)
         advantages, returns = self.advantages(rollouts, paid, figures, mask)
 
         # 5. Epochs x minibatches of updates: the loop asks `batches` for rows and `terms` for their loss. PPO: clipped
@@ -126,6 +130,16 @@ class RolloutObjective(IterationObjective[list[int]]):
         )
         self.engine.refresh()
         return self.engine.generate([prompt.ids for prompt in prompts], sampling), prompts
+
+    @torch.no_grad()
+    def fit_value_head(self, rollouts: Sequence[Rollout], scores: Tensor) -> None:
+        """Give the value head the weights that predict the scores [B] best from what it reads at each token."""
+        size, hidden, targets = self.config.micro_batch_size, [], []
+        for start in range(0, len(rollouts), size):
+            padded = self.pad(rollouts[start : start + size])
+            hidden.append(self.model.value_hidden(padded.ids, padded.rows, padded.columns).float().cpu())
+            targets.append(scores[padded.rows.cpu() + start])
+        self.model.value_head.weight.copy_(ridge_regression(torch.cat(hidden), torch.cat(targets)))
 
     @torch.no_grad()
     def token_figures(self, rollouts: Sequence[Rollout], mask: Tensor, iteration: int) -> TokenFigures:

@@ -1,0 +1,81 @@
+"""A reward from a head of `trine finetune --task`: what it says of an answer, in nats.
+
+Of two labels the score is the log-odds of the second, logit(second) - logit(first); of a choice it is the option's
+logit. The answer is read as the task's texts were: classify reads what the user wrote and the answer as one text, which
+the answer continues; the other tasks read what the user wrote as the first text and the answer as the second.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trine.data.packing import pad
+from trine.model.classifier import TaskModel, reading_ids
+from trine.records import Answer
+from trine.runtime.errors import TrineError
+from trine.tokenizer.tokenizer import Tokenizer
+
+ROWS_AT_ONCE = 64
+UNLIMITED = 2**30
+
+
+class TaskReward:
+    """A classifier as a reward::
+
+        reward = TaskReward(task_model, task_tokenizer)
+        scores = reward.score(answers)  # [B]
+
+    Raises `TrineError` for a head of more than two labels.
+    """
+
+    def __init__(self, model: TaskModel, tokenizer: Tokenizer) -> None:
+        settings = model.settings
+        if len(settings.labels) > 2:
+            raise TrineError(
+                f"a classifier of {len(settings.labels)} labels ({', '.join(settings.labels):.120}) is no reward; one "
+                "of two labels is"
+            )
+        self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.tokens = [tokenizer.special[name] for name in settings.tokens.names]
+
+    @torch.no_grad()
+    def score(self, answers: Sequence[Answer]) -> Tensor:
+        """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context, or has no score."""
+        readings = [(place, ids) for place, answer in enumerate(answers) for ids in self._readings(answer)]
+        readings.sort(key=lambda each: len(each[1]))
+        scores = torch.zeros(len(answers))
+        for start in range(0, len(readings), ROWS_AT_ONCE):
+            part = readings[start : start + ROWS_AT_ONCE]
+            scores.index_add_(0, torch.tensor([place for place, _ in part]), self._log_odds([ids for _, ids in part]))
+        broken = (~scores.isfinite()).nonzero().flatten().tolist()
+        if broken:
+            raise TrineError(
+                f"the classifier scores {float(scores[broken[0]])} for the response "
+                f"{answers[broken[0]].response[:60]!r}; its weights, or products in bf16, leave the range of numbers"
+            )
+        return scores
+
+    def _log_odds(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """[M] of readings; the head is linear, so that those of a similarity add up to its score."""
+        device = self.model.classifier.weight.device
+        ids, lengths = (tensor.to(device) for tensor in pad(rows, self.tokenizer.pad))
+        states = self.model.trunk(ids)[torch.arange(len(ids), device=device), lengths - 1]
+        logits = self.model.classifier(states)
+        return (logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).cpu()
+
+    def _readings(self, answer: Answer) -> list[list[int]]:
+        asked = "".join(message.content for message in answer.prompt if message.role == "user")
+        task = self.model.settings.task
+        texts: tuple[str, ...] = (asked + answer.response,) if task == "classify" else (asked, answer.response)
+        orders = (texts, texts[::-1]) if task == "similar" else (texts,)
+        found = [
+            reading_ids(self.tokens, [self.tokenizer.encode(text) for text in order], UNLIMITED)[0] for order in orders
+        ]
+        context = self.model.trunk.config.context
+        if len(found[0]) > context:
+            raise TrineError(
+                f"an answer has {len(found[0])} tokens with what it answers, more than the {context} that the "
+                f"classifier reads: {answer.response[:60]!r}; shorten max_new_tokens or the prompts"
+            )
+        return found
