@@ -1,4 +1,4 @@
-"""Calls of a library of kernels as a file: memory before, arguments, and what memory holds after (replay.cpp reads it)."""
+"""Calls of a library of kernels as a file for replay.cpp: memory before, arguments, and what memory holds after."""
 
 import ctypes
 import struct
@@ -66,12 +66,16 @@ class Recording:
                 return number, address - begin
         raise LookupError(f"no block has the address {address:#x}")
 
-    def call(self, name: str, arguments: list["int | Block"], real: float = 0.0, checks: list[Check] | None = None) -> None:
+    def call(
+        self, name: str, arguments: list["int | Block"], real: float = 0.0, checks: list[Check] | None = None
+    ) -> None:
         values = [(1, each.number) if isinstance(each, Block) else (0, each) for each in arguments]
         parts = [text(name.encode()), struct.pack("<q", len(values)), *(struct.pack("<qq", *each) for each in values)]
         parts += [struct.pack("<f", real), struct.pack("<q", len(checks or []))]
         for check in checks or []:
-            parts.append(struct.pack("<qq", check.block, check.offset) + text(KINDS[str(check.expected.dtype)].encode()))
+            parts.append(
+                struct.pack("<qq", check.block, check.offset) + text(KINDS[str(check.expected.dtype)].encode())
+            )
             parts.append(text(bytes_of(check.expected)) + struct.pack("<d", check.bound))
         self.calls.append(b"".join(parts))
 

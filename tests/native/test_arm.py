@@ -1,13 +1,15 @@
 """The kernels built for ARM and run under qemu: the results of x86, of every operation of training and decoding.
 
-Needs Debian's g++-aarch64-linux-gnu and qemu-user; skipped without. armv8-a is what every chip has, armv8.6-a has
-products of bf16 pairs (BFDOT). How fast they are, an emulator does not say.
+Needs Debian's g++-aarch64-linux-gnu, qemu-user and, for what stands for Apple's compiler, clang; skipped without.
+armv8-a is what every chip has, armv8.6-a has products of bf16 pairs (BFDOT). How fast they are, an emulator does not
+say.
 """
 
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from trine.engine.native import runner as native_runner
 from trine.engine.native.runner import NativeRunner, Precision
 from trine.engine.runner import Chunk, DecodeRow, SamplingState
 from trine.engine.torch_runner import TorchRunner
+from trine.model import products, training_library
 from trine.model import training_kernels as training
 from trine.model.kernels import rotary_table
 from trine.model.lora import plain_weights
@@ -30,53 +33,69 @@ from trine.model.transformer import Transformer
 from trine.runtime.native_library import OPTIONS, NativeSource
 
 HERE = Path(__file__).parent
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-CHIPS = {"armv8-a": False, "armv8.6-a": True}
-"""Architecture, and whether it multiplies pairs of bf16."""
+QEMU = ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu")
+CLANG_FOR_ARM = ("clang++", "--target=aarch64-linux-gnu")
 ARM_PANEL = 16
 BOUNDS = {torch.float32: 3e-5, torch.float64: 3e-5, torch.bfloat16: 0.02, torch.int64: 0.0}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which(COMPILER) is None or shutil.which(EMULATOR) is None,
-        reason=f"{COMPILER} and {EMULATOR} are not installed",
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
-def compile_for(chip: str, source: Path, out: Path, *options: str) -> Path:
-    command = [COMPILER, *options, f"-march={chip}", str(source), "-o", str(out)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return out
+@dataclass(frozen=True)
+class Target:
+    """A compiler with its architecture, and what runs programs of it. `pairs`: it multiplies pairs of bf16."""
+
+    compiler: tuple[str, ...]
+    architecture: str
+    emulator: tuple[str, ...] = QEMU
+    pairs: bool = False
+
+    def compile(self, source: Path, out: Path, *options: str) -> Path:
+        command = [*self.compiler, *options, f"-march={self.architecture}", str(source), "-o", str(out), "-ldl"]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return out
+
+    def build(self, source: NativeSource, folder: Path) -> Path:
+        """The library of `source`, with the options that it has everywhere, but without OpenMP."""
+        folders = sorted({f"-I{file.parent}" for file in source.files})
+        return self.compile(source.files[0], folder / f"{source.name}.so", *OPTIONS, *folders)
+
+    def replay(self, library: Path, recording: Recording, folder: Path) -> str:
+        """What the replayed calls said; raises unless all agree."""
+        program = self.compile(HERE / "replay.cpp", folder / "replay", "-O2", "-std=c++17")
+        recording.write(folder / "recording")
+        command = [*self.emulator, str(program), str(library), str(folder / "recording")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
-def built(chip: str, source: NativeSource, folder: Path) -> Path:
-    """The library of `source`, with the options that it has everywhere."""
-    options = [option for option in OPTIONS if not option.startswith("-march")]
-    folders = sorted({f"-I{file.parent}" for file in source.files})
-    return compile_for(chip, source.files[0], folder / f"{source.name}-{chip}.so", *options, *folders)
+ARM = {
+    "g++, armv8-a": Target(("aarch64-linux-gnu-g++",), "armv8-a"),
+    "g++, armv8.6-a": Target(("aarch64-linux-gnu-g++",), "armv8.6-a", pairs=True),
+    "clang, armv8.6-a": Target(CLANG_FOR_ARM, "armv8.6-a", pairs=True),
+}
+TARGETS = {**ARM, "clang, here": Target(("clang++",), "native", emulator=())}
 
 
-def replay(chip: str, library: Path, recording: Recording, folder: Path) -> str:
-    """What the replayed calls said; raises unless all agree."""
-    program = compile_for(chip, HERE / "replay.cpp", folder / f"replay-{chip}", "-O2", "-std=c++17", "-static-libstdc++")
-    recording.write(folder / "recording")
-    command = [EMULATOR, "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", program, library, folder / "recording"]
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Target:
+    chosen = TARGETS[request.param]
+    needed = [chosen.compiler[0], *chosen.emulator[:1], *(["aarch64-linux-gnu-g++"] if chosen.emulator else [])]
+    if absent := [name for name in needed if shutil.which(name) is None]:
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    return chosen
 
 
 # Training
 
 
 @pytest.fixture(scope="module")
-def training_calls() -> Iterator[Recording]:
+def training_calls() -> Recording:
     """Every operation of a step, forward and backward, on this processor."""
-    if training.training_library() is None:
+    if training_library.training_library() is None:
         pytest.skip("no C++ compiler for this processor")
-    recording, original = Recording(), training._call
+    recording, original = Recording(), training_library.call
 
     def recorded(name: str, dtype: torch.dtype, *arguments: Any) -> None:
         tensors = {each.data_ptr(): each for each in arguments if isinstance(each, Tensor)}
@@ -88,13 +107,13 @@ def training_calls() -> Iterator[Recording]:
         real = next((each for each in arguments if isinstance(each, float)), 0.0)
         recording.call(f"trine_{name}_{str(dtype).removeprefix('torch.')}", passed, real, checks)
 
-    training._call = recorded
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(products.VARIABLE, "own")
+        for module in (training, products):
+            patch.setattr(module, "call", recorded)
         for dtype in (torch.float32, torch.bfloat16):
             run_operations(dtype)
-    finally:
-        training._call = original
-    yield recording
+    return recording
 
 
 def _passed(argument: Any, blocks: dict[int, int]) -> "int | Block":
@@ -121,12 +140,10 @@ def run_operations(dtype: torch.dtype) -> None:
     backward(training.apply_rotary(heads, weights(2, 32, seed=6), (cos, sin), (4, 2), 1e-5), heads)
     starts = torch.tensor([[0] * 37, [0] * 20 + [20] * 17])
     attended = values(2, 37, 8, 32, seed=7)
-    if dtype == torch.bfloat16:
-        for given in (None, starts):
-            backward(training.causal_attention(attended, given, 4), attended)
+    for given in (None, starts):
+        backward(training.causal_attention(attended, given, 4), attended)
     rows, matrix = values(131, 64, seed=8), weights(160, 64, seed=9)
-    if dtype == torch.bfloat16:
-        backward(training.linear(rows, matrix, weights(160, seed=10)), rows, matrix)
+    backward(training.linear(rows, matrix, weights(160, seed=10)), rows, matrix)
     with torch.no_grad():
         targets = torch.tensor([3, 95, 0, 41, 50])
         training.cross_entropy_(values(5, 96, seed=11).detach().clone(), targets, torch.linspace(0, 2, 5))
@@ -139,12 +156,14 @@ def backward(result: Tensor | tuple[Tensor, Tensor], *inputs: Tensor) -> None:
     torch.autograd.grad(results, list(inputs), outer)
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-def test_operations_of_training_are_those_of_x86(chip: str, training_calls: Recording, tmp_path: Path) -> None:
-    told = replay(chip, built(chip, training.SOURCE, tmp_path), training_calls, tmp_path)
-    for name in ("norm", "gelu", "swiglu", "rotary", "attention", "linear"):
-        assert f"trine_{name}_forward_bfloat16" in told
-        assert f"trine_{name}_backward_bfloat16" in told
+@pytest.mark.parametrize("target", TARGETS, indirect=True)
+def test_operations_of_training_are_those_of_x86(target: Target, training_calls: Recording, tmp_path: Path) -> None:
+    told = target.replay(target.build(training_library.SOURCE, tmp_path), training_calls, tmp_path)
+    for kind in ("float32", "bfloat16"):
+        assert f"trine_cross_entropy_{kind}" in told
+        for name in ("norm", "gelu", "swiglu", "rotary", "attention", "linear"):
+            assert f"trine_{name}_forward_{kind}" in told
+            assert f"trine_{name}_backward_{kind}" in told
 
 
 # Decoding
@@ -153,8 +172,8 @@ def test_operations_of_training_are_those_of_x86(chip: str, training_calls: Reco
 class RecordingLibrary:
     """In the place of the compiled step: notes calls, with what `expected` says of their results."""
 
-    def __init__(self, chip: str) -> None:
-        self.pairs, self.recording = CHIPS[chip], Recording()
+    def __init__(self, target: Target) -> None:
+        self.pairs, self.recording = target.pairs, Recording()
         self.expected: Any = None
         self.bound = 0.0
         self._model = -1
@@ -216,10 +235,10 @@ class RecordingLibrary:
 
 
 def recorded_decoding(
-    chip: str, model: Transformer, precision: Precision, bound: float, monkeypatch: pytest.MonkeyPatch
+    target: Target, model: Transformer, precision: Precision, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> Recording:
     """Prompts of unequal lengths in one call, a token of each, then sampled ones; expected is the plain runner's."""
-    noted = RecordingLibrary(chip)
+    noted = RecordingLibrary(target)
     monkeypatch.setattr(native_runner, "native_library", lambda: noted)
     runner = NativeRunner(model.config, rows=4, pages=24, precision=precision, threads=2)
     noted.runner, noted.bound = runner, bound
@@ -246,23 +265,24 @@ def decode_rows(pages: Sequence[np.ndarray], prompts: Sequence[Sequence[int]]) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("chip", CHIPS)
-def test_decoding_has_the_logits_of_the_plain_runner(
-    chip: str, precision: Precision, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("target", ARM, indirect=True)
+def test_decoding_has_the_numbers_of_the_plain_runner(
+    target: Target, precision: Precision, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    library = built(chip, decoding.SOURCE, tmp_path)
+    library = target.build(decoding.SOURCE, tmp_path)
     bound = {"fp32": 1e-4, "bf16": 0.04, "int8": 0.04}[precision]
     for family in ("gpt2", "qwen3", "llama"):
         model = tiny_model(tiny_config(family, context=128))
-        recording = recorded_decoding(chip, model, precision, bound, monkeypatch)
-        assert "trine_forward" in replay(chip, library, recording, tmp_path)
+        recording = recorded_decoding(target, model, precision, bound, monkeypatch)
+        assert "trine_forward" in target.replay(library, recording, tmp_path)
         monkeypatch.undo()
 
 
-def test_a_difference_is_found(training_calls: Recording, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["g++, armv8-a"], indirect=True)
+def test_a_difference_is_found(target: Target, training_calls: Recording, tmp_path: Path) -> None:
     """The replay can fail: a changed input is another result."""
-    changed = Recording(list(training_calls.blocks), training_calls.pointers, training_calls.calls[:1])
-    changed.blocks[0] = bytes(len(changed.blocks[0]))
-    library = built("armv8-a", training.SOURCE, tmp_path)
+    changed = Recording([bytes(len(training_calls.blocks[0])), *training_calls.blocks[1:]])
+    changed.calls = training_calls.calls[:1]
+    library = target.build(training_library.SOURCE, tmp_path)
     with pytest.raises(AssertionError, match="apart, bound"):
-        replay("armv8-a", library, changed, tmp_path)
+        target.replay(library, changed, tmp_path)
