@@ -265,6 +265,7 @@ def evaluate(
     tasks: Sequence[str] = ...,
     data: Mapping[str, str] = ...,
     chat: Sequence[_Path] = ...,
+    write_examples: bool = ...,
     json: bool = ...,
     fail_if_worse: bool = ...,
     before: _Path | None = ...,

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import Command
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.config.tasks import KINDS, ChoiceConfig, TaskKind, register_kind
+from trine.data.files import read_examples
 from trine.model.folder import save_model
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.evaluation import evaluate
@@ -165,6 +166,20 @@ def test_another_task_is_another_run(place: Path, tmp_path: Path, command: Comma
     code, _, error = command(*asked)
     assert code == 2
     assert "tasks: its content has changed" in error
+
+
+def test_examples_to_fine_tune_on_need_no_model(place: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "few.yaml").write_text((place / "parity.yaml").read_text() + "max_items: 4\n")
+    (tmp_path / "parity.jsonl").write_text((place / "parity.jsonl").read_text())
+    asked = ("evaluate", "--tasks", tmp_path / "few.yaml", "--write-examples", "--out", tmp_path / "run", *ON)
+    assert command(*asked)[0] == 0
+    examples = read_examples(tmp_path / "run" / "examples" / "few.jsonl")
+    assert len(examples) == 8
+    assert all(each.response == ("even", "odd")[int(each.prompt[0].content.split()[0]) % 2] for each in examples)
+    (tmp_path / "few.yaml").write_text((place / "parity.yaml").read_text())
+    code, _, error = command(*asked[:5], tmp_path / "all", *ON)
+    assert code == 2
+    assert "nothing is left to fine-tune on" in error
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ import yaml
 from tests.conftest import PLAIN_CPU, SHAPE, Command, pretrain_config
 from trine.config.corpus import CorpusConfig
 from trine.config.rl import PpoConfig
+from trine.config.stage import Stage
 from trine.config.use import QuickstartConfig, RunConfig
 from trine.model.config import qwen3_config
-from trine.pipeline import plans
+from trine.pipeline import plans, runner
 from trine.pipeline.plans import Choice, choose_plan
 from trine.pipeline.recipe_file import read_recipe_file, recipe_text
 from trine.pipeline.recipes import load_recipe
 from trine.pipeline.speeds import Speeds, measured_speeds
 from trine.pipeline.work import Work, seconds_of, work_of
+from trine.report.run_reader import read_recipe_run
 from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, write_json
@@ -52,7 +54,7 @@ def speeds_of(layers: int, factor: float) -> Speeds:
 def seconds(plan: str) -> float:
     """How long it takes where speed is 1."""
     steps = load_recipe("quickstart", OUT, 0, None, plan=plan).steps
-    return seconds_of([step.config for step in steps], speeds_of(4 if plan == "small" else 6, 1.0))
+    return seconds_of([step.config for step in steps], speeds_of(6 if plan == "large" else 4, 1.0))
 
 
 # The plans
@@ -131,7 +133,7 @@ def test_a_plan_that_is_asked_for_is_followed_however_long_it_takes(speed: Speed
 
 def test_a_plan_that_does_not_exist_is_refused(speed: Speed, tmp_path: Path) -> None:
     speed(1.0)
-    with pytest.raises(TrineError, match=r"plan 'smal' is unknown; did you mean 'small'\?"):
+    with pytest.raises(TrineError, match=r"plan 'smal' is none of small, medium, large; did you mean 'small'\?"):
         choose(plan="smal")
     (tmp_path / "plain.yaml").write_text("stages: [{stage: tokenizer}]")
     with pytest.raises(TrineError, match=r"plain\.yaml has no plans; leave --plan out"):
@@ -145,6 +147,19 @@ def test_a_folder_keeps_its_plan_and_nothing_is_measured_again(tmp_path: Path, m
     write_json(tmp_path / "recipe.json", {"plan": "medium", "stages": []})
     for asked in ({}, {"plan": "medium"}, {"minutes": 1}):
         assert choose(tmp_path, **asked).plan == "medium"
+
+
+def test_a_folder_that_is_started_over_has_the_new_plan_at_once(
+    tmp_path: Path, speed: Speed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its first stage, it is the new plan that goes on."""
+    speed(1.0)
+    out = tmp_path / "out"
+    write_json(out / "recipe.json", {"plan": "small", "stages": []})
+    monkeypatch.setattr(Stage, "run_function", lambda stage: lambda config: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        runner.run(RunConfig(recipe="quickstart", out=out, plan="large", overwrite=True, hardware=PLAIN_CPU))
+    assert read_json(out / "recipe.json")["plan"] == "large"
 
 
 def test_another_plan_in_the_same_folder_needs_overwrite(tmp_path: Path, speed: Speed) -> None:
@@ -203,7 +218,7 @@ def miniature(tmp_path: Path, corpus_folder: Path) -> Path:
     counts |= {f"pretrain.model.{key}": value for key, value in shape.items()}  # type: ignore[union-attr]
     described["plans"]["small"]["set"] = counts
     path = tmp_path / "miniature.yaml"
-    path.write_text(yaml.safe_dump(described))
+    path.write_text(yaml.safe_dump(described, sort_keys=False))
     return path
 
 
@@ -215,7 +230,8 @@ def test_the_smallest_plan_runs_to_its_report_and_then_keeps_the_folder(
     monkeypatch.setattr(plans, "measured_speeds", lambda *shape: SPEEDS)
     code, _, words = command(*arguments, "--plan", "small", "--hardware.threads", "1")
     assert code == 0, words
-    assert "→ plan small" in words and (out / "report.html").exists()
+    assert "→ plan small" in words
+    assert read_recipe_run(out).plan == "small" and (out / "report.html").exists()
     described = read_json(out / "recipe.json")
     assert described["plan"] == "small" and len(described["stages"]) == 10
     monkeypatch.setattr(plans, "measured_speeds", lambda *shape: pytest.fail("measured"))

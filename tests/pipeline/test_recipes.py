@@ -12,6 +12,7 @@ from trine.config.control import ControlConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.finetuning import FinetuneConfig
 from trine.config.text import PretrainConfig
+from trine.data.task_texts import read_task_texts
 from trine.model.config import gpt2_config
 from trine.pipeline.recipe_file import built_in_recipes, recipe_text
 from trine.pipeline.recipes import Recipe, load_recipe
@@ -104,7 +105,7 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
-    recipe = load_recipe(name, OUT, 0, None)
+    recipe = load_recipe(name, OUT, 0, None, overrides=["reviews=r.jsonl"] if name == "gpt1-reviews" else ())
     makes = PretrainConfig | ControlConfig | FinetuneConfig | EvaluateConfig
     assert [step for step in recipe.steps if isinstance(step.config, makes)]
 
@@ -189,3 +190,25 @@ def test_a_recipe_that_is_not_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(TrineError, match=r"recipe\.yaml: not readable as UTF-8"):
         load_recipe(str(path), OUT, 0, None)
+
+
+INPUTS = (
+    "inputs: {texts: null, model: small}\nstages:\n- {stage: finetune, config: {model: '@model', examples: '@texts'}}\n"
+)
+
+
+def test_what_a_recipe_asks_for_is_given_by_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(INPUTS)
+    for overrides in (["texts=a=b.jsonl", "finetune.epochs=2"], {"texts": "a=b.jsonl", "finetune.epochs": 2.0}):
+        config = load_recipe(str(path), OUT, 0, None, overrides=overrides).steps[0].config
+        assert (str(config.examples), config.model, config.epochs) == ("a=b.jsonl", "small", 2.0)  # type: ignore[attr-defined]
+    with pytest.raises(TrineError, match="needs --set texts="):
+        load_recipe(str(path), OUT, 0, None)
+    with pytest.raises(TrineError, match=r"write step\.key=value"):
+        load_recipe(str(path), OUT, 0, None, overrides=["texts=a", "other=b"])
+
+
+def test_files_that_come_with_trine_are_there() -> None:
+    config = load_recipe("gpt2-tasks", OUT, 0, None).steps[-1].config
+    assert len(read_task_texts(config.examples, config.task_tokens)) == 72  # type: ignore[attr-defined]

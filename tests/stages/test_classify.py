@@ -402,19 +402,19 @@ def test_texts_in_folders_named_by_their_label_are_read_with_their_movies(tmp_pa
     ]  # fmt: skip
 
 
-def _rank(folder: str, model: str, examples: str, out: str, parallel: str) -> None:
-    changes = {"epochs": 0.5, "parallel": parallel, "batch_size": 16, "micro_batch_size": 4}
-    run(task_config(Path(folder) / out, Path(model), Path(examples), **changes))
+def _train_as(kind: str, folder: Path, model: Path, examples: Path) -> None:
+    changes = {"epochs": 0.25, "parallel": kind, "batch_size": 16, "micro_batch_size": 4}
+    run(task_config(folder / kind, model, examples, **changes))
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_train_what_one_trains(reviews: Path, pretrain_run: Path, tmp_path: Path, parallel: str) -> None:
-    _rank(str(tmp_path), str(pretrain_run), str(reviews), "one", parallel)
-    in_processes(2, _rank, str(tmp_path), str(pretrain_run), str(reviews), "two", parallel)
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_train_what_one_trains(reviews: Path, pretrain_run: Path, tmp_path: Path, kind: str) -> None:
+    _train_as("auto", tmp_path, pretrain_run, reviews)
+    in_processes(2, _train_as, kind, tmp_path, pretrain_run, reviews)
     one, two = (
-        load_task_model(tmp_path / name / "model", torch.float32, torch.device("cpu")) for name in ("one", "two")
+        load_task_model(tmp_path / each / "model", torch.float32, torch.device("cpu")) for each in ("auto", kind)
     )
     for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
         assert_close(a, b, atol=1e-4, rtol=1e-4, msg=name)
-    accuracies = [read_json(tmp_path / name / "done.json")["held_out_accuracy"] for name in ("one", "two")]
+    accuracies = [read_json(tmp_path / each / "done.json")["held_out_accuracy"] for each in ("auto", kind)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)

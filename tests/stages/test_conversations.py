@@ -24,7 +24,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.finetuning import finetune
 from trine.stages.finetuning.examples import CUT, LAST_TOO_LONG, TOO_LONG, Examples, Renderer, read_examples_of
-from trine.stages.finetuning.shown_rows import first_rows
+from trine.stages.finetuning.shown_rows import first_rows, print_rows
 from trine.training.loop import Loop
 from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder
@@ -199,6 +199,18 @@ def test_show_prints_rows_with_what_is_trained_and_where_examples_begin_and_writ
     assert "⟦a⟧" not in shown and "⟦d⟧" not in shown and "⟦user" not in shown
 
 
+def test_in_a_terminal_trained_tokens_have_a_colour_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    examples = rendered(written(tmp_path / "a.jsonl", conversation("a", "b")))
+    print_rows(first_rows(examples, PackedExamples(examples.spans, ROW, 0), tiny_tokenizer(), 1))
+    shown = capsys.readouterr().out
+    assert "\x1b[1;32mb\x1b[0m" in shown and "\x1b[1;32m<|im_end|>\x1b[0m" in shown and "⟦" not in shown
+    assert "\x1b[1;32ma\x1b[0m" not in shown and "\x1b[33m── " in shown
+
+
 def test_rows_are_shown_as_they_are_trained(tmp_path: Path) -> None:
     records = [conversation(f"q{i}" * (i % 4 + 1), f"a{i}") for i in range(20)]
     examples = rendered(written(tmp_path / "a.jsonl", *records))
@@ -222,7 +234,7 @@ def test_a_template_of_ones_own_is_learned_and_saved(tmp_path: Path, model_folde
     _, tokenizer = open_model(out, open_hardware(PLAIN_CPU))
     assert tokenizer.chat_template == (tmp_path / "t.jinja").read_text()
     (tmp_path / "t.jinja").write_text(template)
-    with pytest.raises(TrineError, match="writes nothing for add_generation_prompt"):
+    with pytest.raises(TrineError, match=r"t\.jinja: .* writes nothing for add_generation_prompt"):
         finetune.run(settings(tmp_path / "other", model_folder, path, chat_template=tmp_path / "t.jinja"))
 
 

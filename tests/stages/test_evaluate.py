@@ -90,3 +90,11 @@ def test_no_prompts_are_refused(tmp_path: Path, shared: Path, ppo_run: Path) -> 
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(TrineError, match=r"none\.jsonl holds no prompts to evaluate on"):
         run(evaluate_config(tmp_path / "out", shared, prompts=tmp_path / "none.jsonl"))
+
+
+def test_two_models_asked_the_task_ppo_are_before_and_after(
+    results: dict[str, Any], tmp_path: Path, shared: Path, ppo_run: Path
+) -> None:
+    """The command of all tasks gives the figures of the recipe's."""
+    named = {"before": None, "after": None, "models": (shared / "finetune", shared / "ppo"), "tasks": ("ppo",)}
+    assert read_json(run(evaluate_config(tmp_path, shared, **named)) / "done.json") == results

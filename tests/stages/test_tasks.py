@@ -5,6 +5,7 @@ Most are asked of a stand-in that answers by rule, so that what is right is know
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -94,7 +95,9 @@ ANSWER = {**PARITY, "kind": "answer", "max_new_tokens": 8}
 
 
 def right(prompt: str) -> str:
-    return " odd" if int(prompt.split()[-2]) % 2 else " even"
+    """What a model that knows says; of a question without content, always the same."""
+    asked = prompt.split()[-2]
+    return " odd" if asked.isdecimal() and int(asked) % 2 else " even"
 
 
 # The form of a task
@@ -215,6 +218,17 @@ def test_indentation_is_no_blank_that_joins() -> None:
     assert [as_turn(text) for text in (" yes", "\nyes", "    return x", "yes", "")] == [
         "yes", "yes", "    return x", "yes", "",
     ]  # fmt: skip
+
+
+def test_what_is_not_asked_is_there_to_fine_tune_on(tmp_path: Path) -> None:
+    task = task_of(tmp_path, [*parities(10), {"n": "0!", "parity": "even"}], **ANSWER, max_items=6)
+    assert isinstance(task, AnswerTask)
+    asked = {question.text for question in task.asked.questions}
+    examples = task.asked.examples_to_train_on()
+    assert {each.prompt[0].content for each in examples} >= {f"{n} is" for n in range(1, 10)} - asked
+    assert {each.response for each in examples} <= {"even", "odd"}
+    keys = {each.prompt[0].content.replace("!", "") for each in examples}
+    assert not keys & {text.replace("!", "") for text in asked}
 
 
 # Choice by likelihood
@@ -517,3 +531,13 @@ def test_a_template_cannot_leave_its_sandbox(tmp_path: Path) -> None:
     attack = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(TrineError, match=r"unsafe|undefined"):
         Template(attack, "template").fill(Record("x:1", {}))
+
+
+@pytest.mark.parametrize("page", ["evaluation.md", "evaluation.zh-CN.md"])
+def test_the_task_that_the_page_shows_is_one(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text("utf-8")
+    (tmp_path / "parity.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+    (tmp_path / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in parities(20)))
+    task = make_task(read_task(str(tmp_path / "parity.yaml"), {}), 0)
+    assert figures(task.metrics, task.evaluate(Rule(right)))["accuracy_sum_4_shots_calibrated"]["draws"] == 5
+    assert {name for name in shipped_tasks() if name in text} >= {"sentiment", "function-bodies", "gsm8k"}

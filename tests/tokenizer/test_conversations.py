@@ -152,7 +152,7 @@ def suits(name: str, messages: list[Message]) -> bool:
 
 
 @each_template
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(drawn=conversations())
 def test_ids_mask_and_decoded_answers_agree_with_transformers(
     name: str, drawn: tuple[list[Message], list[int]]

@@ -36,6 +36,8 @@ class EvaluateConfig(StageConfig):
     """files of records of tasks that name none: TASK=FILE"""
     chat: ByContent[tuple[ModelName, ...]] = ()
     """those of the models that are asked in their chat format, as fine-tuned ones are"""
+    write_examples: bool = False
+    """write what the tasks do not ask, nor duplicates of it, as examples/TASK.jsonl to fine-tune on; needs no models"""
     json: MayChange[bool] = False  # type: ignore[assignment]
     """print all figures as JSON instead of tables"""
     fail_if_worse: MayChange[bool] = False
@@ -65,14 +67,14 @@ class EvaluateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _complete(self) -> "EvaluateConfig":
-        if not self.compares_policies and not (self.models and self.tasks):
+        if not self.compares_policies and not (self.tasks and (self.models or self.write_examples)):
             raise ValueError("give models and tasks to ask them; or before, after and what else the task ppo needs")
         if self.compares_policies:
             values = [*self.policies, self.base, self.reward, self.held_out_reward, self.prompts]
             missing = [name for name, value in zip(_POLICIES, values, strict=True) if value is None]
             if missing:
                 raise ValueError(f"the task {BEFORE_AND_AFTER} needs {', '.join(missing)} too")
-        if self.asked_tasks and not self.models:
+        if self.asked_tasks and not self.models and not self.write_examples:
             raise ValueError("tasks need models to ask")
         for name in self.models:
             if self.models.count(name) > 1:

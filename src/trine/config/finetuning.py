@@ -40,7 +40,7 @@ class FinetuneConfig(StageConfig):
     """Fine-tune a model on conversations, packed several to a row."""
 
     first = (
-        "held_out", "too_long", "show", "task", "epochs", "batch_size", "optimizer.learning_rate", "lora.rank",
+        "held_out", "show", "task", "epochs", "batch_size", "optimizer.learning_rate", "lora.rank",
     )  # fmt: skip
 
     model: ByContent[ModelName]

@@ -134,7 +134,8 @@ class RunConfig(Config):
     depth: PositiveInt | None = None
     """pretrain at this many blocks; the recipe's batch size, learning rates and number of tokens are scaled to match"""
     set: tuple[str, ...] | dict[str, Annotated[Any, AS_WRITTEN]] = ()
-    """step.key=value, to change a key of a step's config: --set pretrain.tokens=2e6 ppo.iterations=5"""
+    """step.key=value, to change a key of a step's config: --set pretrain.tokens=2e6 ppo.iterations=5; or
+    name=value, for what a recipe asks for: --set reviews=reviews.jsonl"""
     push_to_hub: str | None = None
     """owner/name on the Hugging Face hub to upload the recipe's last model to (log in with `hf auth login`)"""
     seed: NonNegativeInt = 0
@@ -153,7 +154,7 @@ class QuickstartConfig(Config):
     """folder for the run folders of all stages and the report"""
     plan: str | None = None
     """small, medium or large: how much of everything, counted in tokens and iterations, so that the same plan and seed
-    give the same models on every machine; unset: by --minutes, or as the folder was begun"""
+    give the same models on every machine, up to rounding; unset: by --minutes, or as the folder was begun"""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """follow the largest plan that takes about this many minutes on this machine, as fast as it is now; unset: 10, or
     the smallest plan where none is that quick"""

@@ -65,10 +65,14 @@ class Conversations:
 
     @property
     def words(self) -> str:
-        """The forms, for a person: OpenAI messages; or, of several, each with its count."""
-        if len(self.forms) == 1:
-            return next(iter(self.forms))
-        return ", ".join(f"{name} ({count})" for name, count in self.forms.items()) or "no records"
+        return forms_in_words(self.forms)
+
+
+def forms_in_words(forms: Mapping[str, int]) -> str:
+    """The forms of records, for a person: OpenAI messages; or, of several, each with its count."""
+    if len(forms) == 1:
+        return next(iter(forms))
+    return ", ".join(f"{name} ({count})" for name, count in forms.items())
 
 
 def read_conversations(path: Path) -> Conversations:

@@ -40,7 +40,7 @@ def choose_plan(config: RunConfig, hardware: Hardware) -> Choice:
     if not described.plans:
         recipe_of(config, config.plan)  # refuses a plan
         return Choice()
-    begun = _begun_with(config.out)
+    begun = begun_with(config.out)
     if begun is not None and config.plan in (None, begun):
         return Choice(begun, (f"plan {begun}, as {config.out} was begun; another starts from nothing, elsewhere",))
     if begun is not None and not config.overwrite:
@@ -48,15 +48,14 @@ def choose_plan(config: RunConfig, hardware: Hardware) -> Choice:
             f"{config.out} was begun with plan {begun}, and plan {config.plan} starts from nothing: give it a folder "
             "of its own with --out (or --overwrite, which deletes what is there)"
         )
-    recipes = {name: recipe_of(config, name) for name in described.plans}
-    if config.plan is not None:
-        recipe_of(config, config.plan)  # refuses one that is unknown before anything is measured
-    seconds = _estimates(recipes, hardware, config.recipe)
+    if config.plan not in (None, *described.plans):
+        recipe_of(config, config.plan)  # refuses it, before anything is measured
+    seconds = _estimates({name: recipe_of(config, name) for name in described.plans}, hardware, config.recipe)
     plan = config.plan or _fitting(seconds, config.minutes, described, config.recipe)
     return Choice(plan, _lines(plan, seconds, described), seconds[plan])
 
 
-def _begun_with(out: Path) -> str | None:
+def begun_with(out: Path) -> str | None:
     """The plan that the folder's recipe.json names."""
     file = out / "recipe.json"
     plan = read_json(file).get("plan") if file.exists() else None

@@ -35,6 +35,9 @@ class RecipeFile(Config):
     """about how long it takes on the reference machine; with plans, on the machine that each is for"""
     plans: dict[str, PlanFile] = Field(default={})
     """plans by name, the smallest first; --plan and --minutes choose one"""
+    inputs: dict[str, str | None] = Field(default={})
+    """what --set NAME=VALUE gives the recipe, by name, with its default (null: it has to be given); `@NAME` below
+    stands for it. A default `trine:FILE` is a file that comes with Trine"""
     shared: Written = None
     """anything that is named by anchors below"""
     stages: tuple[Written, ...] = ()

@@ -1,6 +1,7 @@
 """A recipe: named stages in order, each with its config. Written in YAML; nothing in it is hidden from the user.
 
-`@name` in a path or a model's name is the run folder of an earlier stage. A recipe may have plans, each with counts of
+`@name` in a path or a model's name is the run folder of an earlier stage, or what --set gave the recipe under that
+name (`recipe_inputs.py`). A recipe may have plans, each with counts of
 its own on top of the stages' configs (`plans.py` chooses one); in a recipe without, fields under `scale` are multiplied
 by --minutes over the recipe's own minutes. Either way a budget is counted in tokens and iterations, never by the clock.
 A pretraining stage that states its `depth` can be taken to another one by --depth (`config/scale.py: moved`). What
@@ -20,6 +21,7 @@ from trine.config.scale import moved
 from trine.config.use import RunConfig
 from trine.config.values import kind_of, read_fields
 from trine.pipeline.recipe_file import Entry, RecipeFile, read_recipe_file
+from trine.pipeline.recipe_inputs import with_inputs
 from trine.runtime.errors import TrineError
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -63,6 +65,7 @@ def load_recipe(
     Raises `TrineError` naming file, stage and key of the first mistake, before anything runs.
     """
     described, entries = read_recipe_file(name)
+    entries, overrides = with_inputs(described.inputs, entries, overrides, name)
     planned = _by_step(_plan(plan, described, name), entries, f"{name}: plan {plan}")
     scale = 1.0 if described.plans else _scale(minutes, described, name)
     given = _by_step(overrides, entries)
@@ -97,7 +100,7 @@ def _plan(plan: str | None, described: RecipeFile, place: str) -> Mapping[str, A
         raise TrineError(f"{place} has no plans; leave --plan out")
     if plan not in described.plans:
         raise TrineError(
-            f"{place}: plan {plan!r} is unknown{nearest(plan, described.plans)}; it has {', '.join(described.plans)}"
+            f"{place}: plan {plan!r} is none of {', '.join(described.plans)}{nearest(plan, described.plans)}"
         )
     return described.plans[plan].set
 

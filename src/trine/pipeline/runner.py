@@ -13,7 +13,7 @@ from trine.config.extras import check_extras
 from trine.config.registry import STAGES
 from trine.config.stages import LANGUAGE_MODEL
 from trine.config.use import RunConfig
-from trine.pipeline.plans import Choice, choose_plan
+from trine.pipeline.plans import Choice, begun_with, choose_plan
 from trine.pipeline.recipes import Recipe, recipe_of
 from trine.runtime.allocator import release_memory
 from trine.runtime.device import Hardware, choose_hardware
@@ -74,7 +74,7 @@ def _run_stages(recipe: Recipe, config: RunConfig) -> None:
         if not (step.config.out / "done.json").exists():
             check_extras(step.config)
     seconds: dict[str, float] = {}
-    if recipe.plan is not None and not (config.out / "recipe.json").exists():
+    if recipe.plan != begun_with(config.out):
         write_json(
             config.out / "recipe.json", _description(recipe, config, seconds)
         )  # whatever stops it, it has a plan

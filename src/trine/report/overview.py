@@ -45,7 +45,9 @@ def _facts(recipe: RecipeRun) -> list[tuple[str, ...]]:
     if "commit" in made_with:
         made_with["commit"] = ", ".join(commit[:COMMIT_LENGTH] for commit in made_with["commit"].split(", "))
     rows: list[tuple[str, ...]] = [("seed", str(recipe.seed))]
-    if recipe.minutes is not None:
+    if recipe.plan is not None:
+        rows.append(("plan", recipe.plan))
+    elif recipe.minutes is not None:
         rows.append(("budget", f"{recipe.minutes:g} minutes"))
     corpora = dict.fromkeys(str(run.results["corpus"]) for run in recipe.stages if "corpus" in run.results)
     return [*rows, *(("corpus", text) for text in corpora), *made_with.items()]

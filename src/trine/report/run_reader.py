@@ -57,13 +57,14 @@ class FinishedStage:
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """A recipe's title, seed and minutes, its finished stages in order, and notes on what cannot be read of them."""
+    """A recipe's title, seed, minutes and plan, its finished stages in order, and notes on what cannot be read."""
 
     title: str
     seed: int
     minutes: float | None
     stages: list[FinishedStage]
     notes: list[str] = field(default_factory=list)
+    plan: str | None = None
 
     def of_stage(self, stage: str) -> list[FinishedStage]:
         return [run for run in self.stages if run.stage == stage]
@@ -103,6 +104,7 @@ def read_recipe_run(out: Path) -> RecipeRun:
         _number(described.get("minutes")),
         [run for run in stages if run is not None],
         reader.notes,
+        plan if isinstance(plan := described.get("plan"), str) else None,
     )
 
 

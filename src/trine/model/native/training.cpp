@@ -78,6 +78,8 @@ extern "C" {
 FOR_TYPE(float, float32)
 FOR_TYPE(bf16, bfloat16)
 
+const char* trine_instructions() { return INSTRUCTIONS; }
+
 // Whether the products of linear.h in bf16 are the fastest here: they need the dot product; AMX (in PyTorch) is faster still.
 int64_t trine_has_fast_products() {
 #if defined(HAS_PAIR_PRODUCT) && !defined(__AMX_BF16__)

@@ -26,6 +26,19 @@ typedef uint16_t halves __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef int8_t bytes __attribute__((vector_size(VECTOR_BYTES / 4)));
 constexpr int LANES = VECTOR_BYTES / 4;
 
+// What the kernels were built for, as people name it.
+#if defined(__AVX512BF16__)
+constexpr const char* INSTRUCTIONS = "AVX512-BF16";
+#elif VECTOR_BYTES == 64
+constexpr const char* INSTRUCTIONS = "AVX-512";
+#elif VECTOR_BYTES == 32
+constexpr const char* INSTRUCTIONS = "AVX2";
+#elif defined(__aarch64__)
+constexpr const char* INSTRUCTIONS = "NEON";
+#else
+constexpr const char* INSTRUCTIONS = "no wide vectors";
+#endif
+
 struct bf16 {
     uint16_t bits;
 };

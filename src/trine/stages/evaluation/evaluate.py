@@ -13,11 +13,14 @@ from typing import Any
 from trine.catalog.loading import open_hardware, open_model
 from trine.config.evaluation import EvaluateConfig
 from trine.config.tasks import TaskFile
+from trine.data.files import write_examples
 from trine.model.transformer import Transformer
 from trine.runtime.device import Hardware
+from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl, sha256_of, write_json, write_jsonl
 from trine.runtime.progress import say
 from trine.stages.evaluation.compare_policies import compare_policies
+from trine.stages.evaluation.in_context import InContext
 from trine.stages.evaluation.subject import ModelSubject
 from trine.stages.evaluation.summary import Figures, differences, figures
 from trine.stages.evaluation.task import ItemResult, Subject, Task, TaskRun
@@ -26,7 +29,7 @@ from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.inputs import fingerprint, model_fingerprint
 from trine.training.run_folder import RunFolder, open_run
 
-ANSWERS = "answers"
+ANSWERS, EXAMPLES = "answers", "examples"
 
 
 def run(config: EvaluateConfig) -> Path:
@@ -64,6 +67,10 @@ def _ask_all(
     if not files:
         return {}
     tasks = [make_task(file, config.seed) for file in files]
+    if config.write_examples:
+        _write_examples(folder.path, tasks)
+    if not config.models:
+        return {}
     runs: dict[str, dict[str, TaskRun]] = {task.name: {} for task in tasks}
     for number, name in enumerate(config.models):
         places = {task.name: _place(folder.path, number, name, task.name) for task in tasks}
@@ -123,6 +130,19 @@ def evaluate_tasks(
 def _open(name: str, config: EvaluateConfig, hardware: Hardware) -> Subject:
     model, tokenizer = open_model(name, hardware)
     return ModelSubject(name, model, tokenizer, asks_in_chat=name in config.chat)
+
+
+def _write_examples(folder: Path, tasks: Sequence[Task]) -> None:
+    """What is left of each task's pool, to fine-tune on."""
+    for task in tasks:
+        asked = getattr(task, "asked", None)
+        if not isinstance(asked, InContext):
+            raise TrineError(f"{task.name}: a task of this kind has no questions with answers to fine-tune on")
+        examples = asked.examples_to_train_on()
+        if not examples:
+            raise TrineError(f"{task.name}: nothing is left to fine-tune on: all is asked (max_items asks less)")
+        write_examples(folder / EXAMPLES / f"{task.name}.jsonl", examples)
+        say(f"evaluate: {len(examples)} examples to fine-tune on in {folder / EXAMPLES}/{task.name}.jsonl")
 
 
 def _place(folder: Path, number: int, model: str, task: str) -> Path:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from trine.config.tasks import PromptTaskConfig
-from trine.records import Message
+from trine.records import Example, Message
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import generator_for
 from trine.stages.evaluation.records import Record, Template, chosen, read_records
@@ -92,6 +92,15 @@ class InContext:
         """A record, filled into the task's templates."""
         question = Question(record, self.template.fill(record), self._answer.fill(record))
         return replace(question, avoid=frozenset({question.key}))
+
+    def examples_to_train_on(self) -> list[Example]:
+        """What of the pool is not asked, nor a duplicate of it, each a question and its answer as a turn."""
+        asked = {question.key for question in self.questions}
+        return [
+            Example((Message("user", self.config.instruction + each.text),), as_turn(each.answer), each.item, each.item)
+            for each in self.pool
+            if each.key not in asked
+        ]
 
     def _order(self, draw: int) -> list[int]:
         return [

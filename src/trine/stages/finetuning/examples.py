@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from trine.catalog.locating import is_hub_data_set
 from trine.config.finetuning import FinetuneConfig
-from trine.data.conversations import Conversations, conversations_of, read_conversations
+from trine.data.conversations import Conversations, conversations_of, forms_in_words, read_conversations
 from trine.data.data_sets import data_set_records
 from trine.data.sources import is_held_out
 from trine.records import Conversation, TokenSpan
@@ -43,7 +43,7 @@ class Examples:
     def words(self) -> str:
         """What became of the records, for a person."""
         account = self.account
-        forms = ", ".join(account["forms"]) if len(account["forms"]) == 1 else _counted(account["forms"])
+        forms = forms_in_words(account["forms"])
         cut, dropped = (f", {what} {_counted(account[what])}" if account[what] else "" for what in ("cut", "dropped"))
         return f"{account['records']} records of {forms}: {account['kept']} examples kept whole{cut}{dropped}"
 

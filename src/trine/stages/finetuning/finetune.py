@@ -161,6 +161,9 @@ def open_chat(config: FinetuneConfig) -> Chat:
     tokenizer, context = open_tokenizer(config.model, config.adapter)
     if config.row_tokens > context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than the model's context, {context}")
-    if config.chat_template is not None:
-        tokenizer = tokenizer.with_chat_template(read_text(config.chat_template))
-    return format_to_learn(tokenizer)
+    if config.chat_template is None:
+        return format_to_learn(tokenizer)
+    try:
+        return format_to_learn(tokenizer.with_chat_template(read_text(config.chat_template)))
+    except TrineError as error:
+        raise TrineError(f"chat_template={config.chat_template}: {error}") from error

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from trine.data.packing import PackedExamples
 from trine.runtime.files import write_jsonl
+from trine.runtime.launch import launch
 from trine.stages.finetuning.examples import Examples
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -77,7 +78,12 @@ def write_rows(path: Path, examples: Examples, packed: PackedExamples, tokenizer
 
 
 def print_rows(rows: Sequence[ShownRow]) -> None:
-    """Print rows on standard output: trained tokens in colour, or, where there is no colour, in ⟦ ⟧."""
+    """Print rows on standard output: trained tokens in colour, or, where there is no colour, in ⟦ ⟧.
+
+    Of several processes only the main one prints.
+    """
+    if launch().rank:
+        return
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
     coloured = console.color_system is not None
     trained = "in this colour" if coloured else "in ⟦ ⟧"

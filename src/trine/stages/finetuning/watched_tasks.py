@@ -25,8 +25,8 @@ BEST, RECORD = "best", "best.json"
 class WatchedTasks:
     """Called at every evaluation: asks the tasks of `config.evaluate_tasks`, and keeps what `config.keep_best` says.
 
-    Models are asked as they are trained, in their chat format or with plain text. Raises `TrineError` before anything is
-    trained where a task cannot be read, or has no figure of that name.
+    Models are asked as they are trained, in their chat format or with plain text. Raises `TrineError` before anything
+    is trained where a task cannot be read, or has no figure of that name.
     """
 
     def __init__(
