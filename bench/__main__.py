@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import company, loader, memory, ranks, startup
 from bench.cases import GROUPS, SIDES
+from bench.chip import CHIPS, chip, limits, stand_in_for
 from bench.control_cases import control
 from bench.models import SHAPES, write_model
 from bench.protocol import available_cores
@@ -32,6 +33,7 @@ EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks", "company"]
 
 def main() -> int:
     arguments = _parse()
+    stand_in_for(arguments.chip)
     try:
         for group in (group for group in SHAPELESS if group in arguments.groups):
             {"startup": _startup, "encoding": _encoding, "loader": _loader, "control": _control}[group](arguments)
@@ -51,6 +53,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES), help="only these sides, such as ours")
     parser.add_argument("--repetitions", type=int, help=f"{REPETITIONS} by default; of some groups {OWN_REPETITIONS}")
     parser.add_argument("--threads", type=int, default=0, help="of every side; by default each takes what it would")
+    parser.add_argument("--chip", choices=CHIPS, default=chip(), help="run every side as on this one, and its targets")
     arguments = parser.parse_args()
     arguments.groups = arguments.groups or EVERY_GROUP
     if unknown := set(arguments.groups) - set(EVERY_GROUP):
@@ -133,7 +136,9 @@ def _in_turns(group: str, name: str, cases: list[Case], workers: Workers, argume
 def _finish(name: str, arguments: argparse.Namespace, rows: list[Row], record: dict[str, Any]) -> None:
     """Print the rows and write the file; a quick look (part of the sides, cases, cores) stays out of git."""
     print_table(name, rows, record["unit"])
-    partial = arguments.case or arguments.threads or arguments.repetitions or set(arguments.only) != set(SIDES)
+    partial = (
+        limits() or arguments.case or arguments.threads or arguments.repetitions or set(arguments.only) != set(SIDES)
+    )
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / (f"{name}.local.json" if partial or name.endswith("tiny") else f"{name}.json")
     about = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(arguments.threads)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import SIDES
+from bench.chip import limits
 from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
@@ -28,7 +29,7 @@ class SideError(Exception):
 
 def clean_environment() -> dict[str, str]:
     """An environment without variables that change threads, allocators or Python."""
-    return {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ} | {"TRINE_DEVICE": "cpu"}
+    return {key: os.environ[key] for key in KEPT_VARIABLES if key in os.environ} | limits() | {"TRINE_DEVICE": "cpu"}
 
 
 class Worker:

@@ -1,11 +1,13 @@
 """`trine env`: what a bug report needs. Names of people, machines and folders are left out, and so are secrets."""
 
+import ctypes
 import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -24,7 +26,10 @@ INSTRUCTIONS = (
     "asimd", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
 # Their values are words and numbers; variables that may hold a path or a key are not shown.
-SETTINGS = ("TRINE_DEVICE", "TRINE_PRECISION", "TRINE_NATIVE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "WORLD_SIZE")
+SETTINGS = (
+    "TRINE_DEVICE", "TRINE_PRECISION", "TRINE_NATIVE", "TRINE_NATIVE_ARCHITECTURE", "TRINE_PRODUCTS", "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY", "WORLD_SIZE",
+)  # fmt: skip
 
 
 def describe_environment() -> str:
@@ -41,6 +46,8 @@ def _rows() -> Iterator[tuple[str, str]]:
     yield "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB, {_free():.1f} GiB of it available"
     yield "compiler", _compiler()
     yield "kernels", _kernels()
+    yield "libraries", _libraries()
+    yield "fp32 products", _products()
     yield "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"
     yield "gpu", ", ".join(_gpus()) or "none"
     yield "takes", _hardware()
@@ -86,8 +93,27 @@ def _kernels() -> str:
     return f"decoding {_state(native_library)}, training {_state(training_library)}"
 
 
-def _state(library: Callable[[], object]) -> str:
-    return "compiled" if library() is not None else "not available"
+def _state(make: Callable[[], ctypes.CDLL | None]) -> str:
+    library = make()
+    return "not available" if library is None else f"compiled for {library.trine_instructions().decode()}"
+
+
+def _libraries() -> str:
+    """What PyTorch multiplies matrices with."""
+    told = torch.__config__.show()
+    names = {"MKL": r"MKL\) Version (\S+)|oneAPI Math Kernel Library Version (\S+)", "oneDNN": r"MKL-DNN (v\S+)"}
+    found = {name: re.search(pattern, told) for name, pattern in names.items()}
+    known = [f"{name} {next(filter(None, match.groups())).split('-')[0]}" for name, match in found.items() if match]
+    return ", ".join(known) or "unknown"
+
+
+def _products() -> str:
+    """How many shapes each library has won on this machine."""
+    from trine.model.products import measured_products
+
+    fastest = Counter(measured_products().values())
+    counts = ", ".join(f"{name} {count}" for name, count in fastest.most_common())
+    return f"fastest of the shapes that have occurred: {counts}" if counts else "not measured yet"
 
 
 def _gpus() -> Iterator[str]:

@@ -145,6 +145,7 @@ KINDS: dict[str, TaskKind] = {
         TaskKind(
             "bits_per_byte", "trine.config.tasks:BitsPerByteConfig", "trine.stages.evaluation.texts:make_bits_per_byte"
         ),
+        TaskKind("program", "trine.config.programs:ProgramConfig", "trine.stages.evaluation.program:make"),
         TaskKind("next_line", "trine.config.tasks:NextLineConfig", "trine.stages.evaluation.texts:make_next_line"),
     )
 }

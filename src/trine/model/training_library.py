@@ -55,6 +55,7 @@ def training_library() -> ctypes.CDLL | None:
             for dtype in _DTYPES.values():
                 function = getattr(library, f"trine_{name}_{dtype}")
                 function.argtypes, function.restype = [_KINDS[kind] for kind in kinds], None
+        library.trine_instructions.argtypes, library.trine_instructions.restype = [], ctypes.c_char_p
         library.trine_has_fast_products.argtypes, library.trine_has_fast_products.restype = [], ctypes.c_int64
     return library
 

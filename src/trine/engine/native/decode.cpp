@@ -255,6 +255,8 @@ template <class W, class C> static void forward(const Model& m, const Batch& bat
 
 extern "C" {
 
+const char* trine_instructions() { return INSTRUCTIONS; }
+
 // Outputs in a panel of weights.
 int64_t trine_panel() { return PANEL; }
 

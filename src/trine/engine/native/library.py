@@ -116,6 +116,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer = ctypes.c_void_p
     for name in ("trine_has_bf16_product", "trine_panel"):
         getattr(library, name).argtypes, getattr(library, name).restype = [], ctypes.c_int64
+    library.trine_instructions.argtypes, library.trine_instructions.restype = [], ctypes.c_char_p
     library.trine_forward.argtypes = [pointer, pointer]
     library.trine_forward.restype = None
     library.trine_sample.argtypes = [pointer, ctypes.c_int64, *[pointer] * 6]
