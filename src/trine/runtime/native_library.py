@@ -6,8 +6,9 @@ library of the same sources and processor. They are looked for, and kept, in `TR
 folder to ship, with an image say), the user's cache folder, and a temporary folder of the user's: the first that can be
 written to and lets libraries run. Without any, or with TRINE_NATIVE=0, PyTorch's own operations are used.
 
-They are built for the processor at hand (-march=native). `TRINE_NATIVE_ARCHITECTURE` names another that it can execute,
-in the compiler's words: `x86-64-v3` (AVX2), `x86-64` (SSE2). So kernels of lesser processors are tested on better ones.
+They are built for the processor at hand (-march=native; -mcpu=native on ARM). `TRINE_NATIVE_ARCHITECTURE` names another
+that it can execute, in the compiler's words: `x86-64-v3` (AVX2), `x86-64` (SSE2). So kernels of lesser processors are
+tested on better ones.
 """
 
 import ctypes
@@ -87,7 +88,11 @@ def processor_digest(*further: str) -> str:
 
 
 def _options() -> tuple[str, ...]:
-    return (*OPTIONS, f"-march={os.environ.get(ARCHITECTURE) or 'native'}")
+    named = os.environ.get(ARCHITECTURE)
+    if named:
+        return (*OPTIONS, f"-march={named}")
+    # Apple's clang knows no -march=native for its own processors.
+    return (*OPTIONS, "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native")
 
 
 def _compiler() -> list[str] | None:

@@ -38,7 +38,7 @@ struct Matrix {
 template <class W> struct InputOf {
     using type = float;
 };
-#if defined(__AVX512BF16__)
+#if defined(HAS_PAIR_PRODUCT)
 template <> struct InputOf<bf16> {
     using type = bf16;
 };
@@ -81,18 +81,17 @@ inline Block<R, P> multiply(const float* x, int64_t stride, const bf16* panel, i
     return block;
 }
 
-#if defined(__AVX512BF16__)
+#if defined(HAS_PAIR_PRODUCT)
 template <int R, int P>
 inline Block<R, P> multiply(const bf16* x, int64_t stride, const bf16* panel, int64_t distance, int64_t inputs) {
     Block<R, P> block = {};
     for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL)
         for (int p = 0; p < P; p++) {
-            __m512bh w[VECTORS];
-            for (int v = 0; v < VECTORS; v++) w[v] = load_as<__m512bh>(panel + p * distance + 2 * v * LANES);
+            words w[VECTORS];
+            for (int v = 0; v < VECTORS; v++) w[v] = load_as<words>(panel + p * distance + 2 * v * LANES);
             for (int r = 0; r < R; r++) {
-                __m512bh pair = (__m512bh)_mm512_set1_epi32(load_as<int32_t>(x + r * stride + k));
-                for (int v = 0; v < VECTORS; v++)
-                    block.sums[p][r][v] = (floats)_mm512_dpbf16_ps((__m512)block.sums[p][r][v], pair, w[v]);
+                words pair = words{} + load_as<uint32_t>(x + r * stride + k);
+                for (int v = 0; v < VECTORS; v++) block.sums[p][r][v] = add_pairs(block.sums[p][r][v], pair, w[v]);
             }
         }
     return block;

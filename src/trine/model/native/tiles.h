@@ -25,13 +25,7 @@ template <class T> inline const uint32_t* as_words(const T* values) { return (co
 
 // sum += a * b, of floats or of both bf16 of a word.
 template <class T> inline floats add_products(floats sum, words a, words b) {
-    if (sizeof(T) == sizeof(float)) return fused((floats)a, (floats)b, sum);
-#if defined(__AVX512BF16__)
-    return (floats)_mm512_dpbf16_ps((__m512)sum, load_as<__m512bh>(&a), load_as<__m512bh>(&b));
-#else
-    sum = fused((floats)(a << 16), (floats)(b << 16), sum);
-    return fused((floats)(a & 0xffff0000u), (floats)(b & 0xffff0000u), sum);
-#endif
+    return sizeof(T) == sizeof(float) ? fused((floats)a, (floats)b, sum) : add_pairs(sum, a, b);
 }
 
 struct Product {  // c [rows][columns] (+)= wide a times tall b; strides in words, and in floats for c

@@ -82,7 +82,7 @@ const char* trine_instructions() { return INSTRUCTIONS; }
 
 // Whether the products of linear.h in bf16 are the fastest here: they need the dot product; AMX (in PyTorch) is faster still.
 int64_t trine_has_fast_products() {
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#if defined(HAS_PAIR_PRODUCT) && !defined(__AMX_BF16__)
     return 1;
 #else
     return 0;

@@ -68,6 +68,9 @@ inline floats load(const int8_t* source) {
     return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_as<__m128i>(source)));
 #elif VECTOR_BYTES == 32
     return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)source)));
+#elif defined(__aarch64__)
+    int8x8_t four = vreinterpret_s8_u32(vdup_n_u32(load_as<uint32_t>(source)));
+    return (floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four))));
 #else
     return __builtin_convertvector(load_as<bytes>(source), floats);
 #endif
@@ -148,6 +151,23 @@ inline floats fused(floats a, floats b, floats c) {
     return (floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
+#endif
+}
+
+// The product of bf16 pairs: a word holds two values, of which the first is in the low half.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define HAS_PAIR_PRODUCT 1
+#endif
+
+// sum + a.low b.low + a.high b.high
+inline floats add_pairs(floats sum, words a, words b) {
+#if defined(__AVX512BF16__)
+    return (floats)_mm512_dpbf16_ps((__m512)sum, load_as<__m512bh>(&a), load_as<__m512bh>(&b));
+#elif defined(HAS_PAIR_PRODUCT)
+    return (floats)vbfdotq_f32((float32x4_t)sum, load_as<bfloat16x8_t>(&a), load_as<bfloat16x8_t>(&b));
+#else
+    sum = fused((floats)(a << 16), (floats)(b << 16), sum);
+    return fused((floats)(a & 0xffff0000u), (floats)(b & 0xffff0000u), sum);
 #endif
 }
 
