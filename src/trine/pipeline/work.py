@@ -22,8 +22,8 @@ TASKS, TASKS_FOR_PAIRS, HELD_OUT, PROMPT, ANSWER = 6522, 3969, 321, 41, 31
 HELD_OUT_TEXT = 370_000
 # A forward pass is a third of a forward and backward pass; of a model without its output layer this share is left.
 FORWARD, TRUNK = 1 / 3, 0.7
-# PPO's rows are short, padded and few at a time: a token takes about twice as long as one of pretraining (docs/LOG.md).
-PADDED = 2.0
+# PPO's rows are short, padded and few at a time: a token takes a little longer than one of pretraining (docs/LOG.md).
+PADDED = 1.1
 # How often `ast.py` is parsed in the time of: training the tokenizer, mining tasks, encoding shards, the classifiers
 # that a reward model is compared with, the checks of an evaluation.
 TOKENIZER, FUNCTIONS, ENCODING, CLASSIFIERS, CHECKS = 350, 1000, 500, 250, 300
