@@ -91,7 +91,7 @@ class Subject(Protocol):
     """whether tasks put their prompts to it as conversations"""
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of text to go on with (with BOS where the model has one), or of a conversation to answer."""
+        """Ids of text to complete (with BOS where the model has one), or of a conversation to answer."""
         ...
 
     def continuation_ids(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[list[int], list[int]]]:
