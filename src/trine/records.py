@@ -176,8 +176,10 @@ class Term:
 class Answer:
     """One answer to one prompt, as a reward sees it.
 
-    `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`: the policy's token ids, of
-    use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of the prompt's record.
+    `query`: the plain text that the answer continues, where there is no conversation (form: text); a whole text that is
+    judged has an empty one. `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`:
+    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of
+    the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
     """
 
     prompt: tuple[Message, ...]
@@ -187,6 +189,8 @@ class Answer:
     response_ids: tuple[int, ...] = ()
     tokenizer: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    query: str | None = None
+    prompt_index: int = 0
 
 
 @dataclass(frozen=True)
