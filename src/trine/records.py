@@ -178,8 +178,8 @@ class Answer:
 
     `query`: the plain text that the answer continues, where there is no conversation (form: text); a whole text that is
     judged has an empty one. `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`:
-    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of
-    the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
+    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields
+    of the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
     """
 
     prompt: tuple[Message, ...]

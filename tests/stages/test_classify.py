@@ -390,6 +390,21 @@ def test_the_report_shows_the_accuracy_beside_its_baselines(classify_run: Path, 
     assert "Fine-tuning: classify" in out and "bag of bigrams" in out and "95 % interval" in out
 
 
+def test_show_prints_readings_with_their_labels_and_writes_nothing(
+    reviews: Path, pretrain_run: Path, tmp_path: Path, command: Command
+) -> None:
+    arguments = ["--model", str(pretrain_run), "--examples", str(reviews), "--out", str(tmp_path / "out")]
+    arguments += ["--task", "classify", "--row_tokens", "64", "--hardware.device", "cpu"]
+    code, shown, _ = command("finetune", *arguments, "--show", "2")
+    assert code == 0 and not (tmp_path / "out").exists()
+    assert "row 1 of" in shown and "row 2 of" in shown and "row 3 of" not in shown
+    first = next(line for line in shown.splitlines() if line.startswith("<|start|>"))
+    assert first.endswith("|<|extract|>") and "⟦<|" not in shown, "the new tokens are no part of the text"
+    assert f"── {reviews}:" in shown and ", label " in shown and "⟦" in first
+    code, shown, _ = command("finetune", *arguments, "--show", "1", "--auxiliary_weight", "0")
+    assert code == 0 and "⟦" not in shown.partition("\n")[2], "without the auxiliary loss no token is trained"
+
+
 def test_texts_in_folders_named_by_their_label_are_read_with_their_movies(tmp_path: Path) -> None:
     for label, texts in {"pos": ["fine", "good"], "neg": ["bad"], "unsup": ["?"]}.items():
         (tmp_path / "train" / label).mkdir(parents=True)
