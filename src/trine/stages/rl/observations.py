@@ -15,7 +15,7 @@ from trine.algorithms.masked import explained_variance, masked_mean
 from trine.algorithms.text_statistics import mean_median_deviation
 from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
-from trine.rewards.base import Reward
+from trine.rewards.base import Reward, RewardInParts
 from trine.rewards.function import prompt_text
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
@@ -49,7 +49,7 @@ class Observer:
 
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
-        figures = rollout_statistics(experience)
+        figures = rollout_statistics(experience) | part_means(reward, experience.answers)
         if self.held_out is not None and iteration % self.config.held_out_every == 0:
             figures |= _held_out_figures(self.held_out.score(experience.answers))
         figures |= self._alarms(iteration, figures)
@@ -106,6 +106,13 @@ def _held_out_figures(scores: Tensor) -> dict[str, float]:
         "held_out_score_deviation": found["deviation"],
         "held_out_score_error": standard_error(scores),
     }
+
+
+def part_means(reward: Reward, answers: Sequence[Answer]) -> dict[str, float]:
+    """`part_NAME`: the mean of every part of the reward over the answers it applies to."""
+    parts = reward.parts(answers) if isinstance(reward, RewardInParts) else {}
+    applied = {name: values[~values.isnan()] for name, values in parts.items()}
+    return {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
 
 
 def rollout_statistics(experience: Experience) -> dict[str, float]:
