@@ -159,6 +159,25 @@ def grouped_share(values: Sequence[float], groups: Sequence[int], confidence: fl
     return Estimate(mean, error, wilson_interval(min(mean * trials, trials), trials, confidence), len(values))
 
 
+def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """The ratio of two means over the same items, by Student's t on the linearised ratio (Cochran 1977, eq. 6.9).
+
+    ratio_estimate([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])  # mean 0.5, error 0
+
+    Raises ValueError where the denominators add up to 0, or there are none. Without an interval for one item.
+    """
+    total = math.fsum(denominators)
+    if not total:
+        raise ValueError("a ratio to 0 has no value")
+    ratio, count = math.fsum(numerators) / total, len(numerators)
+    if count < 2:
+        return Estimate(ratio, None, None, count)
+    rests = [n - ratio * d for n, d in zip(numerators, denominators, strict=True)]
+    error = math.sqrt(math.fsum(rest * rest for rest in rests) * count / (count - 1)) / abs(total)
+    half = student_quantile(count - 1) * error
+    return Estimate(ratio, error, Interval(ratio - half, ratio + half), count)
+
+
 def _by_group(values: Sequence[float], groups: Sequence[int]) -> list[list[float]]:
     found: dict[int, list[float]] = {}
     for value, group in zip(values, groups, strict=True):

@@ -65,3 +65,18 @@ def centred_within(values: Floats, groups: NDArray[np.int64]) -> Floats:
     means = np.bincount(groups, values) / np.maximum(np.bincount(groups), 1)
     result: Floats = values - means[groups]
     return result
+
+
+def concordance(first: Floats, second: Floats) -> float:
+    """Of the pairs of places [N] that both put in an order, the share that both put in the same one; NaN without any.
+
+    >>> round(concordance(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])), 3)
+    0.667
+
+    Half is chance: (1 + Kendall's tau) / 2 where no values are equal.
+    """
+    above = np.triu_indices(len(first), 1)
+    signs = [np.sign(np.subtract.outer(values, values)[above]) for values in (first, second)]
+    both = signs[0] * signs[1]
+    ordered = int(np.count_nonzero(both))
+    return float((both > 0).sum() / ordered) if ordered else float("nan")
