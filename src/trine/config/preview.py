@@ -1,13 +1,13 @@
 """Config of the stage preview."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent, ChangesBits
-from trine.records import Closing
+from trine.records import Closing, Form
 
 
 class PreviewConfig(StageConfig):
@@ -26,7 +26,7 @@ class PreviewConfig(StageConfig):
     """another reward, which scores what the first one chose: of another seed, other data or another kind"""
     prompts: ByContent[Path]
     """JSONL of {prompt}, with form=text of {text} or {prompt}; best those held out from the reward models"""
-    form: Literal["chat", "text"] = "chat"
+    form: Form = "chat"
     """chat: the policy answers conversations in its chat format; text: it continues plain text"""
     samples: Annotated[int, Field(ge=2)] = 64
     """answers sampled per prompt; n is 1, 2, 4 ... up to this"""

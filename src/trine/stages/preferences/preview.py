@@ -8,7 +8,6 @@ that is real, and where it stops rising is how much KL to spend.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,8 @@ from trine.runtime.progress import progress_bar, say
 from trine.runtime.seeds import derive_seed, generator_for
 from trine.stages.preferences.preview_figures import Scores, preview_figures
 from trine.stages.rl.prompts import read_prompts
-from trine.tokenizer.chat_format import chat_format
+from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat, answer_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.stage_run import StageRun, stage_run
 
@@ -48,25 +48,36 @@ def run(config: PreviewConfig, stage: StageRun) -> dict[str, Any]:
         for answer, a, b in zip(group, *both, strict=True)
     ]
     write_jsonl(stage.path / "answers.jsonl", rows)
-    return preview_figures(Scores(reward, other, texts))
+    # A reward may not apply to an answer (NaN): such a prompt is left out.
+    applied = np.isfinite(reward).all(1) & np.isfinite(other).all(1)
+    if not applied.any():
+        raise TrineError("for every prompt one of the two rewards says that it does not apply to some of the answers")
+    texts = [group for group, kept in zip(texts, applied, strict=True) if kept]
+    left_out = int((~applied).sum())
+    return preview_figures(Scores(reward[applied], other[applied], texts)) | {"left_out": left_out}
 
 
 def sampled_answers(policy: Transformer, tokenizer: Tokenizer, config: PreviewConfig) -> list[list[Answer]]:
     """`samples` answers to each of the chosen prompts."""
-    read = _chat_prompts if config.form == "chat" else _text_prompts
-    prompts, end_ids = read(tokenizer, policy.config.context - config.max_new_tokens, config)
+    form = answer_format(tokenizer, config.form)
+    room = policy.config.context - config.max_new_tokens
+    if isinstance(form, TextFormat):
+        prompts = _text_prompts(form, room, config)
+    else:
+        prompts = _chat_prompts(form, room, config)
     chosen = _chosen(prompts, config)
     say(f"preview: {len(chosen)} prompts, {config.samples} answers each")
-    sampling = Sampling(config.max_new_tokens, config.temperature, derive_seed(config.seed, "preview"), eos_ids=end_ids)
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, derive_seed(config.seed, "preview"), eos_ids=form.end_ids
+    )
     with progress_bar("sampling", len(chosen) * config.samples) as bar:
         engine = Engine(policy, rows=min(config.rows, len(chosen) * config.samples))
         rollouts = engine.generate(
             [prompt.prompt_ids for prompt in chosen], sampling, samples=config.samples, on_finished=bar.advance_or_stop
         )
-    text = chat_format(tokenizer).text if config.form == "chat" else partial(tokenizer.decode, skip="")
     answers = [
         replace(
-            chosen[rollout.prompt_index], response=text(rollout.response_ids), ended=rollout.ended,
+            chosen[rollout.prompt_index], response=form.text(rollout.response_ids), ended=rollout.ended,
             response_ids=rollout.response_ids, prompt_index=rollout.prompt_index,
         )
         for rollout in rollouts
@@ -83,20 +94,14 @@ def _chosen(prompts: Sequence[Answer], config: PreviewConfig) -> list[Answer]:
     return [different[place] for place in sorted(order.tolist())]
 
 
-def _chat_prompts(
-    tokenizer: Tokenizer, max_prompt_tokens: int, config: PreviewConfig
-) -> tuple[list[Answer], tuple[int, ...]]:
-    """Conversations to be answered, as answers that are still empty, and what ends one."""
-    chat = chat_format(tokenizer)
+def _chat_prompts(chat: Chat, max_prompt_tokens: int, config: PreviewConfig) -> list[Answer]:
+    """Conversations to be answered, as answers that are still empty."""
     prompts = read_prompts(config.prompts, chat, max_prompt_tokens)
-    return [
-        Answer(prompt.messages, "", True, prompt.ids, (), tokenizer.fingerprint, prompt.columns) for prompt in prompts
-    ], chat.end_ids
+    known = chat.tokenizer.fingerprint
+    return [Answer(prompt.messages, "", True, prompt.ids, (), known, prompt.columns) for prompt in prompts]
 
 
-def _text_prompts(
-    tokenizer: Tokenizer, max_prompt_tokens: int, config: PreviewConfig
-) -> tuple[list[Answer], tuple[int, ...]]:
+def _text_prompts(form: TextFormat, max_prompt_tokens: int, config: PreviewConfig) -> list[Answer]:
     """Plain texts to be continued."""
     found = []
     for place, row in read_records(config.prompts, ()):
@@ -104,8 +109,9 @@ def _text_prompts(
         if not isinstance(text, str):
             raise TrineError(f"{place}: with form=text a prompt is a record with `text`, or `prompt`, a string")
         columns = {key: value for key, value in row.items() if key not in ("text", "prompt")}
-        ids = tuple(tokenizer.prompt_ids(text))
-        found.append(Answer((), "", True, ids, (), tokenizer.fingerprint, columns, query=text))
+        found.append(
+            Answer((), "", True, tuple(form.query_ids(text)), (), form.tokenizer.fingerprint, columns, query=text)
+        )
     fitting = [prompt for prompt in found if 0 < len(prompt.prompt_ids) <= max_prompt_tokens]
     if not fitting:
         raise TrineError(
@@ -114,7 +120,7 @@ def _text_prompts(
         )
     if len(fitting) < len(found):
         say(f"{len(found) - len(fitting)} of {len(found)} texts are empty or too long and left out")
-    return fitting, tokenizer.stop_ids
+    return fitting
 
 
 def _scored(
