@@ -49,11 +49,11 @@ def run(config: PreviewConfig, stage: StageRun) -> dict[str, Any]:
     ]
     write_jsonl(stage.path / "answers.jsonl", rows)
     # A reward may not apply to an answer (NaN): such a prompt is left out.
-    applied = np.isfinite(reward).all(1) & np.isfinite(other).all(1)
-    if not applied.any():
+    applied = [bool(np.isfinite(both).all()) for both in zip(reward, other, strict=True)]
+    if not any(applied):
         raise TrineError("for every prompt one of the two rewards says that it does not apply to some of the answers")
     texts = [group for group, kept in zip(texts, applied, strict=True) if kept]
-    left_out = int((~applied).sum())
+    left_out = applied.count(False)
     return preview_figures(Scores(reward[applied], other[applied], texts)) | {"left_out": left_out}
 
 
@@ -61,10 +61,7 @@ def sampled_answers(policy: Transformer, tokenizer: Tokenizer, config: PreviewCo
     """`samples` answers to each of the chosen prompts."""
     form = answer_format(tokenizer, config.form)
     room = policy.config.context - config.max_new_tokens
-    if isinstance(form, TextFormat):
-        prompts = _text_prompts(form, room, config)
-    else:
-        prompts = _chat_prompts(form, room, config)
+    prompts = _text_prompts(form, room, config) if isinstance(form, TextFormat) else _chat_prompts(form, room, config)
     chosen = _chosen(prompts, config)
     say(f"preview: {len(chosen)} prompts, {config.samples} answers each")
     sampling = Sampling(
