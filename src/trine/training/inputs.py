@@ -10,6 +10,7 @@ from pathlib import Path
 from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
 from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
+from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
@@ -25,7 +26,8 @@ def fingerprint(place: Path) -> str:
         return sha256_of_file(place)
     if not place.exists():
         raise TrineError(f"{place} does not exist; correct the path, or finish the run that writes it")
-    files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
+    contents = place.rglob("*.txt") if is_class_folder(place) else _contents(place)
+    files = sorted((path.relative_to(place).as_posix(), path) for path in contents)
     return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
 
 
@@ -61,8 +63,10 @@ def _data_set_fingerprint(name: str) -> str:
     return sha256_of(name.partition("@")[0], data_set_commit(name))
 
 
-def input_fingerprint(name: str, value: Path | str) -> str:
-    """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
+def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
+    """Of what the setting `name` names: paths, a model, or a reward `package.module:function`, known by its source."""
+    if isinstance(value, tuple):
+        return sha256_of(*(input_fingerprint(name, each) for each in value))
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":
