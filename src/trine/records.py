@@ -16,6 +16,9 @@ StopReason = Literal["eos", "stop", "length"]
 Closing = Literal["line", "end", "as_is"]
 """How a cut answer is shown to a reward model: to its last whole line and ended, ended where it was cut, or unended."""
 
+Form = Literal["chat", "text"]
+"""What is answered or scored: a conversation, or plain text that is continued."""
+
 Task = Literal["classify", "entail", "similar", "choose"]
 """GPT-1's four tasks: label a text; a premise and a hypothesis; two texts in either order; choose among options."""
 
@@ -136,6 +139,8 @@ class Rollout:
     of the caller's; likewise the last token), length (the budget ran out). `unfiltered_log_probs`: where filters
     changed the distribution, those of the model's own at the same temperature. `prompt_index`, `sample`: its group
     (the prompt's number in the call) and its number within the group. `weights`: the hash of the weights that wrote it.
+    `written`: in a conversation of several turns, which of the response's tokens the policy wrote; the others stand
+    between its turns (the user's words, the marks of a turn), with log-probabilities of 0. None: it wrote all of them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -148,10 +153,17 @@ class Rollout:
     prompt_index: int = 0
     sample: int = 0
     weights: str = ""
+    written: tuple[bool, ...] | None = None
 
     @property
     def ended(self) -> bool:
         return self.stop_reason != "length"
+
+    @property
+    def written_places(self) -> tuple[int, ...]:
+        """Places in `response_ids` of the tokens that the policy wrote: those that are learned from."""
+        written = self.written or (True,) * len(self.response_ids)
+        return tuple(place for place, own in enumerate(written) if own)
 
 
 @dataclass(frozen=True)
@@ -178,8 +190,8 @@ class Answer:
 
     `query`: the plain text that the answer continues, where there is no conversation (form: text); a whole text that is
     judged has an empty one. `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`:
-    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of
-    the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
+    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields
+    of the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
     """
 
     prompt: tuple[Message, ...]
