@@ -72,7 +72,7 @@ KINDS: dict[str, dict[str, str]] = {
     "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
-    "ppo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {
+    "ppo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "reference", "prompts", "user", "reward"), "BY_CONTENT") | {
         "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
     "control": OF_A_LOOP | {

@@ -206,7 +206,9 @@ def test_a_teacher_is_approached_without_any_reward(
     save_model(teacher, tmp_path / "teacher", eos_token_id=[tokenizer.end_of_text], pad_token_id=tokenizer.pad)
     tokenizer.save(tmp_path / "teacher")
     changes: dict[str, Any] = {
-        "reference": str(tmp_path / "teacher"), "gamma": 0.0, "gae_lambda": 0.0, "kl": {"coefficient": 1.0},
+    config = PpoConfig(
+        out=tmp_path / "run", reward=None, reference=str(tmp_path / "other"), hardware=PLAIN_CPU, **text_run
+    )
         "iterations": 12, "batch_size": 16, "minibatch_size": 16, "micro_batch_size": 16,
         "optimizer": {"kind": "adamw", "learning_rate": 0.01, "decay": "constant"},
     }  # fmt: skip
@@ -222,7 +224,9 @@ def test_a_reference_of_another_tokenizer_is_refused(text_run: dict[str, Any], t
     tokenizer = tiny_tokenizer(340)
     save_model(other, tmp_path / "other", eos_token_id=[tokenizer.end_of_text], pad_token_id=tokenizer.pad)
     tokenizer.save(tmp_path / "other")
-    config = PpoConfig(out=tmp_path / "run", reference=str(tmp_path / "other"), hardware=PLAIN_CPU, **text_run)
+    config = PpoConfig(
+        out=tmp_path / "run", reward=None, reference=str(tmp_path / "other"), hardware=PLAIN_CPU, **text_run
+    )
     with pytest.raises(TrineError, match="has another tokenizer than"):
         run(config)
 

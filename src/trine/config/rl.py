@@ -50,7 +50,6 @@ class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
     first = (
-        "reward",
         "form",
         "iterations",
         "batch_size",
@@ -75,16 +74,16 @@ class PpoConfig(PolicyGradientConfig):
     on the Hugging Face hub. chat: {prompt}, {messages}, {question} or another form of fine-tuning; text: {query},
     {prompt} or {text}, or folders named by labels, as aclImdb. Reward functions may ask for the other fields, and for
     `response`"""
-    query_tokens: tuple[PositiveInt, PositiveInt] | None = None
-    """with form text: the query is only the first so many tokens of a record's text, a number drawn for each by the
-    seed between these two, both included; null: all of it"""
+    query_tokens: tuple[PositiveInt, ...] = ()
+    """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
+    number between these two, both included, that the seed draws for each; empty: all of the text"""
     user: ByContent[str | None] = None
     """package.module:function that answers the policy in conversations of several turns: called with the conversation,
     [{role, content}, ...], and by name with other fields of the prompt's record; returns the user's next message, or
     None to end. What it says is read but not learned from"""
     max_turns: PositiveInt = 4
     """with user: turns of the policy in a conversation, each of at most max_new_tokens"""
-    reward: ByContent[ModelName | None] = None
+    reward: ByContent[ModelName | None]
     """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
     responses) and by name whatever other fields of the prompts' records it asks for, `messages` (the conversations)
     and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled.
@@ -157,19 +156,15 @@ class PpoConfig(PolicyGradientConfig):
         """Settings that belong to one form, to several turns, or to distillation."""
         if self.reward is None and self.reference is None:
             raise ValueError(
-                "without a reward there is nothing to learn: give reward, or, for on-policy distillation, reference "
+                "reward=null leaves nothing to learn from: name a reward, or, for on-policy distillation, a reference "
                 "(the teacher)"
             )
-        if self.query_tokens is not None and self.form == "chat":
+        if self.query_tokens and self.form == "chat":
             raise ValueError("query_tokens are the first tokens of plain text: add form=text")
-        if self.query_tokens is not None and self.query_tokens[0] > self.query_tokens[1]:
-            raise ValueError(f"query_tokens={list(self.query_tokens)} are fewest and most, in this order")
+        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
+            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
         if self.user is not None and self.form == "text":
             raise ValueError("a user answers in conversations: leave user out, or set form=chat")
-        if self.user is not None and not all(self.user.partition(":")):
-            raise ValueError(f"user={self.user} is no package.module:function")
-        if self.user is None and "max_turns" in self.model_fields_set and self.max_turns > 1:
-            raise ValueError("max_turns are turns with a user: give user=package.module:function")
         if "" in self.stop_strings:
             raise ValueError("an empty stop string would end every response at once; leave it out")
         return self

@@ -19,8 +19,6 @@ from trine.tokenizer.chat_format import Chat
 from trine.tokenizer.text_format import TextFormat
 from trine.tokenizer.tokenizer import Tokenizer
 
-QueryTokens = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -62,7 +60,7 @@ def read_prompts(
     source: Path,
     form: Chat | TextFormat,
     max_prompt_tokens: int,
-    query_tokens: QueryTokens | None = None,
+    query_tokens: Sequence[int] = (),
     seed: int = 0,
 ) -> list[Prompt]:
     """The prompts of a file, a folder or a data set; those of more than `max_prompt_tokens` are left out, and counted.
@@ -85,10 +83,10 @@ def read_prompts(
     return fitting
 
 
-def read_queries(source: Path, form: TextFormat, query_tokens: QueryTokens | None, seed: int) -> list[Prompt]:
+def read_queries(source: Path, form: TextFormat, query_tokens: Sequence[int], seed: int) -> list[Prompt]:
     """The beginnings of texts, in the order of their records."""
     examples = read_texts(source)
-    if query_tokens is None:
+    if not query_tokens:
         return [query_of(example, form, None) for example in examples if example.response]
     least, most = query_tokens
     sizes = generator_for(seed, "query tokens").integers(least, most + 1, len(examples)).tolist()
