@@ -206,9 +206,8 @@ def test_a_teacher_is_approached_without_any_reward(
     save_model(teacher, tmp_path / "teacher", eos_token_id=[tokenizer.end_of_text], pad_token_id=tokenizer.pad)
     tokenizer.save(tmp_path / "teacher")
     changes: dict[str, Any] = {
-    config = PpoConfig(
-        out=tmp_path / "run", reward=None, reference=str(tmp_path / "other"), hardware=PLAIN_CPU, **text_run
-    )
+        "reward": None, "reference": str(tmp_path / "teacher"), "gamma": 0.0, "gae_lambda": 0.0,
+        "kl": {"coefficient": 1.0},
         "iterations": 12, "batch_size": 16, "minibatch_size": 16, "micro_batch_size": 16,
         "optimizer": {"kind": "adamw", "learning_rate": 0.01, "decay": "constant"},
     }  # fmt: skip
