@@ -158,6 +158,10 @@ class Rollout:
     weights: str = ""
     written: tuple[bool, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.log_probs) != len(self.response_ids):
+            raise ValueError(f"{len(self.response_ids)} response tokens and {len(self.log_probs)} log-probabilities")
+
     @property
     def ended(self) -> bool:
         return self.stop_reason != "length"
