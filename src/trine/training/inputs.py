@@ -15,6 +15,7 @@ from trine.data.data_sets import data_set_commit
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
+from trine.runtime.importing import import_named
 from trine.runtime.source_code import source_digest
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -71,7 +72,7 @@ def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":
         return fingerprint(find_adapter(value))
-    if is_function(value):
-        function = import_function(value).function
+    if name == "user" or is_function(value):
+        function = import_named(value, name) if name == "user" else import_function(value).function
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
     return model_fingerprint(value)
