@@ -4,8 +4,9 @@ Rows are prompt + response, right-padded: causality keeps the padding out, so pa
 Shapes: B responses, T row length, R longest response, N response tokens of all rows (row by row).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from torch import Tensor
 from trine.algorithms.masked import explained_variance, masked_mean
 from trine.algorithms.text_statistics import mean_median_deviation
 from trine.data.packing import pad
-from trine.records import Rollout
+from trine.records import Answer, Rollout
+from trine.stages.rl.exchange import rollouts_as_bytes, rollouts_from_bytes
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,23 @@ class TokenFigures:
 
 @dataclass(frozen=True)
 class UpdateBatch(TokenFigures):
-    """What an update learns from, flat: every tensor is [N], on the device of the policy."""
+    """What an update learns from, flat: every tensor is [N], on the device of the policy.
+
+    `importance`: the weight of each token's policy loss.
+    """
 
     advantages: Tensor
     returns: Tensor
+    importance: Tensor
 
 
 @dataclass(frozen=True)
 class Experience:
-    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU."""
+    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
+
+    `scores` [B] are the reward's own, NaN where it does not apply to a response: no update learns from that one.
+    `rewards` are what every token earns. `answers`: this process's rollouts as rewards see them; none once resumed.
+    """
 
     rollouts: list[Rollout]
     scores: Tensor
@@ -69,6 +79,14 @@ class Experience:
     reference_log_probs: Tensor
     advantages: Tensor
     returns: Tensor
+    rewards: Tensor
+    importance: Tensor
+    answers: Sequence[Answer] = ()
+
+    @property
+    def learned(self) -> Tensor:
+        """[B, R]: the response tokens that updates learn from."""
+        return self.mask & ~self.scores.isnan().unsqueeze(1)
 
     def flat(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """`values` [B, R] at the response tokens of `rows`, as [N]."""
@@ -76,15 +94,45 @@ class Experience:
         return values[chosen][self.mask[chosen]]
 
     def update_batch(self, rows: Sequence[int], device: torch.device) -> UpdateBatch:
-        """The response tokens of `rows`."""
-        names = UpdateBatch.__dataclass_fields__
-        return UpdateBatch(**{name: self.flat(getattr(self, name), rows).to(device) for name in names})
+        """The response tokens of `rows` that are learned from."""
+        chosen, names = list(rows), UpdateBatch.__dataclass_fields__
+        learned = self.learned[chosen]
+        return UpdateBatch(**{name: getattr(self, name)[chosen][learned].to(device) for name in names})
+
+    def learned_of(self, rows: Sequence[int], flat: Tensor) -> Tensor:
+        """Of something [N] of all response tokens of `rows`, that of the tokens that are learned from."""
+        kept = self.flat(self.learned, rows)
+        return flat if bool(kept.all()) else flat[kept.to(flat.device)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it but the answers, for a checkpoint."""
+        names = [name for name in self.__dataclass_fields__ if name not in ("rollouts", "answers")]
+        return {"rollouts": rollouts_as_bytes(self.rollouts), **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "Experience":
+        """What `tensors` gave."""
+        rest: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name != "rollouts"}
+        return cls(rollouts=rollouts_from_bytes(tensors["rollouts"]), **rest)
 
 
 def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
     """[B, R]: which places hold response tokens."""
     lengths = torch.tensor([len(rollout.response_ids) for rollout in rollouts])
     return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+
+
+def padded_log_probs(rollouts: Sequence[Rollout], mask: Tensor) -> Tensor:
+    """The engine's log-probabilities [B, R], 0 where `mask` is not set."""
+    found = torch.zeros(mask.shape)
+    for row, rollout in enumerate(rollouts):
+        found[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
+    return torch.where(mask, found, 0.0)
+
+
+def importance_weights(rollouts: Sequence[Rollout], old_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """min(pi / pi of the engine, `cap`) of every token [B, R] (Yao et al. 2025, truncated importance sampling)."""
+    return torch.where(mask, (old_log_probs - padded_log_probs(rollouts, mask)).exp().clamp(max=cap), 1.0)
 
 
 def fill_rows(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:
@@ -107,12 +155,10 @@ def final_scores(
 
 def rollout_statistics(experience: Experience) -> dict[str, float]:
     """What to watch of an iteration; every mean is over responses, or over response tokens."""
-    scores, mask = mean_median_deviation(experience.scores.tolist()), experience.mask
+    scored = experience.scores[~experience.scores.isnan()]
+    scores, mask = mean_median_deviation(scored.tolist()), experience.mask
     log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
-    engine_log_probs = torch.zeros(mask.shape)
-    for row, rollout in enumerate(experience.rollouts):
-        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
-    difference = (engine_log_probs - experience.old_log_probs).abs()
+    difference = (padded_log_probs(experience.rollouts, mask) - experience.old_log_probs).abs()
     return {
         "score": scores["mean"],
         "score_median": scores["median"],

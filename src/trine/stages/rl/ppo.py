@@ -14,8 +14,8 @@ from torch import Tensor
 
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
+from trine.algorithms.ppo import truncation
 from trine.algorithms.text_kl import kl_loss
-from trine.algorithms.text_rewards import token_rewards
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.catalog.loading import open_score_model
 from trine.catalog.rewards import open_reward
@@ -28,14 +28,20 @@ from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
 from trine.rewards.function import FunctionReward
 from trine.rewards.model import ModelReward
+from trine.runtime.distributed import World
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
+from trine.stages.language_modelling import whole_model
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
+from trine.stages.rl.held_out import HeldOut
 from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
+from trine.stages.rl.token_pass import TokenPass
 from trine.tokenizer.chat_format import Chat, chat_format
-from trine.training.stage_run import StageRun, stage_run
+from trine.training.parallel import is_sharded, parallelise
+from trine.training.parallel import whole as unsharded
+from trine.training.stage_run import StageRun, TrainedApart, stage_run
 
 
 class PpoObjective(RolloutObjective):
@@ -46,57 +52,103 @@ class PpoObjective(RolloutObjective):
     def advantages(
         self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The score on the last token, less beta times the log-ratio on each (k1), unless KL is in the loss."""
-        log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
-        charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
-        rewards = token_rewards(scores, log_ratios, mask, charged)
+        """By GAE, of the tokens' rewards."""
+        config, rewards = self.config, self.token_rewards(scores, figures, mask)
         return gae_of_responses(
-            rewards, figures.old_values, mask, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
-        )
+            rewards, figures.old_values, mask,
+            gamma=config.gamma, gae_lambda=config.gae_lambda, return_lambda=config.return_lambda,
+        )  # fmt: skip
 
     def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
         """Clipped policy loss, value loss, entropy bonus, and the KL penalty where it is asked for in the loss."""
-        config = self.config
-        weight = 0.0 if self.iteration < config.critic_warmup else 1.0
-        terms = policy_terms(log_probs, entropy, batch.old_log_probs, batch.advantages, config, weight)
+        config, advantages = self.config, batch.advantages
+        if config.old_log_probs == "corrected":
+            advantages = batch.importance * advantages
+        if config.old_log_probs == "engine":
+            advantages = truncation(log_probs, batch.old_log_probs, config.importance_cap) * advantages
+        terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
         terms["value"] = value_term(values, batch.old_values, batch.returns, config)
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, batch.old_log_probs, batch.reference_log_probs, config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient * weight)
+            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient)
         return terms
 
 
 def gae_of_responses(
-    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lambda: float
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    return_lambda: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Whitened advantages and unwhitened returns [B, R]; every response is terminal, cut ones too."""
+    """Whitened advantages and unwhitened returns [B, R]; every response is terminal, cut ones too.
+
+    `return_lambda`: that of the returns, where it is not `gae_lambda` (Yue et al. 2025, "VAPO", section 4.1).
+    """
     nothing_follows = torch.zeros(len(values))
-    advantages, returns = generalized_advantages(
-        rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda, final_values=nothing_follows
-    )
+
+    def estimated(lambda_: float) -> tuple[Tensor, Tensor]:
+        return generalized_advantages(
+            rewards, values, mask, gamma=gamma, gae_lambda=lambda_, final_values=nothing_follows
+        )
+
+    advantages, returns = estimated(gae_lambda)
+    if return_lambda is not None and return_lambda != gae_lambda:
+        returns = estimated(return_lambda)[1]
     return masked_whiten(advantages, mask), returns
 
 
-@stage_run("model", "adapter", "prompts", "reward")
+@stage_run(
+    "model", "adapter", "prompts", "reward", "critic_model", "held_out", "held_out_reward", several_processes=True
+)
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
-    reward = open_reward(config.reward, stage.hardware, config.closed)
-    if isinstance(reward, FunctionReward):
-        reward.try_out(sample_answers(config.prompts))
-    policy, tokenizer = stage.open_trainable(config)
-    reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
-    model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
-    chat = chat_format(tokenizer)
-    prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
-    _check_reads(reward, config, prompts, chat)
-    objective = PpoObjective(model, reference, reward, prompts, chat, config)
+    world = stage.world
+    check_shares(config, world)
+    with world.main_first(f"opening of {stage.path}"):
+        reward = open_reward(config.reward, stage.hardware, config.closed)
+        if isinstance(reward, FunctionReward):
+            reward.try_out(sample_answers(config.prompts))
+        policy, tokenizer = stage.open_trainable(config)
+        reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0]
+        if reference is not policy:
+            reference.requires_grad_(False)
+        model = open_critic(config, stage, policy).to(stage.hardware.device)
+        chat = chat_format(tokenizer)
+        prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
+        _check_reads(reward, config, prompts, chat)
+    blocks = [*policy.blocks, *(model.critic.blocks if model.critic is not None else ())]
+    module = TokenPass(model, config.temperature)
+    parallel = parallelise(module, blocks, world, config.parallel, partly_used=config.own_critic)
+    objective = PpoObjective(model, reference, reward, prompts, chat, config, parallel)
+    if config.held_out is not None:
+        objective.held_out = HeldOut(config, stage, objective)
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
-    stage.train(config, objective, model, policy.config, steps)
-    finish_lora(policy, stage.path / "adapter", config.model, config.adapter)
-    merge_lora(model)  # a critic of its own has adapters too
-    write_policy(stage, model, chat)
-    return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    results = stage.train(config, objective, model, policy.config, steps, parallel, critic_apart(config, model))
+    whole = whole_networks(model)
+    with world.main_first(f"models of {stage.path}"):
+        if world.is_main:
+            finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
+            merge_lora(whole)  # a critic of its own has adapters too
+            write_policy(stage, whole, chat)
+    return results | {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+
+
+def check_shares(config: PpoConfig, world: World) -> None:
+    """Raise `TrineError` where a batch, or a minibatch, does not divide among the processes in whole groups."""
+    world.share(config.batch_size // config.samples_per_prompt, "batch_size / samples_per_prompt")
+    world.share(config.minibatch_size, "minibatch_size")
+
+
+def critic_apart(config: PpoConfig, model: PolicyWithValue) -> TrainedApart | None:
+    """The critic with an optimizer of its own, where it is asked for."""
+    optimizer = config.critic_training.optimizer(config.optimizer)
+    if optimizer is None or model.critic is None:
+        return None
+    return TrainedApart(("critic.", "value_head."), optimizer, model.critic.config)
 
 
 def sample_answers(prompts: Path) -> list[Answer]:
@@ -115,24 +167,42 @@ def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], c
         say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
 
 
-def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
-    """A critic of its own, with adapters of its own where LoRA is asked for; None: a value head on the policy."""
-    if config.critic == "shared":
-        return None
-    if config.critic == "policy":
-        critic = stage.open_model(config.model, config.adapter)[0]
-    else:
+def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> PolicyWithValue:
+    """The policy with its critic: a value head on it, or a critic of its own, with adapters of its own where LoRA is
+    asked for."""
+    if config.critic_model is not None:
+        begun = open_score_model(config.critic_model, stage.hardware)[0]
+    elif config.critic == "policy":
+        begun = ScoreModel(stage.open_model(config.model, config.adapter)[0])
+    elif config.critic == "reward":
         # Only the reward model's trunk: its head reads whole answers, and its scores of half an answer mislead the
         # policy (docs/LOG.md), so the values start at 0.
-        critic = open_score_model(config.reward, stage.hardware)[0].trunk
-    begin_lora(critic, config.lora, derive_seed(config.seed, "critic"))
-    return critic
+        begun = ScoreModel(open_score_model(config.reward, stage.hardware)[0].trunk)
+    else:
+        policy.recompute_blocks = config.recompute_blocks
+        return PolicyWithValue(policy)
+    begin_lora(begun.trunk, config.lora, derive_seed(config.seed, "critic"))
+    model = PolicyWithValue(policy, begun.trunk)
+    model.value_head, model.value_offset = begun.head, begun.offset
+    policy.recompute_blocks = begun.trunk.recompute_blocks = config.recompute_blocks
+    return model
+
+
+def whole_networks(model: PolicyWithValue) -> PolicyWithValue:
+    """`model` as one process uses it: itself, or a whole copy where it is sharded; every process calls this."""
+    if not is_sharded(model.value_head.weight):
+        return model
+    whole = PolicyWithValue(whole_model(model.policy), None if model.critic is None else whole_model(model.critic))
+    whole.value_offset = model.value_offset
+    with torch.no_grad():
+        whole.value_head.weight.copy_(unsharded(model.value_head.weight))
+    return whole
 
 
 def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat) -> None:
     """Write `policy/` and `critic/`: the value head, on the policy's trunk where they share one."""
     critic, pad = ScoreModel(model.critic or model.policy), chat.tokenizer.pad
-    critic.head = model.value_head
+    critic.head, critic.offset = model.value_head, model.value_offset
     stage.write_model(
         "policy",
         chat.tokenizer,
