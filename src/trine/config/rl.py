@@ -53,8 +53,8 @@ class CriticTrainingConfig(Config):
     epochs: PositiveInt | None = None
     """the critic's passes over each iteration's responses; null: as many as the policy's"""
     explained_variance: Share | None = None
-    """end the warm-up with the first iteration in which the critic explains this share of the variance of what responses
-    earn that it has not learned from; critic_warmup is then the most iterations that it takes"""
+    """end the warm-up with the first iteration in which the critic explains this share of the variance of what fresh
+    responses earn; critic_warmup is then the most iterations that it takes"""
     learning_rate: PositiveFloat | None = None
     """peak learning rate of the critic's trunk; null: optimizer's. Any of these three gives the critic an optimizer of
     its own, whose gradients are clipped apart from the policy's"""

@@ -38,29 +38,30 @@ class HeldOut:
         other = config.held_out_reward
         self.reward = objective.reward if other is None else open_reward(other, stage.hardware)
         room = objective.model.policy.config.context - config.max_new_tokens
-        prompts = read_prompts(config.held_out, objective.chat, room)[: config.held_out_size]
-        self.prompts = prompts[: max(len(prompts) // stage.world.size, 1) * stage.world.size]
+        self.prompts = read_prompts(config.held_out, objective.chat, room)[: config.held_out_size]
 
     def __call__(self) -> dict[str, Any]:
         rollouts, answers = self._respond()
         numbers = {"score": self.reward.score(answers), "kl": self._kl(rollouts), "length": _lengths(rollouts)}
-        world = self.stage.world
-        found = {
-            f"held_out/{name}": float(world.all_gather(each.to(world.device)).double().nanmean())
-            for name, each in numbers.items()
-        }
+        found = {f"held_out/{name}": self._mean(each) for name, each in numbers.items()}
         if self.config.keep_best:
             self._keep(found[SCORE], found[KL])
         return found
 
     def _respond(self) -> tuple[list[Rollout], list[Answer]]:
-        """This process's share of responses."""
-        sampler = self.objective.sampler
+        """This process's share of responses, as many as the others': a prompt too many is answered and not counted."""
+        sampler, world = self.objective.sampler, self.stage.world
         sampler.refresh()
-        first, count = self.stage.world.share(len(self.prompts), "held-out prompts")
+        share = -(-len(self.prompts) // world.size)
+        own = [self.prompts[index % len(self.prompts)] for index in range(world.rank * share, (world.rank + 1) * share)]
         seed = derive_seed(self.config.seed, "held-out responses")
-        rollouts, prompts = sampler.respond(self.prompts[first : first + count], seed, first)
+        rollouts, prompts = sampler.respond(own, seed, world.rank * share)
         return rollouts, [prompt.answer(one, sampler.chat) for one, prompt in zip(rollouts, prompts, strict=True)]
+
+    def _mean(self, own: Tensor) -> float:
+        """Over the held-out responses of all processes, those without a number left out."""
+        found = self.stage.world.all_gather(own.to(self.stage.world.device))[: len(self.prompts)]
+        return float(found.double().nanmean())
 
     @torch.no_grad()
     def _kl(self, rollouts: list[Rollout]) -> Tensor:

@@ -27,9 +27,10 @@ from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_regression import ridge_regression
 from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import PpoConfig
+from trine.engine.engine import Engine
 from trine.model.heads import PolicyWithValue
 from trine.model.transformer import Transformer
-from trine.records import Rollout, Term
+from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import generator_for
@@ -119,7 +120,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.running.begin(self.accepted)
 
         # 1. Sample responses from the policy as it is now. GRPO and RLOO: several a prompt, a group.
-        answers, rollouts = self.sample(iteration)
+        rollouts, answers = self.sample(iteration)
 
         # 2. Score them: a reward model, a function, any `Reward`. With `reward_overlap` a thread does, beside 1 and 3.
         scores = self.score()
@@ -145,17 +146,16 @@ class RolloutObjective(IterationObjective[list[int]]):
         )  # fmt: skip
         self._observe(iteration)
 
-    def sample(self, iteration: int) -> tuple[list[Any], list[Rollout]]:
-        """This process's answers, which the scorer is given too, and the responses of all processes."""
-        answers: list[Any] = []
+    def sample(self, iteration: int) -> tuple[list[Rollout], list[Answer]]:
+        """The responses of all processes, and this one's own as rewards see them; the scorer is given these too."""
+        answers: list[Answer] = []
 
-        def take(part: list[Any]) -> None:
+        def take(part: list[Answer]) -> None:
             answers.extend(part)
             self.scorer.add(part)
 
         with self.phases.of("sampling"):
-            rollouts = self.sampler.iteration(iteration, take)
-        return answers, rollouts
+            return self.sampler.iteration(iteration, take), answers
 
     def score(self) -> Callable[[], Tensor]:
         """A function that gives the scores [B] of all processes, once the thread that scores has them."""
@@ -249,6 +249,11 @@ class RolloutObjective(IterationObjective[list[int]]):
             **terms,
             "peak_log_ratio": Term(apart.max() if len(apart) else apart.sum(), weight=0.0, reduction="max"),
         }
+
+    @property
+    def engine(self) -> Engine:
+        """What samples."""
+        return self.sampler.engine
 
     @property
     def experience(self) -> Experience:

@@ -1,6 +1,6 @@
 """From a reward's scores to what responses are paid: scaled, clipped, and less the penalty of a missing end.
 
-Scaling divides by the deviation of all scores so far, as TRL's `score_scaling` did; its moments are running state, which
+Scaling divides by the deviation of all scores so far, as TRL's `score_scaling` did; they are running state, which
 learns from an iteration only if one of its updates was taken.
 """
 
