@@ -31,7 +31,7 @@ CONFIGS: dict[str, StageConfig] = {
     ),
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
-    "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
+    "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
         out="run", before="b", after="a", base="c", reward="r", held_out_reward="h", prompts="p"
@@ -72,7 +72,9 @@ KINDS: dict[str, dict[str, str]] = {
     "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
-    "ppo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {
+    "ppo": OF_A_LOOP | dict.fromkeys(
+        ("model", "adapter", "prompts", "reward", "held_out_reward"), "BY_CONTENT"
+    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
         "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
     "control": OF_A_LOOP | {
