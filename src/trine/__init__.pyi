@@ -183,6 +183,27 @@ def reward(
 ) -> Result:
     """Train a reward model on preference pairs (pairwise ranking loss)."""
 
+def preview(
+    out: _Path,
+    model: _Path,
+    reward: _Path,
+    other: _Path,
+    prompts: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    samples: int = ...,
+    max_prompts: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
+    rows: int = ...,
+) -> Result:
+    """Preview over-optimisation before PPO: what of a reward's gain another reward model keeps, by best-of-n."""
+
 def ppo(
     out: _Path,
     model: _Path,
