@@ -77,10 +77,13 @@ KINDS: dict[str, dict[str, str]] = {
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "prompts", "reward", "held_out_reward"), "BY_CONTENT"
-    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
-        "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
-    },
+        ("model", "adapter", "prompts", "reward", "critic_model", "held_out", "held_out_reward"), "BY_CONTENT"
+    ) | dict.fromkeys(
+        (
+            "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",
+            "recompute_blocks",
+        ), "MAY_CHANGE",
+    ) | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS") | {"iterations": "EXTENDS"},
     "control": OF_A_LOOP | {
         "total_steps": "EXTENDS", "evaluation_episodes": "MAY_CHANGE", "film": "MAY_CHANGE", "resume": "CHANGES_BITS",
     },

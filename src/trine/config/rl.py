@@ -161,11 +161,11 @@ class PpoConfig(PolicyGradientConfig):
     held_out: ByContent[Path | None] = None
     """prompts that are never trained on, in the form of `prompts`: at every evaluation (loop.evaluate_every, and the
     end) the policy answers them, and score and KL are logged as held_out/score and held_out/kl"""
-    held_out_size: PositiveInt = 64
+    held_out_size: MayChange[PositiveInt] = 64
     """the most held-out prompts of an evaluation, the first ones"""
-    keep_best: bool = False
+    keep_best: MayChange[bool] = False
     """with held_out: keep the policy of the evaluation with the best held-out score, as best/"""
-    best_max_kl: PositiveFloat | None = None
+    best_max_kl: MayChange[PositiveFloat | None] = None
     """with keep_best: only of evaluations whose KL to the reference is at most so many nats a response"""
     held_out_reward: ByContent[ModelName | None] = None
     """a second reward, named as reward is, which nothing is trained on: it scores the same responses, and an alarm

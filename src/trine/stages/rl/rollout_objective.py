@@ -220,6 +220,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.iteration = iteration
         policy, critic = self.trains_policy(epoch), self.trains_critic(epoch)
         if not policy and not (critic and self.config.own_critic):
+            self.running.skipped += 1
             return []
         self._part = "both" if policy and critic else "policy" if policy else "critic"
         return self._epoch(iteration, epoch, self.experience.rollouts)[minibatch]
@@ -336,8 +337,9 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.running.take_in_update(figures)
 
     def observations(self, taken: bool = True) -> dict[str, float]:
-        """An iteration's figures once, and where the time of every step went."""
-        return {**super().observations(taken), **self.phases.take()}
+        """An iteration's figures once; where the time of every step went; how many updates were skipped so far."""
+        skipped = {"updates_skipped": float(self.running.skipped)} if self.running.skipped else {}
+        return {**super().observations(taken), **self.phases.take(), **skipped}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         return self.held_out()

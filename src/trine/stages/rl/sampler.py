@@ -23,11 +23,7 @@ from trine.tokenizer.chat_format import Chat
 
 
 class Sampler:
-    """One engine, which takes over the policy's weights before each iteration::
-
-    sampler = Sampler(policy, prompts, chat, config, world)
-    rollouts = sampler.iteration(0, on_part=lambda answers: ...)
-    """
+    """One engine, which takes over the policy's weights before each `iteration`."""
 
     def __init__(
         self, policy: Transformer, prompts: Sequence[Prompt], chat: Chat, config: PpoConfig, world: World
