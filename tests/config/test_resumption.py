@@ -77,7 +77,8 @@ KINDS: dict[str, dict[str, str]] = {
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "prompts", "reward", "critic_model", "held_out", "held_out_reward"), "BY_CONTENT"
+        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
+        "BY_CONTENT",
     ) | dict.fromkeys(
         (
             "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",

@@ -56,6 +56,7 @@ from trine.stages.rl.scoring import Scorer
 from trine.stages.rl.shaping import paid_scores
 from trine.stages.rl.token_pass import Part, TokenPass, token_outputs
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 from trine.training.iterations import IterationObjective
 from trine.training.parallel import Parallel, is_sharded, reshard, shard_like
 
@@ -76,7 +77,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         reference: Transformer,
         reward: Reward,
         prompts: Sequence[Prompt],
-        chat: Chat,
+        chat: Chat | TextFormat,
         config: PpoConfig,
         parallel: Parallel | None = None,
     ) -> None:
@@ -241,7 +242,11 @@ class RolloutObjective(IterationObjective[list[int]]):
         padded = self.pad([self.experience.rollouts[row] for row in batch])
         update = self.experience.update_batch(batch, self.device)
         found = self._forward(padded, self._part)
-        self.observer.update(batch, found[0].detach(), found[2].detach())
+        self.observer.update(
+            batch,
+            found[0].detach() if self._part != "critic" else None,
+            found[2].detach() if self._part != "policy" else None,
+        )
         log_probs, entropy, values = (self.experience.learned_of(batch, flat) for flat in found)
         terms = self.loss(log_probs, entropy, values, update)
         if self._part == "critic":
@@ -292,6 +297,12 @@ class RolloutObjective(IterationObjective[list[int]]):
     def _forward(self, padded: PaddedRollouts, part: Part = "both") -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values [N] of the response tokens; zeros for what `part` leaves out."""
         return token_outputs(self._run(padded, part), part)
+
+    @torch.no_grad()
+    def outputs(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values [N] of the response tokens, by the weights of this moment."""
+        log_probs, _, values = self._forward(self.pad(rollouts))
+        return log_probs, values
 
     def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
         """Log-probabilities [N] of the response tokens under the reference."""
