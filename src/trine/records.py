@@ -16,6 +16,9 @@ StopReason = Literal["eos", "stop", "length"]
 Closing = Literal["line", "end", "as_is"]
 """How a cut answer is shown to a reward model: to its last whole line and ended, ended where it was cut, or unended."""
 
+Form = Literal["chat", "text"]
+"""What is answered or scored: a conversation, or plain text that is continued."""
+
 Task = Literal["classify", "entail", "similar", "choose"]
 """GPT-1's four tasks: label a text; a premise and a hypothesis; two texts in either order; choose among options."""
 

@@ -99,7 +99,7 @@ def simpo_loss(mean_differences: Tensor, beta: float, gamma: float) -> Tensor:
 
 
 def log_odds_ratio(mean_chosen: Tensor, mean_rejected: Tensor) -> Tensor:
-    """log of odds(chosen) / odds(rejected) [P], odds(p) = p / (1 - p), p = exp of the mean log-probability of a token."""
+    """log of odds(chosen) / odds(rejected) [P]; odds = p / (1 - p), p = exp of a token's mean log-probability."""
     return _log_odds(mean_chosen) - _log_odds(mean_rejected)
 
 
