@@ -63,8 +63,8 @@ class DpoConfig(StageConfig):
     gamma: NonNegativeFloat = 1.0
     """simpo: the target margin"""
     ipo_reduction: Literal["mean", "sum"] = "mean"
-    """ipo: log-ratios are means over an answer's tokens, as its authors ran it, or sums, as the paper writes it; that is
-    another loss, with another beta"""
+    """ipo: log-ratios are means over an answer's tokens, as its authors ran it, or sums, as the paper writes it; that
+    is another loss, with another beta"""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """dpo: probability that a preference is the other way round (cDPO); robust: the share that is"""
     length_normalized: bool = False

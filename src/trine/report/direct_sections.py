@@ -54,8 +54,8 @@ def best_of_n_overview(results: Results) -> str:
 def dpo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """Loss, likelihoods and margins."""
     words = (
-        f"The policy learns from preferences by the loss {run.config.get('loss', 'dpo')}, without sampling. DPO's loss is "
-        "0.69 where the policy is still its reference. A margin can grow while the chosen answers become less likely, "
+        f"The policy learns from preferences by the loss {run.config.get('loss', 'dpo')}, without sampling. DPO's "
+        "loss is 0.69 where the policy is still its reference. A margin can grow while the chosen answers become less likely, "
         "as long as the rejected ones fall faster, so both are shown."
     )
     tables = [table for table in (_figures(run), _account(run)) if table.rows]

@@ -67,7 +67,7 @@ class DirectObjective(StepObjective):
     ) -> None:
         """`dtype`: the compute dtype of the model."""
         assert parallel.module is not None
-        self.module, self.world, self.dtype = parallel.module, parallel.world, dtype
+        self.parallel, self.module, self.world, self.dtype = parallel, parallel.module, parallel.world, dtype
         self.train, self.held_out, self.config = train, held_out, config
         self.watch = ChosenWatch(against_reference=config.has_reference)
         self._figures: list[Figures] = []
