@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST_LOG_PROB = -1e-9  # a probability of 1 has no odds
+MAX_LOG_PROB = -1e-9  # a probability of 1 has no odds
 SHIFTS_TRIED = 32
 
 
@@ -105,7 +105,7 @@ def log_odds_ratio(mean_chosen: Tensor, mean_rejected: Tensor) -> Tensor:
 
 def _log_odds(mean_log_probs: Tensor) -> Tensor:
     """log p - log(1 - p), the latter without loss of digits for p near 0 and near 1 (Machler 2012)."""
-    bounded = mean_log_probs.clamp(max=LARGEST_LOG_PROB)
+    bounded = mean_log_probs.clamp(max=MAX_LOG_PROB)
     near = torch.log(-torch.expm1(bounded.clamp(min=-log(2))))
     far = torch.log1p(-bounded.clamp(max=-log(2)).exp())
     return bounded - torch.where(bounded > -log(2), near, far)

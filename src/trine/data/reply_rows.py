@@ -1,7 +1,7 @@
 """Answers behind their prompts as rows of tokens, and where each answer's tokens are predicted.
 
 The answers to one prompt stand in one row: each behind a prompt of its own (`lay_out`), where positions and attention
-begin anew, or all behind one prompt (`lay_out_shared`), where they do not see each other. Both give an answer the same
+restart, or all behind one prompt (`lay_out_shared`), where they do not see each other. Both give an answer the same
 log-probabilities (tested). Shapes: R rows, T row length, A answers, N predicted tokens of all answers in order.
 """
 

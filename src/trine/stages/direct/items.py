@@ -65,8 +65,10 @@ class ItemWriter:
 
     Example::
 
-        writer = ItemWriter(chat_format(tokenizer), max_tokens=256, too_long="drop", kind="pairs")
-        found = writer.items(judgements, Path("pairs.jsonl"))
+        writer = ItemWriter(chat_format(tokenizer), max_tokens=64, too_long="drop", kind="pairs")
+        prompt = (Message("user", "What is 2 + 2?"),)
+        pair = Judgement.pair(prompt, Answer(prompt, "4"), Answer(prompt, "5"))
+        items = writer.items([pair], Path("pairs.jsonl")).items
     """
 
     def __init__(
@@ -121,8 +123,8 @@ class ItemWriter:
             return None, SAME
         room = self.max_tokens - max(map(len, ids))
         prompt = self._prompt(judgement.prompt, answers[0], place)
-        least = 1 if prompt else 2  # without a prompt an answer's first token is not predicted
-        if min(map(len, ids)) < least:
+        needed = 1 if prompt else 2  # without a prompt an answer's first token is not predicted
+        if min(map(len, ids)) < needed:
             raise TrineError(f"{place}: an answer is empty, without an end; leave the record out")
         if len(prompt) <= room:
             return Item(tuple(prompt), tuple(ids), desirable, judgement.weight), ""

@@ -44,7 +44,8 @@ def answer_log_probs(
 
     Example::
 
-        sums = answer_log_probs(AnswerLogProbs(model), [([1, 2], [[3, 4], [5]])], device, torch.float32)  # of 2 answers
+        groups = [([1, 2], [[3, 4], [5]])]  # a prompt and two answers to it
+        sums = answer_log_probs(AnswerLogProbs(model), groups, torch.device("cpu"), torch.float32)
     """
     rows = (lay_out_shared(groups) if share_prompt else lay_out(groups)).to(device)
     return _sums(module(rows.ids, rows.rows, rows.columns, rows.targets, **_seen(rows, dtype)), rows.lengths)
