@@ -257,6 +257,8 @@ def dpo(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
     form: Literal["chat", "text"] = ...,
     loss: Literal["dpo", "robust", "hinge", "ipo", "kto", "simpo", "orpo"] = ...,
     beta: float | None = ...,

@@ -11,14 +11,18 @@ import torch
 
 from tests.conftest import PLAIN_CPU, Command, finetune_config
 from tests.stages.direct_items import dpo_config
+from tests.tiny import tiny_chat
 from trine.catalog.loading import open_hardware, open_model
 from trine.config.base import LoopConfig
 from trine.config.lora import LoraConfig
 from trine.data.files import read_preferences
+from trine.data.judgement_texts import Reading
+from trine.data.judgements import judgements_of
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.direct.dpo import run
+from trine.stages.direct.items import ItemWriter
 from trine.stages.direct.log_probs import AnswerLogProbs, answer_log_probs
 from trine.stages.direct.objective import DirectObjective
 from trine.stages.finetuning import finetune
@@ -63,7 +67,7 @@ def test_the_command_learns_what_is_preferred(
     assert rows[-1]["loss"] < 0.5 and rows[-1]["accuracy"] == 1
     assert done["held_out_accuracy"] == 1 and done["held_out_margin"] > 0.5
     assert done["account"]["train"]["kept"] == done["items"] == len(read_preferences(pairs))
-    model, tokenizer = open_model(str(out), open_hardware(PLAIN_CPU))
+    _, tokenizer = open_model(str(out), open_hardware(PLAIN_CPU))
     assert chat_format(tokenizer).end_id in read_json(out / "model" / "generation_config.json")["eos_token_id"]
     assert len(list(pairs.parent.glob(".pairs.jsonl.reference-*"))) == 1
 
@@ -213,7 +217,7 @@ def test_records_too_long_are_refused_cut_or_dropped_and_answers_keep_their_ends
         {"prompt": "three", "chosen": "c", "rejected": "d"},
     ]  # fmt: skip
     records = write(tmp_path / "records.jsonl", rows)
-    with pytest.raises(TrineError, match=r"records\.jsonl: record 2 has \d+ tokens, more than max_tokens=60"):
+    with pytest.raises(TrineError, match=r"records\.jsonl:2 has \d+ tokens, more than max_tokens=60"):
         run(dpo_config(tmp_path / "stop", finetune_run, records, max_tokens=60))
     accounts = {}
     for too_long in ("cut", "drop"):
@@ -236,3 +240,26 @@ def test_plain_text_is_continued(tmp_path: Path, pretrain_run: Path) -> None:
     chats = write(tmp_path / "chats.jsonl", [{**texts[0], "prompt": [{"role": "system", "content": "x"}] * 2}])
     with pytest.raises(TrineError, match="the prompt is a conversation, and form is text"):
         run(dpo_config(tmp_path / "chat", pretrain_run, chats, form="text"))
+
+
+def items_from(rows: list[dict[str, Any]], kind: Any, *, soft: bool = False) -> tuple[list[Any], dict[str, Any]]:
+    judgements = judgements_of(
+        [(f"x:{n}", row) for n, row in enumerate(rows, 1)], ("label", "pair", "ranking"), Reading()
+    )
+    found = ItemWriter(tiny_chat(), 64, "stop", kind, soft=soft).items(judgements, Path("x"))
+    return found.items, found.account
+
+
+def test_rankings_ties_and_soft_labels_are_learned_where_the_loss_can() -> None:
+    tie = {"prompt": "a", "chosen": "b", "rejected": "c", "tie": True}
+    rows = [{"prompt": "a", "answers": ["b", "c", "d"], "ranking": [[2], [0, 1]]}, tie]
+    hard, account = items_from(rows, "pairs")
+    assert len(hard) == 2 and account["dropped"] == {"a tie, which loss=dpo alone learns from": 1}
+    soft, _ = items_from([*rows, {**tie, "tie": False, "probability": 0.8}], "pairs", soft=True)
+    assert [item.probability for item in soft] == [1, 1, 0.5, 0.5, 0.8]
+    labels, _ = items_from(rows[:1], "labels")
+    assert [item.desirable for item in labels] == [True, False, False]
+    with pytest.raises(TrineError, match="x:1: the pair has a probability, which loss=dpo alone learns from"):
+        items_from([{**tie, "tie": False, "probability": 0.8}], "pairs")
+    weighted, account = items_from([{**rows[0], "weight": 2}, {**tie, "tie": False, "weight": 0}], "pairs")
+    assert {item.weight for item in weighted} == {2.0} and account["dropped"] == {"weight 0": 1}

@@ -21,6 +21,7 @@ from tests.stages.direct_items import (
     pair_items,
 )
 from tests.tiny import FAMILY_NAMES, tiny_model
+from trine.algorithms.text_preferences import PairLogProbs
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.dpo import PreferenceLoss
 from trine.data.reply_rows import lay_out, lay_out_shared
@@ -32,6 +33,7 @@ from trine.runtime.files import read_jsonl
 from trine.stages.direct.chosen_watch import WINDOW, ChosenWatch
 from trine.stages.direct.items import Item
 from trine.stages.direct.log_probs import AnswerLogProbs, answer_log_probs
+from trine.stages.direct.objective import pair_losses
 from trine.stages.direct.plan import Plan
 from trine.stages.direct.reference import RECORD, TENSORS
 from trine.training.loop import Loop
@@ -219,8 +221,8 @@ def test_every_loss_name_gives_another_gradient(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"gamma": 0.5}, {"ipo_reduction": "sum"}, {"loss": "ipo", "label_smoothing": 0.1}, {"desirable_weight": 2},
-    {"loss": "simpo", "length_normalized": True}, {"loss": "orpo", "chosen_weight": 0.5}, {"loss": "kto", "batch_size": 1},
-    {"loss": "robust", "label_smoothing": 0}, {"loss": "kto", "share_prompt": True},
+    {"loss": "simpo", "length_normalized": True}, {"loss": "orpo", "chosen_weight": 0.5},
+    {"loss": "kto", "batch_size": 1}, {"loss": "robust", "label_smoothing": 0}, {"loss": "kto", "share_prompt": True},
 ])  # fmt: skip
 def test_a_setting_that_would_change_nothing_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(reversed(changes))):
@@ -298,6 +300,21 @@ def test_weights_of_judgements_count_and_fillers_do_not(tmp_path: Path) -> None:
     twice = [*pair_items(3), pair_items(3)[0]]
     weighted = [Item(i.prompt, i.answers, weight=2.0 if n == 0 else 1.0) for n, i in enumerate(pair_items(3))]
     same(gradients_with(tmp_path, "dpo", twice), gradients_with(tmp_path, "dpo", weighted))
+
+
+def test_a_tie_pulls_the_margin_to_0_and_a_soft_label_to_its_log_odds(tmp_path: Path) -> None:
+    model = tiny_model()
+    for probability, expected in ((0.5, 0.0), (0.8, 0.3)):
+        item = pair_items(1)[0]
+        items = [Item(item.prompt, item.answers, probability=probability)]
+        objective = objective_of(model, items, dpo_config(batch_size=1), tmp_path / str(probability))
+        margins = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+        zero = torch.zeros(1, dtype=torch.float64)
+        pair = PairLogProbs(margins * 10, zero, zero + 1, zero + 1, zero, zero)
+        losses, _ = pair_losses(pair, objective.config, torch.tensor([1 - probability]))
+        (slope,) = torch.autograd.grad(losses.sum(), margins)
+        assert math.copysign(1, float(slope)) == (1 if 0.3 > expected else -1)
+        assert float(gradients(objective, model)["loss"]) == pytest.approx(math.log(2))
 
 
 # Which items share a step

@@ -67,11 +67,12 @@ class PairLogProbs:
         return self.chosen / self.chosen_lengths, self.rejected / self.rejected_lengths
 
 
-def dpo_loss(margins: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+def dpo_loss(margins: Tensor, beta: float, label_smoothing: float | Tensor = 0.0) -> Tensor:
     """-log sigmoid(beta h) [P] (Rafailov et al. 2023, eq. 7).
 
     `label_smoothing` e: the preference is taken to be the other way round with probability e (cDPO, Mitchell 2023); the
-    loss is then least at beta h = log((1 - e) / e) instead of at infinity.
+    loss is then least at beta h = log((1 - e) / e) instead of at infinity. A number, or [P] for pairs that are not
+    equally sure (a tie is 1/2).
     """
     right, wrong = F.logsigmoid(beta * margins), F.logsigmoid(-beta * margins)
     return -(1 - label_smoothing) * right - label_smoothing * wrong

@@ -13,6 +13,7 @@ from trine.config.base import (
     PositiveFloat,
     PositiveInt,
     StageConfig,
+    Word,
 )
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
@@ -46,10 +47,14 @@ class DpoConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     preferences: ByContent[Path]
-    """folder of a preferences stage, or records: pairs {prompt, chosen, rejected}; for loss=kto also labels
-    {prompt, response, label}, label true where the answer is good"""
+    """folder of a preferences stage, or records, as trine reward reads them: pairs {prompt, chosen, rejected} and
+    rankings; for loss=kto also labels {prompt, response, label}"""
     held_out: ByContent[Path | None] = None
     """records to evaluate on, in the same form; null: those of the preferences stage"""
+    fields: dict[str, str] = Field(default={})
+    """what the records call their fields: OURS=THEIRS, such as chosen=better rejected=worse"""
+    positive: tuple[Word, ...] = ()
+    """labels that are good ones, where their names do not say it"""
     form: Form = "chat"
     """chat: prompts are conversations, written by the model's chat template; text: a prompt is plain text that the
     answer continues"""

@@ -55,8 +55,8 @@ def dpo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """Loss, likelihoods and margins."""
     words = (
         f"The policy learns from preferences by the loss {run.config.get('loss', 'dpo')}, without sampling. DPO's "
-        "loss is 0.69 where the policy is still its reference. A margin can grow while the chosen answers become less likely, "
-        "as long as the rejected ones fall faster, so both are shown."
+        "loss is 0.69 where the policy is still its reference. A margin can grow while the chosen answers become less "
+        "likely, as long as the rejected ones fall faster, so both are shown."
     )
     tables = [table for table in (_figures(run), _account(run)) if table.rows]
     return Section(titled("Preferences without sampling", run, recipe), words, tables, _plots(run))
@@ -123,6 +123,7 @@ def best_of_n_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         (label, number((run.results.get(key) or {}).get("mean")))
         for key, label in (("score", "mean score of all samples"), ("best_score", "mean score of the best"))
     ]
+    rows.append(("KL of best of n from the policy, nats, at most", number(run.results.get("nats"))))
     labels = {
         "examples": "examples",
         "none_ended": "prompts none of whose samples ended",

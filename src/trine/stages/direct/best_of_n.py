@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trine.algorithms.text_best_of_n import best_of_n_nats
 from trine.algorithms.text_statistics import mean_median_deviation
 from trine.catalog.rewards import open_reward
 from trine.config.best_of_n import BestOfNConfig
@@ -57,6 +58,7 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
         "ended_share": sum(answer.ended for answer in answers) / len(answers),
         "score": mean_median_deviation(scores.flatten().tolist()),
         "best_score": mean_median_deviation([example.columns["score"] for example in best]),
+        "nats": best_of_n_nats(config.samples),
     }  # fmt: skip
 
 

@@ -11,16 +11,17 @@ from typing import Any
 from trine.algorithms.text_preferences import kto_weights, kto_weights_fit
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.config.dpo import DpoConfig
+from trine.data.judgement_texts import Reading
+from trine.data.judgements import judgement_records, judgements_of
 from trine.model.folder import save_model
 from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
-from trine.stages.direct.items import Item, Items, ItemWriter
+from trine.stages.direct.items import Item, Items, ItemWriter, Kind
 from trine.stages.direct.log_probs import AnswerLogProbs
 from trine.stages.direct.objective import DirectObjective, LabelObjective, PairObjective, Part
 from trine.stages.direct.plan import Plan
-from trine.stages.direct.records import read_judgements_of
 from trine.stages.direct.reference import ReferenceModel
 from trine.stages.language_modelling import whole_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
@@ -60,12 +61,14 @@ def run(config: DpoConfig, stage: StageRun) -> dict[str, Any]:
 
 def read_parts(config: DpoConfig, form: Chat | TextFormat, context: int) -> dict[str, Items]:
     """The items to train on, and those held out, if any."""
-    writer = ItemWriter(
-        form, min(config.max_tokens or context, context), config.too_long, "labels" if config.loss == "kto" else "pairs"
-    )
+    limit = min(config.max_tokens or context, context)
+    kind: Kind = "labels" if config.loss == "kto" else "pairs"
+    writer = ItemWriter(form, limit, config.too_long, kind, soft=config.loss == "dpo")
+    reading = Reading(config.form, config.fields, config.positive)
     found = {}
     for name, place in places(config).items():
-        found[name] = writer.items(read_judgements_of(place, config.form), place)
+        judgements = judgements_of(judgement_records(place), ("label", "pair", "ranking"), reading)
+        found[name] = writer.items(judgements, place)
         say(f"dpo: {name.replace('_', '-')}: {found[name].words}")
     return found
 
@@ -73,7 +76,7 @@ def read_parts(config: DpoConfig, form: Chat | TextFormat, context: int) -> dict
 def places(config: DpoConfig) -> dict[str, Path]:
     """The file of records to train on, and the one of those held out, if any."""
     train, held_out = config.preferences, config.held_out
-    if train.is_dir():
+    if (train / "train.jsonl").exists():
         beside = train / "held_out.jsonl"
         train, held_out = train / "train.jsonl", held_out or (beside if _has_records(beside) else None)
     return {"train": train} | ({} if held_out is None else {"held_out": held_out})

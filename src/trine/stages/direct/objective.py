@@ -193,7 +193,9 @@ class PairObjective(DirectObjective):
         pair = PairLogProbs(
             *sums.unbind(1), *lengths.unbind(1), *([None, None] if reference is None else reference.unbind(1))
         )
-        losses, margins = pair_losses(pair, self.config)
+        items = [part.plan.items[index] for index in batch.items]
+        wrong = torch.tensor([1 - item.probability for item in items], dtype=sums.dtype, device=sums.device)
+        losses, margins = pair_losses(pair, self.config, wrong)
         total = sum(batch.weights)
         figures: Figures = {
             "accuracy": (float((weights * pair_wins(margins, torch.zeros_like(margins))).sum()), total),
@@ -205,8 +207,11 @@ class PairObjective(DirectObjective):
         return Reading(losses, -(weights * sums[:, 0]).sum(), figures)
 
 
-def pair_losses(pair: PairLogProbs, config: DpoConfig) -> tuple[Tensor, Tensor]:
-    """The loss named `config.loss` [P], and the margin that it is a function of (of ORPO the log odds ratio)."""
+def pair_losses(pair: PairLogProbs, config: DpoConfig, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss named `config.loss` [P], and the margin that it is a function of (of ORPO the log odds ratio).
+
+    `wrong` [P]: how likely it is that a preference is the other way round, by its record; DPO's loss alone asks for it.
+    """
     beta = config.beta_of_loss
     if config.loss == "simpo":
         chosen, rejected = pair.means()
@@ -216,7 +221,7 @@ def pair_losses(pair: PairLogProbs, config: DpoConfig) -> tuple[Tensor, Tensor]:
     of_means = config.length_normalized or (config.loss == "ipo" and config.ipo_reduction == "mean")
     margins = pair.mean_margins() if of_means else pair.margins()
     losses = {
-        "dpo": lambda: dpo_loss(margins, beta, config.label_smoothing),
+        "dpo": lambda: dpo_loss(margins, beta, wrong + config.label_smoothing * (1 - 2 * wrong)),
         "robust": lambda: robust_loss(margins, beta, config.label_smoothing),
         "hinge": lambda: hinge_loss(margins, beta),
         "ipo": lambda: ipo_loss(margins, beta),
