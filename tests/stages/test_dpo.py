@@ -238,7 +238,7 @@ def test_plain_text_is_continued(tmp_path: Path, pretrain_run: Path) -> None:
     folder = run(config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.001})}))
     assert rows_of(folder)[-1]["accuracy"] == 1
     chats = write(tmp_path / "chats.jsonl", [{**texts[0], "prompt": [{"role": "system", "content": "x"}] * 2}])
-    with pytest.raises(TrineError, match="the prompt is a conversation, and form is text"):
+    with pytest.raises(TrineError, match="the record is a conversation, and form=text reads plain text"):
         run(dpo_config(tmp_path / "chat", pretrain_run, chats, form="text"))
 
 

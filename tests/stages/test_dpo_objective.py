@@ -195,7 +195,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             assert len(alone) == len(together) == 5
             for one, two in zip(alone, together, strict=True):
                 for name in one.keys() - {"seconds", "tokens_per_second"}:
-                    assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (loss, kind, name)
+                    assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), (loss, kind, name)
 
 
 # What each loss is
@@ -313,7 +313,7 @@ def test_a_tie_pulls_the_margin_to_0_and_a_soft_label_to_its_log_odds(tmp_path: 
         pair = PairLogProbs(margins * 10, zero, zero + 1, zero + 1, zero, zero)
         losses, _ = pair_losses(pair, objective.config, torch.tensor([1 - probability]))
         (slope,) = torch.autograd.grad(losses.sum(), margins)
-        assert math.copysign(1, float(slope)) == (1 if 0.3 > expected else -1)
+        assert math.copysign(1, float(slope)) == (1 if expected < 0.3 else -1)
         assert float(gradients(objective, model)["loss"]) == pytest.approx(math.log(2))
 
 
