@@ -298,6 +298,8 @@ def best_of_n(
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
     closed: Literal["line", "end", "as_is"] | None = ...,
     samples: int = ...,
     max_prompts: int = ...,

@@ -22,7 +22,7 @@ def test_likelihoods_stand_beside_the_margin(tmp_path: Path) -> None:
     }  # fmt: skip
     finished(tmp_path, "dpo", {"loss": "kto"}, done, rows)
     best = {
-        "examples": 5, "prompts": 7, "samples": 8, "none_ended": 1, "too_long": 1, "score": {"mean": 0.5}, "nats": 1.204,
+        "examples": 5, "prompts": 7, "samples": 8, "none_ended": 2, "score": {"mean": 0.5}, "nats": 1.204,
         "best_score": {"mean": 1.75},
     }  # fmt: skip
     finished(tmp_path, "best", {}, best)

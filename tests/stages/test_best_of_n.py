@@ -8,11 +8,12 @@ import torch
 
 from tests.conftest import PLAIN_CPU, finetune_config
 from trine.config.best_of_n import BestOfNConfig
-from trine.records import Answer, Example, Message
+from trine.records import Answer, Message
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
-from trine.stages.direct.best_of_n import best_examples, run
+from trine.stages.direct.best_of_n import best_rows, run
 from trine.stages.finetuning import finetune
+from trine.stages.rl.prompts import Prompt
 
 
 def config_of(out: Path, model: Path, prompts: Path, **changes: Any) -> BestOfNConfig:
@@ -30,7 +31,7 @@ def shortness(prompts: list[str], responses: list[str]) -> list[float]:
 def test_it_writes_examples_that_finetune_learns_from(tmp_path: Path, finetune_run: Path, functions_run: Path) -> None:
     folder = run(config_of(tmp_path / "best", finetune_run, functions_run / "train.jsonl"))
     rows, done = read_jsonl(folder / "train.jsonl"), read_json(folder / "done.json")
-    assert len(rows) == done["examples"] == done["prompts"] - done["none_ended"] - done["too_long"] > 0
+    assert len(rows) == done["examples"] == done["prompts"] - done["none_ended"] > 0
     assert all(row["score"] == -len(row["response"]) and row["response"].strip() for row in rows)
     assert done["best_score"]["mean"] > done["score"]["mean"]
     tuned = finetune.run(
@@ -41,16 +42,28 @@ def test_it_writes_examples_that_finetune_learns_from(tmp_path: Path, finetune_r
 
 def test_the_best_is_the_highest_of_those_that_ended() -> None:
     prompt = (Message("user", "?"),)
-    records = [Example(prompt, "a person's", columns={"response": "a person's", "topic": 3}), Example(prompt, "")]
+    columns = {"response": "a person's", "topic": 3}
+    prompts = [Prompt((1,), prompt, columns), Prompt((2,), query="Once")]
     said = [("low", True), ("cut off", False), ("high", True), ("", True), ("also cut", False)] * 2
     answers = [Answer(prompt, text, ended) for text, ended in said]
     scores = torch.tensor([[1.0, 9.0, 2.0, 5.0, 8.0], [1.0, 9.0, 1.0, 5.0, 8.0]])
-    first, second = best_examples(records, answers, scores, 5)
-    assert (first.response, dict(first.columns)) == ("high", {"topic": 3, "score": 2.0})
-    assert second.response == "low"
-    assert best_examples(records[:1], [Answer(prompt, "cut", False)], torch.zeros(1, 1), 1) == []
+    first, second = best_rows(prompts, answers, scores)
+    asked = [{"role": "user", "content": "?"}]
+    assert first == {"prompt": asked, "response": "high", "topic": 3, "score": 2.0}
+    assert second == {"text": "Oncelow", "score": 1.0}
+    assert best_rows(prompts[:1], [Answer(prompt, "cut", False)], torch.zeros(1, 1)) == []
+
+
+def test_texts_are_continued(tmp_path: Path, pretrain_run: Path, functions_run: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "def add(first, second): return first"}\n' * 8)
+    given = {"form": "text", "query_tokens": (2, 4), "max_new_tokens": 96, "samples": 8}
+    folder = run(config_of(tmp_path / "best", pretrain_run, texts, **given))
+    assert all(row["text"].startswith("d") for row in read_jsonl(folder / "train.jsonl"))
+    with pytest.raises(ValueError, match="add form=text"):
+        config_of(tmp_path / "x", pretrain_run, texts, query_tokens=(2, 4))
 
 
 def test_prompts_without_room_are_named(tmp_path: Path, finetune_run: Path, functions_run: Path) -> None:
-    with pytest.raises(TrineError, match=r"no prompt leaves room for max_new_tokens=128 within 128 tokens"):
+    with pytest.raises(TrineError, match=r"no prompt leaves room for an answer"):
         run(config_of(tmp_path / "run", finetune_run, functions_run / "train.jsonl", max_new_tokens=128))

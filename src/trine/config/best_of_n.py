@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from pydantic import model_validator
+
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent, ChangesBits
-from trine.records import Closing
+from trine.records import Closing, Form
 
 
 class BestOfNConfig(StageConfig):
@@ -17,7 +19,12 @@ class BestOfNConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: ByContent[Path]
-    """JSONL of {prompt}; reward functions may ask for the other fields"""
+    """what is answered, in any form that trine ppo reads; reward functions may ask for the other fields"""
+    form: Form = "chat"
+    """chat: prompts are conversations; text: plain text that the answer continues, and the examples are whole texts"""
+    query_tokens: tuple[PositiveInt, ...] = ()
+    """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
+    number between these two that the seed draws for each; empty: all of the text"""
     reward: ByContent[ModelName]
     """any reward, as of trine ppo: reward run or model folder, owner/name on the hub, or package.module:function"""
     closed: Closing | None = None
@@ -33,3 +40,11 @@ class BestOfNConfig(StageConfig):
     """sampling temperature"""
     rows: ChangesBits[PositiveInt] = 256
     """answers generated in parallel; changes speed and memory only"""
+
+    @model_validator(mode="after")
+    def _of_text(self) -> "BestOfNConfig":
+        if self.query_tokens and self.form == "chat":
+            raise ValueError("query_tokens are the first tokens of plain text: add form=text")
+        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
+            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
+        return self

@@ -39,7 +39,7 @@ class DpoConfig(StageConfig):
     """Improve a policy on preferences without sampling: DPO, IPO, KTO, SimPO, ORPO."""
 
     first = (
-        "loss", "beta", "held_out", "epochs", "batch_size", "chosen_weight", "optimizer.learning_rate", "lora.rank",
+        "loss", "beta", "held_out", "epochs", "chosen_weight", "optimizer.learning_rate", "lora.rank",
     )  # fmt: skip
 
     model: ByContent[ModelName]

@@ -80,7 +80,7 @@ def _figures(run: FinishedStage) -> Table:
 
 
 def _account(run: FinishedStage) -> Table:
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = [("preferences learned from", whole(run.results.get("items")))]
     for name, account in (run.results.get("account") or {}).items():
         part = name.replace("_", " ")
         rows += [(f"{part}: records", whole(account["records"])), (f"{part}: kept whole", whole(account["kept"]))]
@@ -124,11 +124,7 @@ def best_of_n_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         for key, label in (("score", "mean score of all samples"), ("best_score", "mean score of the best"))
     ]
     rows.append(("KL of best of n from the policy, nats, at most", number(run.results.get("nats"))))
-    labels = {
-        "examples": "examples",
-        "none_ended": "prompts none of whose samples ended",
-        "too_long": "too long prompts",
-    }
+    labels = {"examples": "examples", "none_ended": "prompts none of whose samples ended"}
     rows += [(label, whole(run.results.get(key))) for key, label in labels.items()]
     row = first_record(run, recipe)
     samples = []
