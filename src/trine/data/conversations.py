@@ -101,6 +101,11 @@ def conversations_of(records: Iterable[tuple[str, Record]], source: str) -> Conv
     return Conversations(tuple(items), forms)
 
 
+def turns_of(form: Form, record: Record, place: str) -> list[Message]:
+    """The messages of a record of `form`, learned or not."""
+    return [message for message, _ in form.turns(record, place)]
+
+
 def _records(path: Path) -> Iterator[tuple[str, Record]]:
     files = [path]
     if path.is_dir():
@@ -295,6 +300,26 @@ def _checked(text: str, field: str, place: str) -> str:
     if not is_unicode(text):
         raise TrineError(f"{place}: field {field!r} is not UTF-8, or has half of a surrogate pair")
     return text
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is a list, as JSON or a table has it."""
+    return _is_list(value)
+
+
+def text_of(record: Record, key: str, place: str, field: str = "") -> str:
+    """The text in a field; `TrineError` naming `place` where it is none. `field`: what to call it."""
+    return _text(record, key, place, field)
+
+
+def messages_of(record: Record, field: str, place: str) -> list[Message]:
+    """The messages in a field, as OpenAI or ShareGPT write them."""
+    return [message for message, _ in _turns(record, field, place)]
+
+
+def message_of(value: Any, field: str, place: str) -> Message:
+    """One message, in either form."""
+    return _turn(value, field, place, otherwise=True)[0]
 
 
 # The first that fits is taken. Of TRL's unpaired preferences (prompt, completion, label) half are bad answers.
