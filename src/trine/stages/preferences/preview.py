@@ -7,7 +7,6 @@ that is real, and where it stops rising is how much KL to spend.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from trine.catalog.rewards import open_reward
 from trine.config.preview import PreviewConfig
-from trine.data.files import read_records
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
@@ -26,9 +24,8 @@ from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar, say
 from trine.runtime.seeds import derive_seed, generator_for
 from trine.stages.preferences.preview_figures import Scores, preview_figures
-from trine.stages.rl.prompts import read_prompts
-from trine.tokenizer.chat_format import Chat
-from trine.tokenizer.text_format import TextFormat, answer_format
+from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.tokenizer.text_format import answer_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.stage_run import StageRun, stage_run
 
@@ -61,63 +58,27 @@ def sampled_answers(policy: Transformer, tokenizer: Tokenizer, config: PreviewCo
     """`samples` answers to each of the chosen prompts."""
     form = answer_format(tokenizer, config.form)
     room = policy.config.context - config.max_new_tokens
-    prompts = _text_prompts(form, room, config) if isinstance(form, TextFormat) else _chat_prompts(form, room, config)
-    chosen = _chosen(prompts, config)
-    say(f"preview: {len(chosen)} prompts, {config.samples} answers each")
+    prompts = _chosen(read_prompts(config.prompts, form, room, config.query_tokens, config.seed), config)
+    say(f"preview: {len(prompts)} prompts, {config.samples} answers each")
     sampling = Sampling(
         config.max_new_tokens, config.temperature, derive_seed(config.seed, "preview"), eos_ids=form.end_ids
     )
-    with progress_bar("sampling", len(chosen) * config.samples) as bar:
-        engine = Engine(policy, rows=min(config.rows, len(chosen) * config.samples))
-        rollouts = engine.generate(
-            [prompt.prompt_ids for prompt in chosen], sampling, samples=config.samples, on_finished=bar.advance_or_stop
+    count = len(prompts) * config.samples
+    with progress_bar("sampling", count) as bar:
+        rollouts = Engine(policy, rows=min(config.rows, count)).generate(
+            [prompt.ids for prompt in prompts], sampling, samples=config.samples, on_finished=bar.advance_or_stop
         )
-    answers = [
-        replace(
-            chosen[rollout.prompt_index], response=form.text(rollout.response_ids), ended=rollout.ended,
-            response_ids=rollout.response_ids, prompt_index=rollout.prompt_index,
-        )
-        for rollout in rollouts
-    ]  # fmt: skip
-    return [answers[start : start + config.samples] for start in range(0, len(answers), config.samples)]
+    answers = [prompts[rollout.prompt_index].answer(rollout, form) for rollout in rollouts]
+    return [answers[start : start + config.samples] for start in range(0, count, config.samples)]
 
 
-def _chosen(prompts: Sequence[Answer], config: PreviewConfig) -> list[Answer]:
+def _chosen(prompts: Sequence[Prompt], config: PreviewConfig) -> list[Prompt]:
     """At most `max_prompts` different ones, chosen by seed: an answer to a prompt that stands twice is no other's."""
-    different = list({prompt.prompt_ids: prompt for prompt in prompts}.values())
+    different = list({prompt.ids: prompt for prompt in prompts}.values())
     if not config.max_prompts or len(different) <= config.max_prompts:
         return different
     order = generator_for(config.seed, "preview prompts").permutation(len(different))[: config.max_prompts]
     return [different[place] for place in sorted(order.tolist())]
-
-
-def _chat_prompts(chat: Chat, max_prompt_tokens: int, config: PreviewConfig) -> list[Answer]:
-    """Conversations to be answered, as answers that are still empty."""
-    prompts = read_prompts(config.prompts, chat, max_prompt_tokens)
-    known = chat.tokenizer.fingerprint
-    return [Answer(prompt.messages, "", True, prompt.ids, (), known, prompt.columns) for prompt in prompts]
-
-
-def _text_prompts(form: TextFormat, max_prompt_tokens: int, config: PreviewConfig) -> list[Answer]:
-    """Plain texts to be continued."""
-    found = []
-    for place, row in read_records(config.prompts, ()):
-        text = row.get("text", row.get("prompt"))
-        if not isinstance(text, str):
-            raise TrineError(f"{place}: with form=text a prompt is a record with `text`, or `prompt`, a string")
-        columns = {key: value for key, value in row.items() if key not in ("text", "prompt")}
-        found.append(
-            Answer((), "", True, tuple(form.query_ids(text)), (), form.tokenizer.fingerprint, columns, query=text)
-        )
-    fitting = [prompt for prompt in found if 0 < len(prompt.prompt_ids) <= max_prompt_tokens]
-    if not fitting:
-        raise TrineError(
-            f"{config.prompts}: none of {len(found)} texts leaves room for an answer: lower max_new_tokens, or shorten "
-            "the texts"
-        )
-    if len(fitting) < len(found):
-        say(f"{len(found) - len(fitting)} of {len(found)} texts are empty or too long and left out")
-    return fitting
 
 
 def _scored(
