@@ -275,7 +275,11 @@ def ranked(count: int = 200, tied: bool = False) -> list[tuple[Judgement, Sequen
     qualities = [2.0, 1.9, 0.0, -1.0] if tied else [3.0, 1.0, 0.0, -1.0]
     return [
         (
-            Judgement((Message("user", f"q{n}"),), tuple(answer(5 + k, f"{n}{k}") for k in range(4)), ranking=ranking),
+            Judgement(
+                (Message("user", f"q{n}"),),
+                tuple(answer(5 + (7 * n + 5 * k) % 11, f"{n}{k}") for k in range(4)),
+                ranking=ranking,
+            ),
             qualities,
         )
         for n in range(count)
