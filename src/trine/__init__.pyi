@@ -99,6 +99,19 @@ def functions(
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
+def split(
+    out: _Path,
+    records: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    parts: Mapping[str, float] = ...,
+    by: str | None = ...,
+    max_records: int = ...,
+) -> Result:
+    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
+
 def finetune(
     out: _Path,
     model: _Path,

@@ -17,6 +17,7 @@ from trine.config.preview import PreviewConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
+from trine.config.split import SplitConfig
 from trine.config.text import FunctionsConfig, PretrainConfig, ShardsConfig, TokenizerConfig
 from trine.config.values import kind_of
 from trine.training.run_record import Change, changes, record_of
@@ -33,6 +34,7 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
@@ -76,6 +78,7 @@ KINDS: dict[str, dict[str, str]] = {
     },
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
         ("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward"), "BY_CONTENT"
     ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
