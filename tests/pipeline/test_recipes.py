@@ -104,7 +104,7 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
         load(text, tmp_path)
 
 
-INPUTS = {
+GIVEN = {
     "gpt1-reviews": ["reviews=r.jsonl"],
     "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
 }
@@ -113,7 +113,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
-    recipe = load_recipe(name, OUT, 0, None, overrides=INPUTS.get(name, ()))
+    recipe = load_recipe(name, OUT, 0, None, overrides=GIVEN.get(name, ()))
     makes = PretrainConfig | ControlConfig | FinetuneConfig | PpoConfig | EvaluateConfig
     assert [step for step in recipe.steps if isinstance(step.config, makes)]
 

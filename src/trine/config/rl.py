@@ -49,7 +49,7 @@ class KlConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
+    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show")
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""

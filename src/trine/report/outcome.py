@@ -67,7 +67,7 @@ def rewards_table(run: FinishedStage) -> Table:
     )
     if any("half the score" in row[0] for row in rows):
         caption += (
-            " Where a score is the log-odds of a label, above 0 is judged positive, and half the score is about the "
+            " Where a score is the log-odds of a label, above 0 is called positive, and half the score is about the "
             "positive logit of a classifier with two logits, which is what is often averaged."
         )
     return Table(
