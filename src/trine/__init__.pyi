@@ -100,6 +100,19 @@ def functions(
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
+def split(
+    out: _Path,
+    records: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    parts: Mapping[str, float] = ...,
+    by: str | None = ...,
+    max_records: int = ...,
+) -> Result:
+    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
+
 def finetune(
     out: _Path,
     model: _Path,
@@ -383,6 +396,10 @@ def evaluate(
     reward: _Path | None = ...,
     held_out_reward: _Path | None = ...,
     prompts: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    max_prompts: int = ...,
+    stop_strings: Sequence[str] = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,

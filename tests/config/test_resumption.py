@@ -19,6 +19,7 @@ from trine.config.preview import PreviewConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
+from trine.config.split import SplitConfig
 from trine.config.text import FunctionsConfig, PretrainConfig, ShardsConfig, TokenizerConfig
 from trine.config.values import kind_of
 from trine.training.run_record import Change, changes, record_of
@@ -35,6 +36,7 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
     "best_of_n": BestOfNConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
@@ -80,6 +82,7 @@ KINDS: dict[str, dict[str, str]] = {
     },
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
         ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
         "BY_CONTENT",

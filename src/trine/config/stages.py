@@ -48,6 +48,16 @@ BUILT_IN = (
         sections=("trine.report.data_sections:functions_section",),
     ),
     Stage(
+        name="split",
+        help="divide texts with labels into parts without a common group",
+        config="trine.config.split:SplitConfig",
+        run="trine.stages.tasks.split:run",
+        outputs=("parts",),
+        makes="texts",
+        overview="trine.report.overview:split",
+        sections=("trine.report.data_sections:split_section",),
+    ),
+    Stage(
         name="finetune",
         help="fine-tune a model on conversations",
         config="trine.config.finetuning:FinetuneConfig",
