@@ -17,6 +17,7 @@ from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.rl import CriticTrainingConfig as CriticTrainingConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
@@ -245,16 +246,33 @@ def ppo(
     closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
     value_head: Literal["zero", "fitted"] = ...,
+    critic_model: _Path | None = ...,
     critic_warmup: int = ...,
+    critic_training: CriticTrainingConfig | Mapping[str, Any] = ...,
     iterations: int = ...,
     batch_size: int = ...,
+    samples_per_prompt: int = ...,
     minibatch_size: int = ...,
     micro_batch_size: int = ...,
+    recompute_blocks: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    reward_overlap: int = ...,
+    early_stop_kl: float | None = ...,
+    old_log_probs: Literal["trainer", "engine", "corrected"] = ...,
+    importance_cap: float = ...,
+    return_lambda: float | None = ...,
     max_new_tokens: int = ...,
     stop_strings: Sequence[str] = ...,
     temperature: float = ...,
     missing_eos_penalty: float = ...,
+    penalty_unit: Literal["score", "deviation"] = ...,
     missing_eos_score: float | None = ...,
+    score_scaling: Literal["none", "scale", "normalize"] = ...,
+    score_clip: float | None = ...,
+    held_out: _Path | None = ...,
+    held_out_size: int = ...,
+    keep_best: bool = ...,
+    best_max_kl: float | None = ...,
     held_out_reward: _Path | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,

@@ -84,10 +84,14 @@ KINDS: dict[str, dict[str, str]] = {
     | {"rows": "CHANGES_BITS"},
     "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward"), "BY_CONTENT"
-    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
-        "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
-    },
+        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
+        "BY_CONTENT",
+    ) | dict.fromkeys(
+        (
+            "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",
+            "recompute_blocks",
+        ), "MAY_CHANGE",
+    ) | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS") | {"iterations": "EXTENDS"},
     "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "share_prompt": "CHANGES_BITS",
         "parallel": "CHANGES_BITS",
