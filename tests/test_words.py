@@ -17,7 +17,7 @@ INSTEAD = {
     r"\bDrawn\b|\bdrawn (token|action|policy|and|/|with)": "sampled",
     r"(?i)likeliest": "most likely; greedy; deterministic policy",
     r"(?i)(?<!not )\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
-    r"(?i)\bjudge[sd]?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
+    r"(?i)\bjudges?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
     r"(?i)\bcomparisons?\b|\bstages?[.:] ?compare\b|`compare`": "preferences, preference pairs",
     r"\bcutting\b(?! of)": "packing",
     r"\blam\b": "gae_lambda",
@@ -49,7 +49,6 @@ EXCEPT = (
     ("src/trine/data/judgements.py", "judge", "the same, in a file"),
     ("src/trine/data/judgement_forms.py", "judge", "the same, in a file"),
     ("src/trine/data/judgement_texts.py", "judge", "the same, in a file"),
-    ("src/trine/", "Judged", "a judgement beside the scores of its answers"),
 )
 
 
