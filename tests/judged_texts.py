@@ -20,7 +20,10 @@ class Texts:
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         words = [tokenizer.token_bytes[place].decode("latin1") for place in range(len(tokenizer.token_bytes))]
         found = [word for word in words if word[:1] == " " and word[1:].isalpha() and len(tokenizer.encode(word)) == 1]
-        self.good, self.bad, self.others = found[0:4], found[4:8], found[8:12]
+        # Fragments and whole words lie apart in a pretrained model: each kind finds good what the one before finds bad.
+        self.good = [found[0], found[4], found[2], found[6]]
+        self.bad = [found[5], found[1], found[7], found[3]]
+        self.others = found[8:12]
         self.random = np.random.default_rng(seed)
 
     def text(self, kind: str) -> str:
@@ -51,7 +54,11 @@ class Texts:
     def rankings(self, number: int) -> Record:
         """Of four answers, tied where they have the same level."""
         answers = [self.text("rankings") for _ in range(4)]
-        return {"prompt": f"r{number}", "answers": answers, "scores": [self.level(each, "rankings") for each in answers]}
+        return {
+            "prompt": f"r{number}",
+            "answers": answers,
+            "scores": [self.level(each, "rankings") for each in answers],
+        }
 
     def write(self, folder: Path, count: int, kinds: Sequence[str] = KINDS) -> dict[str, Path]:
         folder.mkdir(exist_ok=True)

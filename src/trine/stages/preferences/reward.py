@@ -21,7 +21,6 @@ from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import Answer, Form, Judgement
 from trine.rewards.closing import closing_of
-from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.stages.preferences.normalization import Normalization, normalize
@@ -32,7 +31,7 @@ from trine.stages.preferences.reward_records import RewardRecords, read_reward_r
 from trine.stages.preferences.reward_report import report_on
 from trine.tokenizer.text_format import answer_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.parallel import is_sharded, parallelise, whole_weights
+from trine.training.parallel import parallelise
 from trine.training.stage_run import StageRun, stage_run
 
 
@@ -54,7 +53,7 @@ class Prepared:
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
     world = stage.world
-    _check_processes(config, world)
+    world.share(config.batch_size, "batch_size")
     with world.main_first(f"records of {stage.path}"):  # the main process downloads, the others find it there
         records = read_reward_records(config)
     with world.main_first(f"opening of {stage.path}"):
@@ -64,7 +63,7 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     model = _with_head(trunk, config.seed).to(stage.hardware.device)
     _set_reading(model, tokenizer, records, config)
     prepared = prepare(records, model, tokenizer, config)
-    parallel = parallelise(AnswerScores(model), list(trunk.blocks), world, config.parallel)
+    parallel = parallelise(AnswerScores(model), list(trunk.blocks), world, "ddp")
     elements = batch_elements(prepared.items, prepared.train, records.alone)
     objective = RewardObjective(
         model, prepared.items, prepared.held_out, config, elements=elements, parallel=parallel
@@ -72,20 +71,12 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     steps = max(1, round(config.epochs * objective.steps_per_epoch))
     say(f"reward: {in_words(prepared)}, {steps} steps")
     results = stage.train(config, objective, model, trunk.config, steps, parallel)
-    whole = whole_score_model(model)
     with world.main_first(f"model of {stage.path}"):
         if world.is_main:
-            scale = _finish(config, stage, whole, tokenizer, records)
+            scale = _finish(config, stage, model, tokenizer, records)
             results |= report_on(prepared.items, objective.judged, tokenizer.vocab_size, scale)
             results |= {"normalization": asdict(scale)}
-    return results | described(prepared, whole)
-
-
-def _check_processes(config: RewardConfig, world: World) -> None:
-    """Raise `TrineError` for what several processes cannot do."""
-    world.share(config.batch_size, "batch_size")
-    if world.size > 1 and config.parallel == "fsdp" and config.lora.rank:
-        raise TrineError("parallel=fsdp shards all weights, of which adapters train a few; take parallel=ddp")
+    return results | described(prepared, model)
 
 
 def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
@@ -153,16 +144,6 @@ def in_words(prepared: Prepared) -> str:
     counts = ", ".join(f"{count} {plurals[kind]}" for kind, count in counted(prepared.train).items())
     account = ", ".join(f"{count} {what}" for what, count in prepared.account["train"].items() if count)
     return f"{counts}{f' ({account})' if account else ''}, {len(prepared.held_out)} held out"
-
-
-def whole_score_model(model: ScoreModel) -> ScoreModel:
-    """`model` as one process uses it: itself, or one on the CPU with all weights where it is sharded."""
-    if not any(is_sharded(parameter) for parameter in model.parameters()):
-        return model
-    copy = ScoreModel(Transformer(model.trunk.config, model.trunk.compute_dtype))
-    copy.load_state_dict(whole_weights(model))
-    copy.reads_as(model)
-    return copy
 
 
 def _finish(
