@@ -2,7 +2,8 @@
 et al. 2022).
 
 The five steps of an iteration are `RolloutObjective.start_iteration`; here is what makes them PPO: advantages by GAE
-against a critic, KL to the reference as a price on every token, clipped updates of policy and values.
+against a critic, KL to the reference as a price on every token, clipped updates of policy and values. GRPO, RLOO and
+REINFORCE++ are the same run with the advantages of `groups.py` and no critic.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
 from trine.algorithms.ppo import truncation
+from trine.algorithms.text_groups import sequence_log_ratios
 from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.catalog.loading import open_score_model
@@ -34,6 +36,7 @@ from trine.runtime.seeds import derive_seed
 from trine.stages.language_modelling import whole_model
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
+from trine.stages.rl.groups import advantages_without_critic, groups_of
 from trine.stages.rl.held_out import HeldOut
 from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
@@ -52,8 +55,11 @@ class PpoObjective(RolloutObjective):
     def advantages(
         self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By GAE, of the tokens' rewards."""
+        """By GAE, of the tokens' rewards; or against the group. Without a critic there are no returns."""
         config, rewards = self.config, self.token_rewards(scores, figures, mask)
+        if config.advantage != "gae":
+            advantages = advantages_without_critic(rewards, groups_of(rollouts), mask, config)
+            return advantages, torch.zeros_like(advantages)
         return gae_of_responses(
             rewards, figures.old_values, mask,
             gamma=config.gamma, gae_lambda=config.gae_lambda, return_lambda=config.return_lambda,
@@ -61,16 +67,19 @@ class PpoObjective(RolloutObjective):
 
     def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
         """Clipped policy loss, value loss, entropy bonus, and the KL penalty where it is asked for in the loss."""
-        config, advantages = self.config, batch.advantages
+        config, advantages, now = self.config, batch.weights * batch.advantages, log_probs
+        if config.ratio == "sequence":
+            apart = sequence_log_ratios(log_probs - batch.old_log_probs, batch.owners, batch.responses)
+            now = batch.old_log_probs + apart
         if config.old_log_probs == "corrected":
             advantages = batch.importance * advantages
         if config.old_log_probs == "engine":
             advantages = truncation(log_probs, batch.old_log_probs, config.importance_cap) * advantages
-        terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
+        terms = policy_terms(now, entropy, batch.old_log_probs, advantages, config)
         terms["value"] = value_term(values, batch.old_values, batch.returns, config)
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, batch.old_log_probs, batch.reference_log_probs, config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient)
+            terms["kl_loss"] = Term((batch.weights * penalty).sum(), self.kl_coefficient)
         return terms
 
 
@@ -133,7 +142,7 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
         if world.is_main:
             finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
             merge_lora(whole)  # a critic of its own has adapters too
-            write_policy(stage, whole, chat)
+            write_policy(stage, whole, chat, has_critic=objective.needs_critic)
     return results | {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
 
 
@@ -180,7 +189,9 @@ def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> Poli
         begun = ScoreModel(open_score_model(config.reward, stage.hardware)[0].trunk)
     else:
         policy.recompute_blocks = config.recompute_blocks
-        return PolicyWithValue(policy)
+        model = PolicyWithValue(policy)
+        model.value_head.requires_grad_(config.advantage == "gae")
+        return model
     begin_lora(begun.trunk, config.lora, derive_seed(config.seed, "critic"))
     model = PolicyWithValue(policy, begun.trunk)
     model.value_head, model.value_offset = begun.head, begun.offset
@@ -199,8 +210,8 @@ def whole_networks(model: PolicyWithValue) -> PolicyWithValue:
     return whole
 
 
-def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat) -> None:
-    """Write `policy/` and `critic/`: the value head, on the policy's trunk where they share one."""
+def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat, *, has_critic: bool) -> None:
+    """Write `policy/`, and where there is one `critic/`: the value head, on the policy's trunk where they share one."""
     critic, pad = ScoreModel(model.critic or model.policy), chat.tokenizer.pad
     critic.head, critic.offset = model.value_head, model.value_offset
     stage.write_model(
@@ -208,4 +219,6 @@ def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat) -> None:
         chat.tokenizer,
         lambda folder: save_model(model.policy, folder, eos_token_id=list(chat.end_ids), pad_token_id=pad),
     )
+    if not has_critic:
+        return
     stage.write_model("critic", chat.tokenizer, lambda folder: save_score_model(critic, folder, pad_token_id=pad))
