@@ -1,6 +1,7 @@
 """Several processes train as one does: each samples its share, whole groups, and learns its share of a minibatch."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import PLAIN_CPU
-from tests.several_processes import in_processes
+from tests.several_processes import free_port, in_processes
 from tests.stages import test_ppo_noticed
 from trine.config.base import LoopConfig
 from trine.config.lora import LoraConfig
 from trine.config.rl import KlConfig, PpoConfig
 from trine.runtime.errors import TrineError
+from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.rl import ppo
 
 start = test_ppo_noticed.start
@@ -22,24 +24,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "shared": {"critic": "shared", "samples_per_prompt": 2, "kl": KlConfig(coefficient=0.1, in_loss="k3")},
     "own critic": {
         "critic": "policy", "critic_warmup": 1, "critic_training": {"epochs": 3, "learning_rate": 3e-4},
-        "value_head": "fitted", "reward_overlap": 2,
+        "value_head": "fitted", "reward_overlap": 2, "lora": LoraConfig(rank=2), "held_out_size": 3,
     },
-    "lora": {"critic": "policy", "lora": LoraConfig(rank=2), "held_out_size": 3},
 }  # fmt: skip
 
 
 def config(start: Path, out: Path, **changes: Any) -> PpoConfig:
     settings: dict[str, Any] = {
         "out": out, "model": str(start), "prompts": start / "prompts.jsonl",
-        "reward": "tests.stages.test_ppo_noticed:spread", "iterations": 3, "batch_size": 8, "minibatch_size": 4,
+        "reward": "tests.stages.test_ppo_noticed:spread", "iterations": 2, "batch_size": 8, "minibatch_size": 4,
         "micro_batch_size": 2, "max_new_tokens": 8, "held_out": start / "prompts.jsonl", "hardware": PLAIN_CPU,
         "loop": LoopConfig(save_every=0, evaluate_every=5),
     }  # fmt: skip
     return PpoConfig(**settings | changes)
 
 
-def train_all(configs: list[PpoConfig]) -> None:
-    for each in configs:
+def train_all(configs: list[PpoConfig], ports: list[int]) -> None:
+    """Each run opens its own world."""
+    for each, port in zip(configs, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         ppo.run(each)
 
 
@@ -69,7 +72,7 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
         for name, changes in SETTINGS.items()
         for parallel in ("ddp", "fsdp")
     ]
-    assert in_processes(2, train_all, together) == [None, None]
+    assert in_processes(2, train_all, together, [free_port() for _ in together]) == [None, None]
     for each in together:
         assert_same_run(each.out, tmp_path / each.out.name.rpartition(" ")[0])
         first = figures(each.out)[0]
@@ -77,10 +80,8 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
         assert first["engine_difference"] < 1e-5
 
 
-def stop_within_an_iteration(configs: list[PpoConfig]) -> None:
+def stop_within_an_iteration(config: PpoConfig) -> None:
     """One optimizer step after the second iteration's first."""
-    from trine.runtime.signals import Interrupted, stop_request
-
     batches = ppo.PpoObjective.batches
 
     def stopping(self: ppo.PpoObjective, step: int) -> Any:
@@ -89,22 +90,18 @@ def stop_within_an_iteration(configs: list[PpoConfig]) -> None:
         return batches(self, step)
 
     ppo.PpoObjective.batches = stopping  # type: ignore[method-assign]
-    for each in configs:
-        with pytest.raises(Interrupted):
-            ppo.run(each)
-        stop_request.received = None
+    ppo.run(config)
 
 
 def test_what_two_processes_sampled_is_learned_from_by_one(start: Path, tmp_path: Path) -> None:
     """A checkpoint within an iteration holds the whole iteration, whoever sampled it."""
-    changes = SETTINGS["shared"]
-    ppo.run(config(start, tmp_path / "straight", **changes))
-    written = [config(start, tmp_path / kind, parallel=kind, **changes) for kind in ("ddp", "fsdp")]
-    assert in_processes(2, stop_within_an_iteration, written) == [None, None]
-    for each in written:
-        assert (each.out / "checkpoints" / "step-00000005").is_dir()
-        ppo.run(each)
-        assert_same_run(each.out, tmp_path / "straight")
+    run = config(start, tmp_path / "run", parallel="fsdp", **SETTINGS["shared"])
+    (kind, _), _ = in_processes(2, stop_within_an_iteration, run)
+    assert kind == Interrupted.__name__
+    assert (run.out / "checkpoints" / "step-00000005").is_dir()
+    ppo.run(run)
+    ppo.run(config(start, tmp_path / "straight", **SETTINGS["shared"]))
+    assert_same_run(run.out, tmp_path / "straight")
 
 
 @pytest.mark.parametrize(

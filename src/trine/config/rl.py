@@ -93,7 +93,7 @@ class GroupsConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank")
+    first = ("iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
@@ -192,14 +192,23 @@ class PpoConfig(PolicyGradientConfig):
     held_out: ByContent[Path | None] = None
     """prompts that are never trained on, in the form of `prompts`: at every evaluation (loop.evaluate_every, and the
     end) the policy answers them, and score and KL are logged as held_out/score and held_out/kl"""
-    held_out_reward: ByContent[ModelName | None] = None
-    """a second reward, which nothing is trained on, named as reward is; null: reward scores held-out responses too"""
     held_out_size: PositiveInt = 64
     """the most held-out prompts of an evaluation, the first ones"""
     keep_best: bool = False
     """with held_out: keep the policy of the evaluation with the best held-out score, as best/"""
     best_max_kl: PositiveFloat | None = None
     """with keep_best: only of evaluations whose KL to the reference is at most so many nats a response"""
+    held_out_reward: ByContent[ModelName | None] = None
+    """a second reward, named as reward is, which nothing is trained on: it scores the same responses, and an alarm
+    tells when it falls while the reward rises; it scores the responses to `held_out` too, in place of the reward"""
+    held_out_every: MayChange[PositiveInt] = 1
+    """with held_out_reward: iterations from one scoring by it to the next"""
+    samples_every: MayChange[NonNegativeInt] = 10
+    """iterations from one table of samples (samples.jsonl, and in the report) to the next; 0: none"""
+    sample_count: MayChange[NonNegativeInt] = 4
+    """responses in a table of samples: the first of the iteration"""
+    show: MayChange[NonNegativeInt] = 0
+    """follow this many samples through one update, token by token, print that and exit; nothing is written"""
     kl: KlConfig = KlConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -211,6 +220,12 @@ class PpoConfig(PolicyGradientConfig):
     def own_critic(self) -> bool:
         """Whether the critic has a trunk of its own."""
         return self.critic != "shared" or self.critic_model is not None
+
+    @property
+    def trains_critic_alone(self) -> bool:
+        """Whether there are updates that leave policy or critic as it is."""
+        several = self.critic_training.epochs not in (None, self.epochs)
+        return self.own_critic and (several or self.critic_warmup > 0 or self.early_stop_kl is not None)
 
     @property
     def steps_per_iteration(self) -> int:

@@ -85,6 +85,13 @@ def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World)
     return module
 
 
+def reshard(module: nn.Module | None) -> None:
+    """Make the parameters of an FSDP module shards again, which a forward pass leaves gathered: before they are set."""
+    to_shards: Any = getattr(module, "reshard", None)
+    if to_shards is not None:
+        to_shards()
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Whether `tensor` is sharded over the processes."""
     return hasattr(tensor, "full_tensor")

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.algorithms.masked import explained_variance, masked_mean
 from trine.algorithms.text_groups import Aggregation, token_weights
-from trine.algorithms.text_statistics import mean_median_deviation
 from trine.data.packing import pad
 from trine.records import Answer, Rollout
 from trine.stages.rl.exchange import rollouts_as_bytes, rollouts_from_bytes
@@ -158,21 +156,3 @@ def final_scores(
     if missing_eos_score is not None:
         scores = torch.where(cut, missing_eos_score, scores)
     return torch.where(cut, scores - missing_eos_penalty, scores)
-
-
-def rollout_statistics(experience: Experience) -> dict[str, float]:
-    """What to watch of an iteration; every mean is over responses, or over response tokens."""
-    scored = experience.scores[~experience.scores.isnan()]
-    scores, mask = mean_median_deviation(scored.tolist()), experience.mask
-    log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
-    difference = (padded_log_probs(experience.rollouts, mask) - experience.old_log_probs).abs()
-    return {
-        "score": scores["mean"],
-        "score_median": scores["median"],
-        "score_deviation": scores["deviation"],
-        "kl": float(log_ratios.double().sum(1).mean()),
-        "length": float(mask.sum(1).float().mean()),
-        "ended_share": sum(rollout.ended for rollout in experience.rollouts) / len(experience.rollouts),
-        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
-        "engine_difference": float(masked_mean(difference, mask)),
-    }

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trine.catalog.rewards import open_reward
 from trine.config.rl import PpoConfig
 from trine.model.folder import save_model
 from trine.records import Answer, Rollout
+from trine.rewards.base import Reward
 from trine.runtime.files import read_json, write_json
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
@@ -32,11 +32,9 @@ SCORE, KL = "held_out/score", "held_out/kl"
 class HeldOut:
     """Called at every evaluation, in every process: each answers its share of the prompts; returns the figures."""
 
-    def __init__(self, config: PpoConfig, stage: StageRun, objective: "RolloutObjective") -> None:
+    def __init__(self, config: PpoConfig, stage: StageRun, objective: "RolloutObjective", reward: Reward) -> None:
         assert config.held_out is not None
-        self.config, self.stage, self.objective = config, stage, objective
-        other = config.held_out_reward
-        self.reward = objective.reward if other is None else open_reward(other, stage.hardware)
+        self.config, self.stage, self.objective, self.reward = config, stage, objective, reward
         room = objective.model.policy.config.context - config.max_new_tokens
         self.prompts = read_prompts(config.held_out, objective.chat, room)[: config.held_out_size]
 

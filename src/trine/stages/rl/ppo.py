@@ -38,6 +38,7 @@ from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
 from trine.stages.rl.groups import advantages_without_critic, groups_of
 from trine.stages.rl.held_out import HeldOut
+from trine.stages.rl.observations import Observer
 from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.stages.rl.token_pass import TokenPass
@@ -130,10 +131,12 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
         _check_reads(reward, config, prompts, chat)
     blocks = [*policy.blocks, *(model.critic.blocks if model.critic is not None else ())]
     module = TokenPass(model, config.temperature)
-    parallel = parallelise(module, blocks, world, config.parallel, partly_used=config.own_critic)
+    parallel = parallelise(module, blocks, world, config.parallel, partly_used=config.trains_critic_alone)
     objective = PpoObjective(model, reference, reward, prompts, chat, config, parallel)
+    second = open_reward(config.held_out_reward, stage.hardware, config.closed) if config.held_out_reward else None
+    objective.observer = Observer(config, held_out=second, folder=stage.folder, world=world)
     if config.held_out is not None:
-        objective.held_out = HeldOut(config, stage, objective)
+        objective.held_out = HeldOut(config, stage, objective, second or reward)
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     results = stage.train(config, objective, model, policy.config, steps, parallel, critic_apart(config, model))
@@ -201,7 +204,7 @@ def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> Poli
 
 def whole_networks(model: PolicyWithValue) -> PolicyWithValue:
     """`model` as one process uses it: itself, or a whole copy where it is sharded; every process calls this."""
-    if not is_sharded(model.value_head.weight):
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
         return model
     whole = PolicyWithValue(whole_model(model.policy), None if model.critic is None else whole_model(model.critic))
     whole.value_offset = model.value_offset

@@ -35,6 +35,7 @@ from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import generator_for
+from trine.stages.policy_gradient import POLICY_TERMS
 from trine.stages.rl.exchange import sum_over_processes
 from trine.stages.rl.experience import (
     Experience,
@@ -46,9 +47,9 @@ from trine.stages.rl.experience import (
     pad_rollouts,
     padded_log_probs,
     response_mask,
-    rollout_statistics,
 )
 from trine.stages.rl.groups import learned_responses
+from trine.stages.rl.observations import Observer
 from trine.stages.rl.phases import Phases
 from trine.stages.rl.prompts import Prompt
 from trine.stages.rl.resampling import resampled
@@ -59,7 +60,7 @@ from trine.stages.rl.shaping import paid_scores
 from trine.stages.rl.token_pass import Part, TokenPass, token_outputs
 from trine.tokenizer.chat_format import Chat
 from trine.training.iterations import IterationObjective
-from trine.training.parallel import Parallel, is_sharded, shard_like
+from trine.training.parallel import Parallel, is_sharded, reshard, shard_like
 
 
 class RolloutObjective(IterationObjective[list[int]]):
@@ -93,6 +94,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.needs_critic = config.advantage == "gae"
         self.iteration = self._resampled = 0
         self._part: Part = "both"
+        self.observer = Observer(config)
         self._experience: Experience | None = None
 
     # What an algorithm decides
@@ -205,6 +207,7 @@ class RolloutObjective(IterationObjective[list[int]]):
             padded = self.pad(rollouts[start : start + size])
             hidden.append(self._run(padded, "value_hidden")[0].float().cpu())
             targets.append(scores[padded.rows.cpu() + start])
+        reshard(self.module)
         weight = self.model.value_head.weight
         found = ridge_regression(torch.cat(hidden), torch.cat(targets)).expand(weight.shape).to(self.device)
         weight.copy_(shard_like(found, weight) if is_sharded(weight) else found)
@@ -249,15 +252,15 @@ class RolloutObjective(IterationObjective[list[int]]):
     def counts(self, batch: list[int]) -> dict[str, float]:
         learned, config = self.experience.learned[batch], self.config
         weighted = aggregation_count(learned, config.aggregation, config.max_new_tokens)
-        tokens = ("value", "entropy", "clip_fraction", "approximate_kl")
-        return {**dict.fromkeys(tokens, float(learned.sum())), "policy": weighted, "kl_loss": weighted}
+        tokens = dict.fromkeys((*POLICY_TERMS, "value"), float(learned.sum()))
+        return {**tokens, "policy": weighted, "kl_loss": weighted}
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         padded = self.pad([self.experience.rollouts[row] for row in batch])
         update = self.experience.update_batch(batch, self.device, self.config.aggregation)
-        log_probs, entropy, values = (
-            self.experience.learned_of(batch, flat) for flat in self._forward(padded, self._part)
-        )
+        found = self._forward(padded, self._part)
+        self.observer.update(batch, found[0].detach(), found[2].detach())
+        log_probs, entropy, values = (self.experience.learned_of(batch, flat) for flat in found)
         terms = self.loss(log_probs, entropy, values, update)
         if self._part == "critic":
             return {"value": terms["value"]}
@@ -332,11 +335,13 @@ class RolloutObjective(IterationObjective[list[int]]):
         return True
 
     def state(self) -> dict[str, Any]:
-        return {**self.running.state(self.accepted), "updates": self.updates}
+        seen = {"updates": self.updates, "observer": self.observer.state()}
+        return self.running.state(self.accepted) | seen
 
     def restore(self, state: dict[str, Any]) -> None:
         self.running.restore(state)
         self.updates = list(state.get("updates", self.updates))
+        self.observer.restore(state.get("observer", {}))
 
     def tensors(self, step: int) -> dict[str, Tensor]:
         """Within an iteration, what it learns from."""
@@ -359,7 +364,7 @@ class RolloutObjective(IterationObjective[list[int]]):
     def _observe(self, iteration: int) -> None:
         """Note the iteration's figures; the KL coefficient and the critic's warm-up follow them."""
         experience = self.experience
-        self.observed = {"iteration": float(iteration), **rollout_statistics(experience)}
+        self.observed = {"iteration": float(iteration), **self.observer.iteration(iteration, experience, self.reward)}
         self.observed["kl_coefficient"] = self.kl_coefficient
         if self.config.groups.equal == "resample":
             self.observed["resampled_groups"] = float(self._resampled)
