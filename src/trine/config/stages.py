@@ -1,10 +1,24 @@
 """The stages that come with Trine, each described once, in the order of `trine --help` and of the report's sections."""
 
+from dataclasses import replace
+
 from trine.config.stage import Stage
 
 LANGUAGE_MODEL = "language model"
 REWARD_MODEL = "reward model"
 PREFERENCE_PAIRS = "preference pairs"
+
+PPO = Stage(
+    name="ppo",
+    help="improve a policy against a reward by PPO",
+    config="trine.config.rl:PpoConfig",
+    run="trine.stages.rl.ppo:run",
+    outputs=("policy", "critic", "adapter", "best", "best.json", "followed.jsonl"),
+    makes=LANGUAGE_MODEL,
+    estimate="trine.stages.rl.estimate:estimate",
+    overview="trine.report.overview:ppo",
+    sections=("trine.report.training_sections:ppo_section",),
+)
 
 BUILT_IN = (
     Stage(
@@ -48,6 +62,16 @@ BUILT_IN = (
         sections=("trine.report.data_sections:functions_section",),
     ),
     Stage(
+        name="split",
+        help="divide texts with labels into parts without a common group",
+        config="trine.config.split:SplitConfig",
+        run="trine.stages.tasks.split:run",
+        outputs=("parts",),
+        makes="texts",
+        overview="trine.report.overview:split",
+        sections=("trine.report.data_sections:split_section",),
+    ),
+    Stage(
         name="finetune",
         help="fine-tune a model on conversations",
         config="trine.config.finetuning:FinetuneConfig",
@@ -75,7 +99,8 @@ BUILT_IN = (
         outputs=("model",),
         makes=REWARD_MODEL,
         overview="trine.report.overview:reward",
-        sections=("trine.report.training_sections:reward_section",),
+        verdicts="trine.report.reward_sections:verdicts",
+        sections=("trine.report.training_sections:reward_section", "trine.report.reward_sections:worth_section"),
     ),
     Stage(
         name="preview",
@@ -88,49 +113,45 @@ BUILT_IN = (
         verdicts="trine.report.preview_sections:verdicts",
         sections=("trine.report.preview_sections:preview_section",),
     ),
-    Stage(
-        name="ppo",
-        help="improve a policy against a reward by PPO",
-        config="trine.config.rl:PpoConfig",
-        run="trine.stages.rl.ppo:run",
-        outputs=("policy", "critic", "adapter", "best", "best.json"),
-        makes=LANGUAGE_MODEL,
-        estimate="trine.stages.rl.estimate:estimate",
-        overview="trine.report.overview:ppo",
-        sections=("trine.report.training_sections:ppo_section",),
-    ),
-    Stage(
+    PPO,
+    # The same run without a critic; what each sets differently is its config.
+    replace(
+        PPO,
         name="grpo",
-        help="improve a policy by GRPO: each score against the others to its prompt",
+        help="improve a policy by GRPO: a score against the others of its prompt",
         config="trine.config.groups:GrpoConfig",
-        run="trine.stages.rl.ppo:run",
-        outputs=("policy", "adapter", "best", "best.json"),
-        makes=LANGUAGE_MODEL,
-        estimate="trine.stages.rl.estimate:estimate",
-        overview="trine.report.overview:ppo",
-        sections=("trine.report.training_sections:ppo_section",),
     ),
-    Stage(
+    replace(
+        PPO,
         name="rloo",
-        help="improve a policy by RLOO: the unclipped policy gradient, others as baseline",
+        help="improve a policy by RLOO: the mean of the others as baseline",
         config="trine.config.groups:RlooConfig",
-        run="trine.stages.rl.ppo:run",
-        outputs=("policy", "adapter", "best", "best.json"),
-        makes=LANGUAGE_MODEL,
-        estimate="trine.stages.rl.estimate:estimate",
-        overview="trine.report.overview:ppo",
-        sections=("trine.report.training_sections:ppo_section",),
+    ),
+    replace(
+        PPO,
+        name="reinforce++",
+        help="improve a policy by REINFORCE++: advantages normalised over a step",
+        config="trine.config.groups:ReinforcePlusPlusConfig",
     ),
     Stage(
-        name="reinforce++",
-        help="improve a policy by REINFORCE++: advantages normalised over the step",
-        config="trine.config.groups:ReinforcePlusPlusConfig",
-        run="trine.stages.rl.ppo:run",
-        outputs=("policy", "adapter", "best", "best.json"),
+        name="dpo",
+        help="improve a policy on preferences, without sampling: DPO, IPO, KTO, SimPO, ORPO",
+        config="trine.config.dpo:DpoConfig",
+        run="trine.stages.direct.dpo:run",
+        outputs=("model", "adapter", "reference"),
         makes=LANGUAGE_MODEL,
-        estimate="trine.stages.rl.estimate:estimate",
-        overview="trine.report.overview:ppo",
-        sections=("trine.report.training_sections:ppo_section",),
+        overview="trine.report.direct_sections:dpo_overview",
+        sections=("trine.report.direct_sections:dpo_section",),
+    ),
+    Stage(
+        name="best_of_n",
+        help="make examples for finetune: of n sampled answers the best by a reward",
+        config="trine.config.best_of_n:BestOfNConfig",
+        run="trine.stages.direct.best_of_n:run",
+        outputs=("train.jsonl",),
+        makes="examples",
+        overview="trine.report.direct_sections:best_of_n_overview",
+        sections=("trine.report.direct_sections:best_of_n_section",),
     ),
     Stage(
         name="control",

@@ -36,7 +36,8 @@ class HeldOut:
         assert config.held_out is not None
         self.config, self.stage, self.objective, self.reward = config, stage, objective, reward
         room = objective.model.policy.config.context - config.max_new_tokens
-        self.prompts = read_prompts(config.held_out, objective.chat, room)[: config.held_out_size]
+        self.prompts = read_prompts(config.held_out, objective.chat, room, config.query_tokens, config.seed)
+        self.prompts = self.prompts[: config.held_out_size]
 
     def __call__(self) -> dict[str, Any]:
         rollouts, answers = self._respond()
@@ -54,7 +55,7 @@ class HeldOut:
         own = [self.prompts[index % len(self.prompts)] for index in range(world.rank * share, (world.rank + 1) * share)]
         seed = derive_seed(self.config.seed, "held-out responses")
         rollouts, prompts = sampler.respond(own, seed, world.rank * share)
-        return rollouts, [prompt.answer(one, sampler.chat) for one, prompt in zip(rollouts, prompts, strict=True)]
+        return rollouts, sampler.answers(rollouts, prompts)
 
     def _mean(self, own: Tensor) -> float:
         """Over the held-out responses of all processes, those without a number left out."""
@@ -74,13 +75,13 @@ class HeldOut:
 
     def _keep(self, score: float, kl: float) -> None:
         """Of several alike, the first: what was trained less."""
-        bound, before = self.config.best_max_kl, self.best()
-        if (bound is not None and kl > bound) or (before is not None and score <= before["score"]):
-            return
+        world, bound, before = self.stage.world, self.config.best_max_kl, self.best()
+        worse = (bound is not None and kl > bound) or (before is not None and score <= before["score"])
+        if not world.all_reduce_max({"best": float(world.is_main and not worse)})["best"]:
+            return  # the main process decides, which alone knows when it writes
         policy = whole_model(self.objective.model.policy)
-        if self.stage.world.is_main:
+        if world.is_main:
             self._write(policy, {"score": score, "kl": kl, "step": self.stage.folder.step})
-        self.stage.world.barrier()
 
     def _write(self, policy: Any, record: dict[str, Any]) -> None:
         chat, step = self.objective.chat, record["step"]

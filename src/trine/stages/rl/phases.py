@@ -12,10 +12,12 @@ PREFIX = "seconds_"
 
 
 class Phases:
-    """Seconds by phase since the last `take`::
+    """Seconds by phase since the last `take`.
 
-    with phases.of("sampling"): ...
-    row |= phases.take()  # {"seconds_sampling": 0.41}
+    >>> phases = Phases()
+    >>> phases.add("sampling", 0.5)
+    >>> phases.take()
+    {'seconds_sampling': 0.5}
     """
 
     def __init__(self) -> None:

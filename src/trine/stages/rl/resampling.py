@@ -53,7 +53,7 @@ def _fresh(sampler: Sampler, iteration: int, number: int, groups: Sequence[int])
     seed = derive_seed(config.seed, "resampled", iteration, number)
     rollouts, asked = sampler.respond(prompts, seed, samples=config.samples_per_prompt)
     fresh = [replace(rollout, prompt_index=groups[rollout.prompt_index]) for rollout in rollouts]
-    return fresh, [prompt.answer(rollout, sampler.chat) for rollout, prompt in zip(fresh, asked, strict=True)]
+    return fresh, sampler.answers(fresh, asked)
 
 
 def _rows(groups: Sequence[int], samples: int) -> list[int]:

@@ -59,6 +59,7 @@ from trine.stages.rl.scoring import Scorer
 from trine.stages.rl.shaping import paid_scores
 from trine.stages.rl.token_pass import Part, TokenPass, token_outputs
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 from trine.training.iterations import IterationObjective
 from trine.training.parallel import Parallel, is_sharded, reshard, shard_like
 
@@ -77,7 +78,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         reference: Transformer,
         reward: Reward,
         prompts: Sequence[Prompt],
-        chat: Chat,
+        chat: Chat | TextFormat,
         config: PpoConfig,
         parallel: Parallel | None = None,
     ) -> None:
@@ -234,6 +235,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.iteration = iteration
         policy, critic = self.trains_policy(epoch), self.trains_critic(epoch)
         if not policy and not (critic and self.config.own_critic):
+            self.running.skipped += 1
             return []
         self._part = "both" if policy and critic else "policy" if policy else "critic"
         experience = self.experience
@@ -259,7 +261,11 @@ class RolloutObjective(IterationObjective[list[int]]):
         padded = self.pad([self.experience.rollouts[row] for row in batch])
         update = self.experience.update_batch(batch, self.device, self.config.aggregation)
         found = self._forward(padded, self._part)
-        self.observer.update(batch, found[0].detach(), found[2].detach())
+        self.observer.update(
+            batch,
+            found[0].detach() if self._part != "critic" else None,
+            found[2].detach() if self._part != "policy" else None,
+        )
         log_probs, entropy, values = (self.experience.learned_of(batch, flat) for flat in found)
         terms = self.loss(log_probs, entropy, values, update)
         if self._part == "critic":
@@ -311,6 +317,12 @@ class RolloutObjective(IterationObjective[list[int]]):
         """Log-probabilities, entropies and values [N] of the response tokens; zeros for what `part` leaves out."""
         return token_outputs(self._run(padded, part), part)
 
+    @torch.no_grad()
+    def outputs(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values [N] of the response tokens, by the weights of this moment."""
+        log_probs, _, values = self._forward(self.pad(rollouts))
+        return log_probs, values
+
     def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
         """Log-probabilities [N] of the response tokens under the reference."""
         if self.reference is self.model.policy:
@@ -355,8 +367,9 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.running.take_in_update(figures)
 
     def observations(self, taken: bool = True) -> dict[str, float]:
-        """An iteration's figures once, and where the time of every step went."""
-        return {**super().observations(taken), **self.phases.take()}
+        """An iteration's figures once; where the time of every step went; how many updates were skipped so far."""
+        skipped = {"updates_skipped": float(self.running.skipped)} if self.running.skipped else {}
+        return {**super().observations(taken), **self.phases.take(), **skipped}
 
     def evaluate(self, final: bool) -> dict[str, Any]:
         return self.held_out()

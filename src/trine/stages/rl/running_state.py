@@ -14,6 +14,8 @@ from trine.config.rl import PpoConfig
 from trine.runtime.progress import say
 from trine.stages.rl.shaping import ScoreMoments
 
+NAMES = ("kl_coefficient", "adapted", "warming_up", "stopped", "skipped")
+
 
 class RunningState:
     """`begin` starts an iteration, `take_in_*` note what the next one is to know."""
@@ -23,7 +25,7 @@ class RunningState:
         self.kl_coefficient = self.adapted = max(config.kl.coefficient, self._floor)
         self.moments = self.next_moments = ScoreMoments()
         self.warming_up = config.critic_warmup > 0
-        self.stopped = False
+        self.stopped, self.skipped = False, 0
 
     @property
     def _floor(self) -> float:
@@ -38,7 +40,7 @@ class RunningState:
         """A new iteration; `accepted`: one of the updates of the last was taken."""
         self.kl_coefficient = self.next_kl_coefficient(accepted)
         self.moments = self.next_moments if accepted else self.moments
-        self.stopped = False
+        self.stopped, self.skipped = False, 0
 
     def take_in_scores(self, scores: Tensor) -> ScoreMoments:
         """The moments with this iteration's scores, which are those that it is paid by."""
@@ -65,7 +67,8 @@ class RunningState:
         if not self.warming_up:
             return
         wanted = self.config.critic_training.explained_variance
-        ready = wanted is not None and explained >= wanted
+        # A value head may have been fitted to the first iteration's responses.
+        ready = wanted is not None and iteration > 0 and explained >= wanted
         self.warming_up = iteration < self.config.critic_warmup and not ready
         if not self.warming_up and wanted is not None:
             why = "" if ready else f", less than the {wanted:g} asked for: critic_warmup has no more iterations"
@@ -78,8 +81,7 @@ class RunningState:
 
     def state(self, accepted: bool) -> dict[str, Any]:
         """For a checkpoint, between iterations or within one."""
-        names = ("kl_coefficient", "adapted", "warming_up", "stopped")
-        now = {name: getattr(self, name) for name in names}
+        now = {name: getattr(self, name) for name in NAMES}
         moments = {"moments": self.moments.state(), "next_moments": self.next_moments.state()}
         return {"kl_coefficient": self.next_kl_coefficient(accepted), "now": now | moments}
 
@@ -89,6 +91,6 @@ class RunningState:
         now = state.get("now")
         if now is None:
             return
-        for name in ("kl_coefficient", "adapted", "warming_up", "stopped"):
+        for name in NAMES:
             setattr(self, name, now[name])
         self.moments, self.next_moments = (ScoreMoments(**now[name]) for name in ("moments", "next_moments"))

@@ -19,21 +19,22 @@ from trine.runtime.seeds import derive_seed
 from trine.stages.language_modelling import whole_model
 from trine.stages.rl.exchange import gather_rollouts
 from trine.stages.rl.prompts import Prompt, choose_prompts
+from trine.stages.rl.turns import further_turns
+from trine.stages.rl.user import import_user
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 
 
 class Sampler:
-    """One engine, which takes over the policy's weights before each iteration::
-
-    sampler = Sampler(policy, prompts, chat, config, world)
-    rollouts = sampler.iteration(0, on_part=lambda answers: ...)
-    """
+    """One engine, which takes over the policy's weights before each `iteration`."""
 
     def __init__(
-        self, policy: Transformer, prompts: Sequence[Prompt], chat: Chat, config: PpoConfig, world: World
+        self, policy: Transformer, prompts: Sequence[Prompt], chat: Chat | TextFormat, config: PpoConfig, world: World
     ) -> None:
         self.policy, self.prompts, self.chat, self.config, self.world = policy, prompts, chat, config, world
-        self.engine = Engine(self._whole_policy(), rows=config.batch_size // world.size)
+        self.user = import_user(config.user) if config.user else None
+        rows = config.batch_size // world.size
+        self.engine = Engine(self._whole_policy(), rows=rows, tokenizer=chat.tokenizer)
 
     def iteration(self, iteration: int, on_part: Callable[[list[Answer]], None]) -> list[Rollout]:
         """The responses of all processes. `on_part` is given this process's own, as rewards see them, in
@@ -46,21 +47,33 @@ class Sampler:
         seed, own = derive_seed(config.seed, "rollout", iteration), list[Rollout]()
         for start, stop in _parts(first, first + count, max(config.reward_overlap, 1)):
             found, asked = self.respond(prompts[start:stop], seed, start, config.samples_per_prompt)
-            on_part([prompt.answer(rollout, self.chat) for rollout, prompt in zip(found, asked, strict=True)])
+            on_part(self.answers(found, asked))
             own += found
         return gather_rollouts(self.world, own)
 
     def respond(
         self, prompts: Sequence[Prompt], seed: int, first: int = 0, samples: int = 1
     ) -> tuple[list[Rollout], list[Prompt]]:
-        """`samples` responses to each of `prompts`, of which the first is number `first`, and the prompt of each."""
+        """`samples` responses to each of `prompts`, of which the first is number `first`, and the prompt of each.
+
+        In a conversation of several turns that is the prompt of the last.
+        """
         config = self.config
         sampling = Sampling(
-            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed, eos_ids=self.chat.end_ids
-        )
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed, eos_ids=self.chat.end_ids,
+            stop_strings=config.stop_strings,
+        )  # fmt: skip
         ids = [prompt.ids for prompt in prompts]
         rollouts = self.engine.generate(ids, sampling, samples=samples, first=first)
-        return rollouts, [prompt for prompt in prompts for _ in range(samples)]
+        asked = [prompt for prompt in prompts for _ in range(samples)]
+        if self.user is None or isinstance(self.chat, TextFormat):
+            return rollouts, asked
+        return further_turns(self.engine, self.chat, rollouts, asked, sampling, self.user, config.max_turns)
+
+    def answers(self, rollouts: Sequence[Rollout], prompts: Sequence[Prompt]) -> list[Answer]:
+        """Rollouts as rewards see them."""
+        stops = self.config.stop_strings
+        return [prompt.answer(one, self.chat, stops) for one, prompt in zip(rollouts, prompts, strict=True)]
 
     def refresh(self) -> None:
         """Take over the policy's weights as they are now; every process calls this."""

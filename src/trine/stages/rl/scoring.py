@@ -15,14 +15,9 @@ from trine.rewards.base import Reward
 
 
 class Scorer:
-    """Scores the answers of an iteration, part by part::
+    """Scores the answers of an iteration: `add` them part by part, then ask for the `scores` [B], in this order.
 
-        scorer = Scorer(reward, background=True)
-        for answers in parts:
-            scorer.add(answers)
-        scores = scorer.scores()  # [B], in the order in which they were added
-
-    In the background each part is begun when it is added; else all are scored in one call of `scores`.
+    In the background each part is begun when it is added; else all are scored in one call of the reward, by `scores`.
     """
 
     def __init__(self, reward: Reward, *, background: bool) -> None:
