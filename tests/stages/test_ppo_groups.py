@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.conftest import PLAIN_CPU, Command
-from tests.several_processes import in_processes
+from tests.several_processes import free_port, in_processes
 from tests.stages import test_ppo_noticed
 from tests.stages.test_ppo import (
     BUDGET,
@@ -22,7 +22,7 @@ from tests.stages.test_ppo import (
     objective_of,
     peak_log_ratios,
 )
-from tests.stages.test_ppo_ranks import assert_same_run
+from tests.stages.test_ppo_ranks import assert_same_run, train_all
 from tests.stages.test_ppo_resume import rows, stop_after
 from trine.algorithms.text_groups import global_advantages, group_advantages, leave_one_out_advantages
 from trine.cli.help import help_text
@@ -266,11 +266,6 @@ def test_a_run_that_stops_within_an_iteration_goes_on_bit_for_bit(
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
-def train_all(configs: list[PpoConfig]) -> None:
-    for each in configs:
-        ppo.run(each)
-
-
 def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
     """A group is never divided, and groups that are sampled again are the same everywhere."""
     chosen = {name: FORMS[name] for name in ("grpo", "dapo", "gspo", "reinforce++-baseline")}
@@ -278,7 +273,8 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
     for name, changes in chosen.items():
         given = {"samples_per_prompt": 4, **changes}
         ppo.run(PpoConfig(**settings(start, tmp_path / name, **given)))
-        together.append(PpoConfig(**settings(start, tmp_path / f"{name} ddp", parallel="ddp", **given)))
-    assert in_processes(2, train_all, together) == [None, None]
+        for kind in ("ddp", "fsdp") if name == "grpo" else ("ddp",):
+            together.append(PpoConfig(**settings(start, tmp_path / f"{name} {kind}", parallel=kind, **given)))
+    assert in_processes(2, train_all, together, [free_port() for _ in together]) == [None, None]
     for each in together:
         assert_same_run(each.out, tmp_path / each.out.name.rpartition(" ")[0])

@@ -11,14 +11,14 @@ from pydantic import model_validator
 from trine.config.base import PositiveFloat, PositiveInt
 from trine.config.rl import KlConfig, PpoConfig
 
-FIRST = (
+FIRST: tuple[str, ...] = (
     "samples_per_prompt", "iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate",
     "lora.rank",
 )  # fmt: skip
 
 
 class GrpoConfig(PpoConfig):
-    """Train a policy by GRPO (Shao et al. 2024): PPO's clipped updates, with each score judged against its group's.
+    """Train a policy by GRPO (Shao et al. 2024): PPO's clipped updates, with each score set against its group's.
 
     What differs from `trine ppo`: advantage=group, 8 samples a prompt, no critic; aggregation=response; KL in the loss
     (k3), coefficient 0.04; 1 epoch. Dr. GRPO: --groups.deviation none --aggregation constant. DAPO: --aggregation token

@@ -1,7 +1,7 @@
 """Configs of the stages that learn from a reward: ppo."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,7 +93,9 @@ class GroupsConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show")
+    first: ClassVar[tuple[str, ...]] = (
+        "form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show",
+    )  # fmt: skip
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
