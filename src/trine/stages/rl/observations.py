@@ -3,8 +3,6 @@
 Nothing here changes what is trained: an observer reads, and what it must remember is part of a checkpoint.
 """
 
-import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trine.algorithms.masked import explained_variance, masked_mean
+from trine.algorithms.text_groups import zero_variance
 from trine.algorithms.text_statistics import mean_median_deviation
 from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
@@ -151,15 +150,16 @@ def response_kl(experience: Experience) -> Tensor:
 
 
 def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
-    """The share of prompts whose responses all have the same score (max = min): groups that teach nothing.
+    """The share of responses whose scores are those of all others to their prompt: groups that teach nothing.
 
-    Where no prompt has several responses, all of them are the one group.
+    Prompts with a single response do not count; where all have one, all responses are the one group.
     """
-    groups: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    for rollout, score in zip(rollouts, scores.tolist(), strict=True):
-        groups[rollout.prompt_ids].append(score)
-    several = [group for group in groups.values() if len(group) > 1] or [scores.tolist()]
-    return statistics.fmean(max(group) == min(group) for group in several)
+    known: dict[tuple[int, ...], int] = {}
+    groups = torch.tensor([known.setdefault(rollout.prompt_ids, len(known)) for rollout in rollouts])
+    several = groups.bincount()[groups] > 1
+    if not several.any():
+        groups, several = torch.zeros_like(groups), torch.ones_like(several)
+    return float(zero_variance(scores[several], groups[several]).double().mean())
 
 
 def standard_error(values: Tensor) -> float:
