@@ -22,6 +22,9 @@ from trine.stages.rl.experience import Experience
 from trine.stages.rl.followed import Followed
 from trine.training.run_folder import RunFolder
 
+Ends = dict[str, list[Any]]
+"""Scores of an iteration, and the number of each one's prompt."""
+
 
 class Observer:
     """Sees every iteration and every update of an objective; changes nothing.
@@ -40,6 +43,7 @@ class Observer:
     ) -> None:
         self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
         self.watch = Watch(critic_from=config.critic_warmup)
+        self.ends: dict[str, Ends] = {}
 
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
@@ -47,6 +51,8 @@ class Observer:
         if self.held_out is not None and iteration % self.config.held_out_every == 0:
             figures |= _held_out_figures(self.held_out.score(experience.answers))
         figures |= self._alarms(iteration, figures)
+        now: Ends = {"scores": experience.scores.tolist(), "prompts": prompt_groups(experience.rollouts).tolist()}
+        self.ends = {"first": self.ends.get("first", now), "last": now}
         self._log_samples(iteration, experience)
         if self.followed is not None:
             self.followed.iteration(iteration, experience)
@@ -57,10 +63,12 @@ class Observer:
         if self.followed is not None:
             self.followed.update(rows, log_probs, values)
 
-    def finish(self) -> None:
-        """After the last update."""
+    def finish(self) -> dict[str, Any]:
+        """After the last update: for done.json, the scores of the first and the last iteration, and their prompts'
+        numbers."""
         if self.followed is not None:
             self.followed.finish()
+        return {"scores": self.ends}
 
     def _alarms(self, iteration: int, figures: dict[str, float]) -> dict[str, float]:
         before = self.watch.memory.holding
@@ -89,10 +97,13 @@ class Observer:
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        return self.watch.state()
+        return {"watch": self.watch.state(), "ends": self.ends}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.watch.restore(state)
+        """What `state` gave; checkpoints of earlier versions have none."""
+        if state:
+            self.watch.restore(state["watch"])
+            self.ends = dict(state["ends"])
 
 
 def _prompt(answer: Answer) -> str:
@@ -154,12 +165,17 @@ def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
 
     Prompts with a single response do not count; where all have one, all responses are the one group.
     """
-    known: dict[tuple[int, ...], int] = {}
-    groups = torch.tensor([known.setdefault(rollout.prompt_ids, len(known)) for rollout in rollouts])
+    groups = prompt_groups(rollouts)
     several = groups.bincount()[groups] > 1
     if not several.any():
         groups, several = torch.zeros_like(groups), torch.ones_like(several)
     return float(zero_variance(scores[several], groups[several]).double().mean())
+
+
+def prompt_groups(rollouts: Sequence[Rollout]) -> Tensor:
+    """[B]: a number for every prompt."""
+    known: dict[tuple[int, ...], int] = {}
+    return torch.tensor([known.setdefault(rollout.prompt_ids, len(known)) for rollout in rollouts])
 
 
 def standard_error(values: Tensor) -> float:

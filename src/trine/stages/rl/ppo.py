@@ -107,11 +107,11 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     stage.train(config, objective, model, policy.config, steps)
-    objective.observer.finish()
+    seen = objective.observer.finish()
     finish_lora(policy, stage.path / "adapter", config.model, config.adapter)
     merge_lora(model)  # a critic of its own has adapters too
     write_policy(stage, model, chat)
-    return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient, **seen}
 
 
 _run = stage_run("model", "adapter", "prompts", "reward", "held_out_reward")(train)
