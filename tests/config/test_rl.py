@@ -9,6 +9,13 @@ from trine.runtime.errors import TrineError
 GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "package.module:function"}
 
 
+@pytest.mark.parametrize("key", ["min_new_tokens", "min_length", "top_k", "top_p", "min_p", "repetition_penalty"])
+def test_a_filter_of_sampling_is_refused_with_the_reason(key: str) -> None:
+    """Checklist: sample without filters and without a minimum length, or replay them; ours are refused."""
+    with pytest.raises(TrineError, match=f"{key}.*the ratio is not 1 and KL turns negative"):
+        validated(PpoConfig, GIVEN | {key: 1}, "trine ppo")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -17,6 +24,12 @@ GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "
         ({"critic_warmup": 2}, "critic_warmup needs a critic of its own"),
         ({"kl": {"coefficient": 0, "target": 6}}, "coefficient=0 with target=6 stays 0 for ever"),
         ({"closed": "end"}, "closed=end is how a reward model reads, and reward=package.module:function is a function"),
+        ({"reward": None}, "reward=null leaves nothing to learn from: name a reward, or, for on-policy distillation"),
+        ({"reward": None, "reference": "teacher", "critic": "reward"}, "starts from a reward model, and there is none"),
+        ({"query_tokens": [2, 8]}, "query_tokens are the first tokens of plain text: add form=text"),
+        ({"query_tokens": [8, 2], "form": "text"}, r"query_tokens=\[8, 2\] are to be two numbers, fewest and most"),
+        ({"form": "text", "user": "a:b"}, "a user answers in conversations"),
+        ({"stop_strings": ["", "a"]}, "an empty stop string would end every response at once"),
         ({"critic": "reward"}, "critic=reward starts from a reward model, and reward=package.module:function is"),
     ],
 )

@@ -138,7 +138,7 @@ def test_8_padding_counts_in_no_mean() -> None:
     count = objective.counts(rows)["policy"]
     assert count == float(experience.mask.sum()) < experience.mask.numel()
     for name in ("policy", "value", "entropy", "approximate_kl", "ratio"):
-        ours, copied = (float(terms[name].value) / divisor for divisor in (count, experience.mask.numel()))
+        ours, copied = (float(terms[name].value.detach()) / divisor for divisor in (count, experience.mask.numel()))
         assert abs(ours - copied) > 1e-6 * abs(ours), name
     assert 0.2 < float(terms["ratio"].value) / count < 5.0  # about 1; pads as ratios of 0 would pull it down
     advantages = experience.advantages

@@ -10,10 +10,13 @@ from pathlib import Path
 from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
 from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
+from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
+from trine.data.record_files import is_record_file
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
+from trine.runtime.importing import import_named
 from trine.runtime.source_code import source_digest
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -25,7 +28,8 @@ def fingerprint(place: Path) -> str:
         return sha256_of_file(place)
     if not place.exists():
         raise TrineError(f"{place} does not exist; correct the path, or finish the run that writes it")
-    files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
+    contents = place.rglob("*.txt") if is_class_folder(place) else _contents(place)
+    files = sorted((path.relative_to(place).as_posix(), path) for path in contents)
     return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
 
 
@@ -61,13 +65,23 @@ def _data_set_fingerprint(name: str) -> str:
     return sha256_of(name.partition("@")[0], data_set_commit(name))
 
 
-def input_fingerprint(name: str, value: Path | str) -> str:
-    """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
+def _records_fingerprint(name: str, place: Path) -> str:
+    """Of records in a file, in a run's folder, or in all files in and below another folder."""
+    if not place.is_dir() or is_class_folder(place) or (place / "run.json").exists():
+        return input_fingerprint(name, place)
+    files = sorted(path for path in place.rglob("*") if path.is_file() and is_record_file(path.name))
+    return sha256_of(*(f"{path.relative_to(place).as_posix()}:{sha256_of_file(path)}" for path in files))
+
+
+def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
+    """Of what the setting `name` names: paths, a model, or a reward `package.module:function`, known by its source."""
+    if isinstance(value, tuple):
+        return sha256_of(*(_records_fingerprint(name, each) for each in value))
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":
         return fingerprint(find_adapter(value))
-    if is_function(value):
-        function = import_function(value).function
+    if name == "user" or is_function(value):
+        function = import_named(value, name) if name == "user" else import_function(value).function
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
     return model_fingerprint(value)

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
+from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss, truncation
 from trine.config.rl import PpoConfig
 from trine.records import Rollout
 from trine.runtime.files import write_jsonl
 from trine.stages.finetuning.shown_rows import token_text
 from trine.stages.rl.experience import Experience, fill_rows
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 
 FOLLOWED, FOLLOWED_SAMPLES = "followed.jsonl", 1
 Done = Callable[[Sequence["FollowedSample"]], None]
@@ -93,7 +94,7 @@ class Followed:
     def __init__(
         self,
         config: PpoConfig,
-        chat: Chat,
+        chat: Chat | TextFormat,
         done: Done,
         *,
         share: int,
@@ -167,9 +168,11 @@ class Followed:
     def _tokens(self, experience: Experience, row: int, log_probs: Tensor, values: Tensor) -> tuple[FollowedToken, ...]:
         """The response's tokens, with log-probabilities and values [B, R] of one moment."""
         at, tokens = experience, []
-        for place, token_id in enumerate(at.rollouts[row].response_ids):
+        for place in at.rollouts[row].written_places:  # of several turns, what the policy wrote
+            token_id = at.rollouts[row].response_ids[place]
             here = slice(place, place + 1)
-            loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], at.advantages[row, here])
+            weighted = at.advantages[row, here] * at.importance[row, here]
+            loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], weighted)
             value_loss = clipped_value_loss(
                 values[row, here], at.old_values[row, here], at.returns[row, here],
                 clip_range=self.config.value_clip_range,
@@ -188,6 +191,8 @@ class Followed:
         return tuple(tokens)
 
     def _policy_loss(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> PolicyLoss:
+        if self.config.old_log_probs == "engine":
+            advantages = truncation(log_probs, old_log_probs, self.config.importance_cap) * advantages
         return clipped_policy_loss(
             log_probs, old_log_probs, advantages, clip_range=self.config.clip_range,
             clip_range_high=self.config.clip_range_high, dual_clip_range=self.config.dual_clip_range,

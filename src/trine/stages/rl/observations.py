@@ -16,9 +16,10 @@ from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
 from trine.rewards.base import Reward, RewardInParts
 from trine.rewards.function import prompt_text
+from trine.runtime.distributed import ALONE, World
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
-from trine.stages.rl.experience import Experience
+from trine.stages.rl.experience import Experience, padded_log_probs
 from trine.stages.rl.followed import Followed
 from trine.training.run_folder import RunFolder
 
@@ -30,7 +31,7 @@ class Observer:
     """Sees every iteration and every update of an objective; changes nothing.
 
     `held_out`: a reward that is never trained on. `folder`: where samples are logged. `followed`: what follows single
-    samples through an update (`followed.py`).
+    samples through an update (`followed.py`). `world`: the processes, each of which has the answers to its prompts.
     """
 
     def __init__(
@@ -40,18 +41,21 @@ class Observer:
         held_out: Reward | None = None,
         folder: RunFolder | None = None,
         followed: Followed | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
-        self.watch = Watch(critic_from=config.critic_warmup)
+        self.world = world
+        self.watch = Watch(expects_end=config.form == "chat", critic_from=config.critic_warmup)
         self.ends: dict[str, Ends] = {}
 
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
-        figures = rollout_statistics(experience) | part_means(reward, experience.answers)
+        figures = rollout_statistics(experience) | part_means(reward, experience.answers, self.world)
         if self.held_out is not None and iteration % self.config.held_out_every == 0:
-            figures |= _held_out_figures(self.held_out.score(experience.answers))
+            scores = self.held_out.score(experience.answers).to(self.world.device)
+            figures |= _held_out_figures(self.world.all_gather(scores).cpu())
         figures |= self._alarms(iteration, figures)
-        now: Ends = {"scores": experience.scores.tolist(), "prompts": prompt_groups(experience.rollouts).tolist()}
+        now = _ends(experience)
         self.ends = {"first": self.ends.get("first", now), "last": now}
         self._log_samples(iteration, experience)
         if self.followed is not None:
@@ -83,13 +87,13 @@ class Observer:
         every, config = self.config.samples_every, self.config
         if self.folder is None or not every or iteration % every:
             return
-        step = iteration * config.epochs * (config.batch_size // config.minibatch_size) + 1  # the row with its figures
+        step = iteration * config.steps_per_iteration + 1  # the row with its figures
         kl = response_kl(experience).tolist()
         self.folder.log_samples(
             [
                 {
                     "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
-                    "score": float(experience.scores[row]), "kl": kl[row], "length": len(answer.response_ids),
+                    "score": float(experience.scores[row]), "kl": kl[row], "length": int(experience.mask[row].sum()),
                     "ended": answer.ended,
                 }
                 for row, answer in enumerate(experience.answers[: config.sample_count])
@@ -106,11 +110,20 @@ class Observer:
             self.ends = dict(state["ends"])
 
 
+def _ends(experience: Experience) -> Ends:
+    known = ~experience.scores.isnan()
+    return {
+        "scores": experience.scores[known].tolist(),
+        "prompts": prompt_groups(experience.rollouts)[known].tolist(),
+    }
+
+
 def _prompt(answer: Answer) -> str:
     return prompt_text(answer.prompt) if answer.query is None else answer.query
 
 
 def _held_out_figures(scores: Tensor) -> dict[str, float]:
+    scores = scores[~scores.isnan()]
     found = mean_median_deviation(scores.tolist())
     return {
         "held_out_score": found["mean"],
@@ -120,10 +133,11 @@ def _held_out_figures(scores: Tensor) -> dict[str, float]:
     }
 
 
-def part_means(reward: Reward, answers: Sequence[Answer]) -> dict[str, float]:
-    """`part_NAME`: the mean of every part of the reward over the answers it applies to."""
+def part_means(reward: Reward, answers: Sequence[Answer], world: World = ALONE) -> dict[str, float]:
+    """`part_NAME`: the mean of every part of the reward over the answers of all processes that it applies to."""
     parts = reward.parts(answers) if isinstance(reward, RewardInParts) else {}
-    applied = {name: values[~values.isnan()] for name, values in parts.items()}
+    everywhere = {name: world.all_gather(values.to(world.device)).cpu() for name, values in parts.items()}
+    applied = {name: values[~values.isnan()] for name, values in everywhere.items()}
     return {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
 
 
@@ -134,13 +148,14 @@ def rollout_statistics(experience: Experience) -> dict[str, float]:
     that were sampled, an unbiased estimate of the entropy per token.
     """
     mask, rollouts = experience.mask, experience.rollouts
-    scores, lengths = mean_median_deviation(experience.scores.tolist()), mask.sum(1).float()
+    scored = experience.scores[~experience.scores.isnan()]
+    scores, lengths = mean_median_deviation(scored.tolist()), mask.sum(1).float()
     kl = response_kl(experience)
     return {
         "score": scores["mean"],
         "score_median": scores["median"],
         "score_deviation": scores["deviation"],
-        "score_error": standard_error(experience.scores),
+        "score_error": standard_error(scored),
         "zero_variance_share": zero_variance_share(rollouts, experience.scores),
         "kl": float(kl.mean()),
         "kl_error": standard_error(kl),
@@ -149,7 +164,7 @@ def rollout_statistics(experience: Experience) -> dict[str, float]:
         "length_shortest": float(lengths.min()),
         "length_longest": float(lengths.max()),
         "ended_share": sum(rollout.ended for rollout in rollouts) / len(rollouts),
-        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
+        "explained_variance": explained_variance(experience.old_values, experience.returns, experience.learned),
         "engine_difference": float(masked_mean(_engine_difference(experience), mask)),
     }
 
@@ -165,7 +180,8 @@ def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
 
     Prompts with a single response do not count; where all have one, all responses are the one group.
     """
-    groups = prompt_groups(rollouts)
+    known = ~scores.isnan()
+    groups, scores = prompt_groups(rollouts)[known], scores[known]
     several = groups.bincount()[groups] > 1
     if not several.any():
         groups, several = torch.zeros_like(groups), torch.ones_like(several)
@@ -185,7 +201,4 @@ def standard_error(values: Tensor) -> float:
 
 def _engine_difference(experience: Experience) -> Tensor:
     """|engine's log-probability - trainer's|, [B, R]."""
-    engine_log_probs = torch.zeros(experience.mask.shape)
-    for row, rollout in enumerate(experience.rollouts):
-        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
-    return (engine_log_probs - experience.old_log_probs).abs()
+    return (padded_log_probs(experience.rollouts, experience.mask) - experience.old_log_probs).abs()
