@@ -17,6 +17,7 @@ from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.rewards import RewardSum as RewardSum
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
@@ -187,7 +188,7 @@ def ppo(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -271,8 +272,8 @@ def evaluate(
     before: _Path | None = ...,
     after: _Path | None = ...,
     base: _Path | None = ...,
-    reward: _Path | None = ...,
-    held_out_reward: _Path | None = ...,
+    reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     prompts: _Path | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,

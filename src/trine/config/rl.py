@@ -17,6 +17,7 @@ from trine.config.base import (
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
+from trine.config.rewards import RewardSetting, parts_of, reward_kind
 from trine.records import Closing
 
 
@@ -57,10 +58,11 @@ class PpoConfig(PolicyGradientConfig):
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     prompts: ByContent[Path]
     """JSONL of {prompt}; reward functions may ask for the other fields, `response` among them"""
-    reward: ByContent[ModelName]
-    """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
-    responses) and by name whatever other fields of the prompts' records it asks for, `messages` (the conversations)
-    and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled"""
+    reward: ByContent[RewardSetting]
+    """reward run or model folder, owner/name on the hub, package.module:function of (prompts, responses, other fields
+    of the prompts' records by name), an http address, one that comes with Trine (parses, tests, exact_answer,
+    regex:..., json_schema:FILE, length:..., repetition, words_wanted:...), or a sum of these: 'parses + 0.1*length'
+    (docs/reward-models.md). It is tried on a few prompts before anything is sampled"""
     closed: Closing | None = None
     """how a reward model reads a response that was cut at max_new_tokens: line: to its last whole line, and ended; end:
     ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
@@ -108,11 +110,13 @@ class PpoConfig(PolicyGradientConfig):
             raise ValueError(
                 "critic_warmup needs a critic of its own: set critic to policy or reward, or critic_warmup to 0"
             )
-        if self.critic == "reward" and ":" in self.reward and not Path(self.reward).exists():
-            raise ValueError(f"critic=reward starts from a reward model, and reward={self.reward} is a function")
-        if self.closed is not None and ":" in self.reward and not Path(self.reward).exists():
+        kinds = [reward_kind(part.name) for part in parts_of(self.reward)]
+        if self.critic == "reward" and kinds != ["model"]:
+            what = f"a {kinds[0]}" if len(kinds) == 1 else "a sum"
+            raise ValueError(f"critic=reward starts from a reward model, and reward={self.reward} is {what}")
+        if self.closed is not None and "model" not in kinds:
             raise ValueError(
-                f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a function"
+                f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a {kinds[0]}"
             )
         for name, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
             size, divisor = getattr(self, name), getattr(self, part)

@@ -15,12 +15,14 @@ from trine.algorithms.text_statistics import distinct_share, mean_median_deviati
 from trine.catalog.loading import open_model
 from trine.catalog.rewards import open_reward
 from trine.config.evaluation import EvaluateConfig
+from trine.config.rewards import RewardSum, parts_of
 from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
 from trine.records import Answer, Closing, Example, Message, Rollout
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
 from trine.runtime.errors import TrineError
@@ -107,13 +109,18 @@ def _persons(examples: list[Example], chat: Chat) -> Side:
 
 
 def _score(
-    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
+    name: str | RewardSum,
+    sides: dict[str, Side],
+    policy_tokenizer: Tokenizer,
+    hardware: Hardware,
+    closed: Closing | None,
 ) -> dict[str, list[float]]:
     reward = open_reward(name, hardware, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
-    if isinstance(reward, ModelReward):
-        reward.check_reads(policy_tokenizer, longest, name)
+    for part, named in zip(leaves(reward), parts_of(name), strict=True):
+        if isinstance(part, ModelReward):
+            part.check_reads(policy_tokenizer, longest, named.name)
     return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 

@@ -19,14 +19,15 @@ from trine.algorithms.text_rewards import token_rewards
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.catalog.loading import open_score_model
 from trine.catalog.rewards import open_reward
+from trine.config.rewards import parts_of
 from trine.config.rl import PpoConfig
 from trine.model.folder import save_model, save_score_model
 from trine.model.heads import PolicyWithValue, ScoreModel
 from trine.model.lora import merge_lora
 from trine.model.transformer import Transformer
 from trine.records import Answer, Rollout, Term
-from trine.rewards.base import Reward
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried, Reward
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
@@ -81,8 +82,9 @@ def gae_of_responses(
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     reward = open_reward(config.reward, stage.hardware, config.closed)
-    if isinstance(reward, FunctionReward):
-        reward.try_out(sample_answers(config.prompts))
+    for part in leaves(reward):
+        if isinstance(part, CanBeTried):
+            part.try_out(sample_answers(config.prompts))
     policy, tokenizer = stage.open_trainable(config)
     reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
     model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
@@ -109,10 +111,12 @@ def sample_answers(prompts: Path) -> list[Answer]:
 
 def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat) -> None:
     """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
-    if isinstance(reward, ModelReward):
-        longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
-        reward.check_reads(chat.tokenizer, longest, config.reward)
-        say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
+    longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+    for part, named in zip(leaves(reward), parts_of(config.reward), strict=True):
+        if not isinstance(part, ModelReward):
+            continue
+        part.check_reads(chat.tokenizer, longest, named.name)
+        say(f"ppo: closed={part.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
 
 
 def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
@@ -124,7 +128,7 @@ def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
     else:
         # Only the reward model's trunk: its head reads whole answers, and its scores of half an answer mislead the
         # policy (docs/LOG.md), so the values start at 0.
-        critic = open_score_model(config.reward, stage.hardware)[0].trunk
+        critic = open_score_model(parts_of(config.reward)[0].name, stage.hardware)[0].trunk
     begin_lora(critic, config.lora, derive_seed(config.seed, "critic"))
     return critic
 
