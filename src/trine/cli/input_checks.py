@@ -16,7 +16,7 @@ from trine.config.corpus import CorpusConfig, SourceConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
-from trine.config.rewards import RewardPart, parts_of, reward_kind
+from trine.config.rewards import RewardPart, is_reward, parts_of, reward_kind
 from trine.runtime.errors import TrineError
 
 # Fields of a path that are written, not read.
@@ -48,7 +48,7 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         name = field.name.rpartition(".")[2]
         if value is None or name in _WRITTEN or _made_before(value, earlier):
             continue
-        if name.endswith("reward"):
+        if is_reward(field.kind):
             yield from (
                 partial(_check_reward, part) for part in parts_of(value) if not _made_before(part.name, earlier)
             )

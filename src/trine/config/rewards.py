@@ -14,7 +14,7 @@ The last form is YAML, in a file or on the command line.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -168,6 +168,22 @@ class RewardChoice(Config):
 
     reward: RewardSetting
     """a reward's name, or a sum"""
+
+
+def shown_reward(value: Any) -> str:
+    """A reward as a report names it, of its value in a run's record.
+
+    >>> shown_reward("runs/reward"), shown_reward({"parts": [{"name": "parses"}, {"name": "length", "weight": 0.1}]})
+    ('reward', 'parses + 0.1*length')
+    """
+    if isinstance(value, Mapping):
+        return str(RewardSum.model_validate(value))
+    return Path(value).name if reward_kind(str(value)) == "model" else str(value)
+
+
+def is_reward(kind: Any) -> bool:
+    """Whether a field of this type takes a reward."""
+    return kind is RewardSum or any(map(is_reward, get_args(kind)))
 
 
 def parts_of(reward: str | RewardSum) -> tuple[RewardPart, ...]:

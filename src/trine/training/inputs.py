@@ -64,7 +64,7 @@ def input_fingerprint(name: str, value: Path | str | RewardSum) -> str:
     """Of what the setting `name` names: a path, a model, or a reward."""
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
-    if isinstance(value, RewardSum) or name.endswith("reward"):
+    if isinstance(value, RewardSum) or name.endswith("reward") or name == "other":
         return _reward_fingerprint(value)
     return fingerprint(find_adapter(value)) if name == "adapter" else model_fingerprint(value)
 

@@ -4,6 +4,8 @@ Both answer the same prompts with the same seeds. Reported: scores of the reward
 reward model, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def compare_policies(config: EvaluateConfig, hardware: Hardware, folder: RunFold
     examples = read_examples(prompts)
     if not examples:
         raise TrineError(f"{prompts} holds no prompts to evaluate on")
-    examples = examples * config.samples
+    count, examples = len(examples), examples * config.samples
     (before, tokenizer), (after, _) = (open_model(str(policy), hardware) for policy in config.policies)
     chat = chat_format(tokenizer)
     sides = {
@@ -69,6 +71,7 @@ def compare_policies(config: EvaluateConfig, hardware: Hardware, folder: RunFold
         "after": _answer(after, examples, chat, config),
         "person": _persons(examples, chat),
     }
+    sides = {name: _in_groups(side, count) for name, side in sides.items()}
     scores = {
         reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
         for reward in ("reward", "held_out_reward")
@@ -96,6 +99,11 @@ def _side(rollouts: list[Rollout], examples: list[Example], chat: Chat) -> Side:
         for example, rollout in zip(examples, rollouts, strict=True)
     ]
     return Side(rollouts, answers)
+
+
+def _in_groups(side: Side, prompts: int) -> Side:
+    """The side whose answers to one of so many prompts are a group."""
+    return replace(side, answers=[replace(each, prompt_index=row % prompts) for row, each in enumerate(side.answers)])
 
 
 def _persons(examples: list[Example], chat: Chat) -> Side:
@@ -127,10 +135,11 @@ def _score(
 def _figures(
     sides: dict[str, Side], scores: dict[str, dict[str, list[float]]], examples: list[Example]
 ) -> dict[str, Any]:
-    results: dict[str, Any] = {"prompts": len(examples), "scores": scores}
+    written = {reward: {side: [*map(_or_null, each)] for side, each in of.items()} for reward, of in scores.items()}
+    results: dict[str, Any] = {"prompts": len(examples), "scores": written}
     for name, side in sides.items():
         results[name] = {
-            **{reward: mean_median_deviation(scores[reward][name]) for reward in scores},
+            **{reward: _of_those_it_applies_to(scores[reward][name], reward) for reward in scores},
             "parsing": _parsing(side, examples),
             "distinct_2": distinct_share([rollout.response_ids for rollout in side.rollouts], 2),
             "length": mean_median_deviation([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
@@ -144,6 +153,19 @@ def _figures(
         deviation = results["before"][reward]["deviation"] or 1.0
         results[f"{reward}_gain_in_deviations"] = {name: value / deviation for name, value in gain.items()}
     return results
+
+
+def _of_those_it_applies_to(scores: Sequence[float], reward: str) -> dict[str, float]:
+    """Figures of the scores; of how many answers there are none, where the reward does not apply to all."""
+    known = [score for score in scores if not math.isnan(score)]
+    if not known:
+        raise TrineError(f"{reward} applies to none of {len(scores)} answers; give another, or other prompts")
+    missing = {"does_not_apply": len(scores) - len(known)} if len(known) < len(scores) else {}
+    return mean_median_deviation(known) | missing
+
+
+def _or_null(score: float) -> float | None:
+    return None if math.isnan(score) else score
 
 
 def _parsing(side: Side, examples: list[Example]) -> dict[str, float]:
@@ -210,8 +232,8 @@ def _samples(
                     "text": side.texts[index]
                     if side.rollouts[index].ended
                     else cut_at_last_line(side.texts[index]) + " …",
-                    "reward": scores["reward"][name][index],
-                    "held_out_reward": scores["held_out_reward"][name][index],
+                    "reward": _or_null(scores["reward"][name][index]),
+                    "held_out_reward": _or_null(scores["held_out_reward"][name][index]),
                 }
                 for name, side in sides.items()
             },

@@ -25,7 +25,7 @@ class Prompt:
         """A rollout of this prompt, as a reward sees it."""
         return Answer(
             self.messages, chat.text(rollout.response_ids), rollout.ended, rollout.prompt_ids, rollout.response_ids,
-            chat.tokenizer.fingerprint, self.columns,
+            chat.tokenizer.fingerprint, self.columns, prompt_index=rollout.prompt_index,
         )  # fmt: skip
 
 
