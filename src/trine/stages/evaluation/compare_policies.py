@@ -108,9 +108,10 @@ def _in_groups(side: Side, prompts: int) -> Side:
 
 def _persons(examples: list[Example], chat: Chat) -> Side:
     """What people wrote, as if it had been sampled: the measure of every figure."""
+    responses = [tuple(chat.response_ids(example.response)) for example in examples]
     rollouts = [
-        Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
-        for example in examples
+        Rollout(tuple(chat.prompt_ids(example.prompt)), ids, (0.0,) * len(ids), "eos")
+        for example, ids in zip(examples, responses, strict=True)
     ]
     side = _side(rollouts, examples, chat)
     return replace(side, answers=[replace(a, response=e.response) for a, e in zip(side.answers, examples, strict=True)])
