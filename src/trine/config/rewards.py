@@ -33,7 +33,6 @@ SHIPPED = {
     "length": "trine.rewards.shipped.style:Length",
     "repetition": "trine.rewards.shipped.style:Repetition",
     "words_wanted": "trine.rewards.shipped.style:WordsWanted",
-    "reasoning-gym": "trine.rewards.shipped.reasoning:ReasoningGym",
 }
 """the rewards that come with Trine, and the classes of their options"""
 RewardKind = Literal["shipped", "endpoint", "pairwise", "function", "model"]
@@ -186,6 +185,8 @@ def is_reward(kind: Any) -> bool:
     return kind is RewardSum or any(map(is_reward, get_args(kind)))
 
 
-def parts_of(reward: str | RewardSum) -> tuple[RewardPart, ...]:
-    """The rewards of a sum; a single one is its only part."""
+def parts_of(reward: str | RewardSum | None) -> tuple[RewardPart, ...]:
+    """The rewards of a sum; a single one is its only part, and none has none."""
+    if reward is None:
+        return ()
     return reward.parts if isinstance(reward, RewardSum) else (RewardPart.model_validate({"name": reward}),)

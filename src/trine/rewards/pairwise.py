@@ -40,7 +40,7 @@ class PairwiseReward(DetailedReward):
         self.function = FunctionReward(function, name, workers=workers, timeout=timeout, lists=3)
 
     def try_out(self, answers: Sequence[Answer], called_with: int = 3) -> None:
-        """Raise `TrineError` now if a field is missing in any record or a first comparison goes wrong."""
+        """Raise `TrineError` now if a field is missing in any record or comparing the first answers goes wrong."""
         self.function.columns(answers)
         self._compared([(answer, answer) for answer in answers[:called_with]])
 

@@ -11,9 +11,12 @@ from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
 from trine.catalog.rewards import code_fingerprint
 from trine.config.registry import STAGES
 from trine.config.rewards import RewardPart, RewardSum, parts_of, reward_kind
+from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
+from trine.runtime.importing import import_named
+from trine.runtime.source_code import source_digest
 from trine.tokenizer.tokenizer import Tokenizer
 
 
@@ -24,7 +27,8 @@ def fingerprint(place: Path) -> str:
         return sha256_of_file(place)
     if not place.exists():
         raise TrineError(f"{place} does not exist; correct the path, or finish the run that writes it")
-    files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
+    contents = place.rglob("*.txt") if is_class_folder(place) else _contents(place)
+    files = sorted((path.relative_to(place).as_posix(), path) for path in contents)
     return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
 
 
@@ -66,6 +70,9 @@ def input_fingerprint(name: str, value: Path | str | RewardSum) -> str:
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if isinstance(value, RewardSum) or name.endswith("reward") or name == "other":
         return _reward_fingerprint(value)
+    if name == "user":
+        function = import_named(value, name)
+        return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
     return fingerprint(find_adapter(value)) if name == "adapter" else model_fingerprint(value)
 
 

@@ -42,6 +42,8 @@ def _options(cls: type[Config], short: str, text: str) -> dict[str, object]:
     fields = list(cls.model_fields)
     if not text:
         return {}
+    if not fields:
+        raise TrineError(f"reward {short} has no options: write {short}")
     if getattr(cls, "takes_text", False):
         return {fields[0]: text}
     pairs = [part.partition("=") for part in text.split(",")]

@@ -20,8 +20,8 @@ class ExactAnswer(Config):
     """1 for an answer that ends in `#### 42`, as GSM8K has it (Cobbe et al. 2021), with its record's number; else 0.
 
     1,000 and 1000.0 are one number; a record whose answer is no number wants the same text behind ####. How it is
-    cheated: by a guess. The way to the number is not read, so that nonsense before the right number scores 1, and where
-    few numbers come into question so does chance.
+    cheated: by any way to the number. What stands before it is not read, so that nonsense before the right number
+    scores 1, and where few numbers come into question a random one often does.
     """
 
     field: Word = "answer"

@@ -15,7 +15,10 @@ _HEAD = re.compile(r"^\s*(?:async\s+def|def|class)\s", re.MULTILINE)
 
 
 class Parses(Config):
-    """1 for an answer that is Python, else 0. How it is cheated: `pass`, a comment, or any single word parses too."""
+    """1 for an answer that is Python, else 0.
+
+    How it is cheated: by `pass`, a comment or a single word, which parse too.
+    """
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         return [
