@@ -196,6 +196,7 @@ def preview(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
     samples: int = ...,
     max_prompts: int = ...,
     max_new_tokens: int = ...,

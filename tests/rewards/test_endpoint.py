@@ -105,9 +105,11 @@ def test_a_server_that_stays_busy_stops_the_run_with_its_words_and_the_prompt() 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
 def test_what_will_not_pass_is_not_asked_again(status: int) -> None:
     told = rf"failed on 5 responses.*{status} .*field missing"
-    with served(lambda body, number: (status, b"field missing")) as (url, requests, _):
-        with pytest.raises(TrineError, match=told):
-            EndpointReward(url).score(ANSWERS)
+    with (
+        served(lambda body, number: (status, b"field missing")) as (url, requests, _),
+        pytest.raises(TrineError, match=told),
+    ):
+        EndpointReward(url).score(ANSWERS)
     assert len(requests) == 1
 
 

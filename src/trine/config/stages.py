@@ -75,7 +75,8 @@ BUILT_IN = (
         outputs=("model",),
         makes=REWARD_MODEL,
         overview="trine.report.overview:reward",
-        sections=("trine.report.training_sections:reward_section",),
+        verdicts="trine.report.reward_sections:verdicts",
+        sections=("trine.report.training_sections:reward_section", "trine.report.reward_sections:worth_section"),
     ),
     Stage(
         name="preview",
