@@ -53,7 +53,7 @@ def brief(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 async def sometimes(prompts: list[str], responses: list[str]) -> list[float | None]:
-    return [None if len(prompt) % 2 else 1.0 for prompt in prompts]
+    return [None if sum(map(ord, prompt)) % 3 else 1.0 for prompt in prompts]
 
 
 def broken(prompts: list[str], responses: list[str]) -> list[float]:
