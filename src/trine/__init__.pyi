@@ -18,6 +18,7 @@ from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.rewards import RewardSum as RewardSum
+from trine.config.rl import CriticTrainingConfig as CriticTrainingConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
@@ -99,6 +100,19 @@ def functions(
     held_out_reward_share: float = ...,
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
+
+def split(
+    out: _Path,
+    records: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    parts: Mapping[str, float] = ...,
+    by: str | None = ...,
+    max_records: int = ...,
+) -> Result:
+    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
 
 def finetune(
     out: _Path,
@@ -233,16 +247,33 @@ def ppo(
     closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
     value_head: Literal["zero", "fitted"] = ...,
+    critic_model: _Path | None = ...,
     critic_warmup: int = ...,
+    critic_training: CriticTrainingConfig | Mapping[str, Any] = ...,
     iterations: int = ...,
     batch_size: int = ...,
+    samples_per_prompt: int = ...,
     minibatch_size: int = ...,
     micro_batch_size: int = ...,
+    recompute_blocks: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    reward_overlap: int = ...,
+    early_stop_kl: float | None = ...,
+    old_log_probs: Literal["trainer", "engine", "corrected"] = ...,
+    importance_cap: float = ...,
+    return_lambda: float | None = ...,
     max_new_tokens: int = ...,
     stop_strings: Sequence[str] = ...,
     temperature: float = ...,
     missing_eos_penalty: float = ...,
+    penalty_unit: Literal["score", "deviation"] = ...,
     missing_eos_score: float | None = ...,
+    score_scaling: Literal["none", "scale", "normalize"] = ...,
+    score_clip: float | None = ...,
+    held_out: _Path | None = ...,
+    held_out_size: int = ...,
+    keep_best: bool = ...,
+    best_max_kl: float | None = ...,
     held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
@@ -254,6 +285,62 @@ def ppo(
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
+
+def dpo(
+    out: _Path,
+    model: _Path,
+    preferences: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    held_out: _Path | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    form: Literal["chat", "text"] = ...,
+    loss: Literal["dpo", "robust", "hinge", "ipo", "kto", "simpo", "orpo"] = ...,
+    beta: float | None = ...,
+    gamma: float = ...,
+    ipo_reduction: Literal["mean", "sum"] = ...,
+    label_smoothing: float = ...,
+    length_normalized: bool = ...,
+    chosen_weight: float = ...,
+    desirable_weight: float | None = ...,
+    undesirable_weight: float | None = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    epochs: float = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    share_prompt: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Improve a policy on preferences without sampling: DPO, IPO, KTO, SimPO, ORPO."""
+
+def best_of_n(
+    out: _Path,
+    model: _Path,
+    prompts: _Path,
+    reward: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
+    samples: int = ...,
+    max_prompts: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    rows: int = ...,
+) -> Result:
+    """Sample n answers to each prompt and write the one that a reward scores highest, as examples for finetune."""
 
 def control(
     environment: str,
@@ -310,6 +397,10 @@ def evaluate(
     reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     prompts: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    max_prompts: int = ...,
+    stop_strings: Sequence[str] = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,

@@ -119,7 +119,7 @@ def _check_reward(part: RewardPart) -> str | None:
 def _check_path(path: Path, name: str) -> str | None:
     from trine.catalog.locating import is_hub_data_set
 
-    if name in ("examples", "held_out", "prompts") and is_hub_data_set(path):
+    if name in ("examples", "held_out", "prompts", "records") and is_hub_data_set(path):
         return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")

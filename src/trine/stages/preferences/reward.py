@@ -26,7 +26,7 @@ from trine.stages.preferences.normalization import Normalization, normalize
 from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
 from trine.stages.preferences.reward_report import report_on
 from trine.tokenizer.chat_format import chat_format
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.stage_run import StageRun, stage_run
 
 BATCHES_SORTED_TOGETHER = 8
