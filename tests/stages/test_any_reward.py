@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import PLAIN_CPU, Command
 from tests.loopback import QuietHandler, listening
 from trine.config.loading import read_config_file, validated
-from trine.config.rewards import RewardSum
+from trine.config.rewards import RewardChoice, RewardSum
 from trine.config.rl import PpoConfig
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
@@ -41,7 +41,8 @@ def test_a_weighted_sum_on_the_command_line_trains_and_logs_each_part(
         names = {"reward": 0.5, "parses": 1.0, "tests.stages.test_any_reward:brief": 0.01}
         total = sum(weight * row[f"part_{name}"] for name, weight in names.items())
         assert row["score"] == pytest.approx(total, abs=1e-4)
-    again = validated(PpoConfig, read_config_file(out / "config.yaml", PpoConfig), "config.yaml")
+    written_down = read_config_file(out / "config.yaml", PpoConfig)["reward"]
+    again = validated(RewardChoice, {"reward": written_down}, "config.yaml")
     assert isinstance(again.reward, RewardSum) and [part.weight for part in again.reward.parts] == [0.5, 1.0, 0.01]
     assert ppo(command, finetune_run, prompts, out, written)[0] == 0  # the same command: the same run
     code, _, message = ppo(command, finetune_run, prompts, out, written.replace("0.5*", "0.7*"))
