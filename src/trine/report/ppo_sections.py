@@ -3,9 +3,9 @@
 Alarms that training raised (`stages/rl/alarms.py`) stand on top of the page.
 """
 
-from pathlib import Path
 from typing import Any
 
+from trine.config.rewards import shown_reward
 from trine.config.stages import REWARD_MODEL
 from trine.report.before_after import before_after
 from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot
@@ -93,7 +93,7 @@ def ppo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     rows: list[tuple[str, ...]] = [
         ("iterations", whole(run.results.get("iterations"))),
         ("responses per iteration", whole(run.config.get("batch_size"))),
-        ("reward", Path(str(run.config.get("reward", ""))).name),
+        ("reward", shown_reward(run.config.get("reward", ""))),
         ("KL coefficient", f"{number(kl.get('coefficient'))}, {target}"),
     ]
     tables = [*_ends_tables(run), *(table for table in (_ppo_table(run), _phases_table(run)) if table.rows)]
@@ -224,8 +224,8 @@ def _gain_over_kl(run: FinishedStage, name: str, label: str, colour: Colour) -> 
 
 def _previews(run: FinishedStage, recipe: RecipeRun) -> list[FinishedStage]:
     """Previews by this run's reward."""
-    wanted = Path(str(run.config.get("reward", ""))).name
-    return [each for each in recipe.of_stage("preview") if Path(str(each.config.get("reward", ""))).name == wanted][:1]
+    wanted = shown_reward(run.config.get("reward", ""))
+    return [each for each in recipe.of_stage("preview") if shown_reward(each.config.get("reward", "")) == wanted][:1]
 
 
 def _best_of_n(preview: FinishedStage) -> list[Line]:

@@ -15,7 +15,7 @@ from trine.algorithms.text_statistics import mean_median_deviation
 from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
 from trine.rewards.base import Reward, RewardInParts
-from trine.rewards.function import prompt_text
+from trine.rewards.texts import asked
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
@@ -92,7 +92,7 @@ class Observer:
         self.folder.log_samples(
             [
                 {
-                    "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
+                    "step": step, "iteration": iteration, "prompt": asked(answer), "text": answer.response,
                     "score": float(experience.scores[row]), "kl": kl[row], "length": int(experience.mask[row].sum()),
                     "ended": answer.ended,
                 }
@@ -116,10 +116,6 @@ def _ends(experience: Experience) -> Ends:
         "scores": experience.scores[known].tolist(),
         "prompts": prompt_groups(experience.rollouts)[known].tolist(),
     }
-
-
-def _prompt(answer: Answer) -> str:
-    return prompt_text(answer.prompt) if answer.query is None else answer.query
 
 
 def _held_out_figures(scores: Tensor) -> dict[str, float]:
