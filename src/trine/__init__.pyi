@@ -17,6 +17,9 @@ from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.preferences import CutsConfig as CutsConfig
+from trine.config.preferences import KindWeights as KindWeights
+from trine.config.rewards import RewardSum as RewardSum
 from trine.config.rl import CriticTrainingConfig as CriticTrainingConfig
 from trine.config.rl import GroupsConfig as GroupsConfig
 from trine.config.rl import KlConfig as KlConfig
@@ -175,18 +178,38 @@ def preferences(
 def reward(
     out: _Path,
     model: _Path,
-    preferences: _Path,
     *,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
-    held_out: _Path | None = ...,
+    labels: Sequence[_Path] = ...,
+    scores: Sequence[_Path] = ...,
+    pairs: Sequence[_Path] = ...,
+    rankings: Sequence[_Path] = ...,
+    judgements: Sequence[_Path] = ...,
+    preferences: _Path | None = ...,
+    held_out: Sequence[_Path] = ...,
+    held_out_share: float = ...,
+    held_out_by: str | None = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    form: Literal["chat", "text"] | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    weights: KindWeights | Mapping[str, Any] = ...,
+    cuts: CutsConfig | Mapping[str, Any] = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    truncation_side: Literal["right", "left"] = ...,
     epochs: float = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
+    ranking_loss: Literal["pairs", "plackett_luce"] = ...,
     margin: float = ...,
-    normalize: bool = ...,
+    label_smoothing: float = ...,
+    centring: float = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
     normalization_samples: int = ...,
     max_new_tokens: int = ...,
@@ -196,13 +219,13 @@ def reward(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Train a reward model on preference pairs (pairwise ranking loss)."""
+    """Train a reward model on labels, scores, pairs and rankings."""
 
 def preview(
     out: _Path,
     model: _Path,
-    reward: _Path,
-    other: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
+    other: _Path | RewardSum | Mapping[str, Any],
     prompts: _Path,
     *,
     seed: int = ...,
@@ -224,7 +247,7 @@ def ppo(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path | None,
+    reward: _Path | RewardSum | Mapping[str, Any] | None,
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -281,7 +304,7 @@ def ppo(
     held_out_size: int = ...,
     keep_best: bool = ...,
     best_max_kl: float | None = ...,
-    held_out_reward: _Path | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
     sample_count: int = ...,
@@ -297,7 +320,7 @@ def grpo(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path | None,
+    reward: _Path | RewardSum | Mapping[str, Any] | None,
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -354,7 +377,7 @@ def grpo(
     held_out_size: int = ...,
     keep_best: bool = ...,
     best_max_kl: float | None = ...,
-    held_out_reward: _Path | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
     sample_count: int = ...,
@@ -364,13 +387,13 @@ def grpo(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Train a policy by GRPO (Shao et al. 2024): PPO's clipped updates, with each score judged against its group's."""
+    """Train a policy by GRPO (Shao et al. 2024): PPO's clipped updates, with each score set against its group's."""
 
 def rloo(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path | None,
+    reward: _Path | RewardSum | Mapping[str, Any] | None,
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -427,7 +450,7 @@ def rloo(
     held_out_size: int = ...,
     keep_best: bool = ...,
     best_max_kl: float | None = ...,
-    held_out_reward: _Path | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
     sample_count: int = ...,
@@ -443,7 +466,7 @@ def reinforce_plus_plus(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path | None,
+    reward: _Path | RewardSum | Mapping[str, Any] | None,
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -500,7 +523,7 @@ def reinforce_plus_plus(
     held_out_size: int = ...,
     keep_best: bool = ...,
     best_max_kl: float | None = ...,
-    held_out_reward: _Path | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
     sample_count: int = ...,
@@ -620,8 +643,8 @@ def evaluate(
     before: _Path | None = ...,
     after: _Path | None = ...,
     base: _Path | None = ...,
-    reward: _Path | None = ...,
-    held_out_reward: _Path | None = ...,
+    reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     prompts: _Path | None = ...,
     form: Literal["chat", "text"] = ...,
     query_tokens: Sequence[int] = ...,

@@ -16,10 +16,13 @@ from trine.config.corpus import CorpusConfig, SourceConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
+from trine.config.rewards import RewardPart, is_reward, parts_of, reward_kind
 from trine.runtime.errors import TrineError
 
 # Fields of a path that are written, not read.
 _WRITTEN = ("out", "film")
+# Fields of records, which may be a data set on the hub.
+OF_RECORDS = ("examples", "held_out", "prompts", "records", "labels", "scores", "pairs", "rankings", "judgements")
 
 
 def check_inputs(config: Config, earlier: Mapping[Path, StageConfig], place: str) -> list[str]:
@@ -47,15 +50,21 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         name = field.name.rpartition(".")[2]
         if value is None or name in _WRITTEN or _made_before(value, earlier):
             continue
-        if is_name(field.kind):
+        if is_reward(field.kind):
+            yield from (
+                partial(_check_reward, part) for part in parts_of(value) if not _made_before(part.name, earlier)
+            )
+        elif is_name(field.kind):
             names = (
                 each for each in (value if isinstance(value, tuple) else (value,)) if not _made_before(each, earlier)
             )
             yield from (
                 partial(_check_adapter if name == "adapter" else _check_name, str(each), name) for each in names
             )
-        elif isinstance(value, Path) and isinstance(config, StageConfig):
-            yield partial(_check_path, value, name)
+        elif isinstance(config, StageConfig):
+            given = value if isinstance(value, tuple) and name in OF_RECORDS else (value,)
+            paths = [each for each in given if isinstance(each, Path)]
+            yield from (partial(_check_path, each, name) for each in paths if not _made_before(each, earlier))
     for value in dict(config).values():
         if isinstance(value, HardwareConfig):
             yield partial(_check_hardware, value)
@@ -88,15 +97,10 @@ def _check_adapter(place: str, _: str) -> str | None:
 
 
 def _check_name(name: str, field: str) -> str | None:
-    """A model or a reward."""
+    """A model."""
     from trine.catalog.locating import SMOLLM2, find_model, is_hub_name, packaged_smollm2
-    from trine.catalog.rewards import is_function
 
-    if (field.endswith("reward") or field == "other") and is_function(name):
-        from trine.rewards.function import import_function
-
-        import_function(name)
-    elif Path(name).exists() or (name == SMOLLM2 and packaged_smollm2()):
+    if Path(name).exists() or (name == SMOLLM2 and packaged_smollm2()):
         find_model(name)
     elif name == SMOLLM2 or is_hub_name(name):
         return f"{name}: on the Hugging Face hub, not looked up"
@@ -105,10 +109,21 @@ def _check_name(name: str, field: str) -> str | None:
     return None
 
 
+def _check_reward(part: RewardPart) -> str | None:
+    """Servers are not asked: what they answer is seen when a run tries its reward, before anything is sampled."""
+    if reward_kind(part.name) == "model":
+        return _check_name(part.name, "reward")
+    from trine.catalog.rewards import code_fingerprint, open_without_model
+
+    open_without_model(part)
+    code_fingerprint(part)  # reads the files that it needs
+    return f"{part.name}: a server, not asked" if reward_kind(part.name) == "endpoint" else None
+
+
 def _check_path(path: Path, name: str) -> str | None:
     from trine.catalog.locating import is_hub_data_set
 
-    if name in ("examples", "held_out", "prompts", "records") and is_hub_data_set(path):
+    if name in OF_RECORDS and is_hub_data_set(path):
         return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")

@@ -13,7 +13,6 @@ from trine.config.rl import KlConfig, PpoConfig
 
 FIRST: tuple[str, ...] = (
     "samples_per_prompt", "iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate",
-    "lora.rank",
 )  # fmt: skip
 
 

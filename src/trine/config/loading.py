@@ -4,14 +4,14 @@ A key that was renamed is refused with its new name (`config/renamed.py`).
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from trine.config.base import Config
-from trine.config.renamed import new_name
+from trine.config.renamed import new_name, why_refused
 from trine.config.resumption import with_inputs
 from trine.config.values import Refused
 from trine.config.yaml_text import read_file, read_mapping
@@ -21,11 +21,15 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """'; it is now x' for a key that was renamed, '; did you mean x?' when there is one alike, else all known keys."""
+    """'; it is now x' for a key that was renamed, why one is refused, '; did you mean x?' when there is one alike, else
+    all known keys."""
     known = sorted(known)
     renamed = new_name(key, known)
     if renamed:
         return f"; it is now {renamed!r}"
+    refused = why_refused(key, known)
+    if refused:
+        return f": {refused}"
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 
@@ -84,14 +88,21 @@ _HOW_WRITTEN = {
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
-        if part.isdecimal():  # a place in a list of configs
+        if part not in cls.model_fields:  # a place in a list of configs, or which of several types the value is of
             continue
-        annotation = cls.model_fields[part].annotation
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        if not (inner and issubclass(inner[0], BaseModel)):
+        inner = next(_configs_in(cls.model_fields[part].annotation), None)
+        if inner is None:
             return []
-        cls = inner[0]
+        cls = inner
     return list(cls.model_fields)
+
+
+def _configs_in(kind: Any) -> Iterator[type[BaseModel]]:
+    """The config classes that a type names."""
+    if isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _configs_in(inner)
 
 
 def _description(cls: type[BaseModel], path: list[str]) -> str:

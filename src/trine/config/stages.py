@@ -17,7 +17,12 @@ PPO = Stage(
     makes=LANGUAGE_MODEL,
     estimate="trine.stages.rl.estimate:estimate",
     overview="trine.report.overview:ppo",
-    sections=("trine.report.training_sections:ppo_section",),
+    verdicts="trine.report.ppo_sections:verdicts",
+    sections=(
+        "trine.report.ppo_sections:ppo_section",
+        "trine.report.ppo_samples:followed_section",
+        "trine.report.ppo_samples:samples_section",
+    ),
 )
 
 BUILT_IN = (
@@ -93,7 +98,7 @@ BUILT_IN = (
     ),
     Stage(
         name="reward",
-        help="train a reward model on preference pairs",
+        help="train a reward model on labels, scores, pairs or rankings",
         config="trine.config.preferences:RewardConfig",
         run="trine.stages.preferences.reward:run",
         outputs=("model",),
