@@ -46,7 +46,7 @@ from trine.stages.rl.networks import (
     write_policy,
 )
 from trine.stages.rl.observations import Observer
-from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.stages.rl.prompts import Prompt, columns_of, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.stages.rl.show import show
 from trine.tokenizer.chat_format import Chat
@@ -186,7 +186,7 @@ def sample_answers(config: PpoConfig) -> list[Answer]:
             for example in read_texts(config.prompts)
         ]
     return [
-        Answer(example.prompt, example.response or "An answer.", columns=example.columns)
+        Answer(example.prompt, example.response or "An answer.", columns=columns_of(example))
         for example in read_exchanges(config.prompts, answered=False)
     ]
 
