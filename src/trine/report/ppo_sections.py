@@ -25,7 +25,7 @@ PPO_CURVES: tuple[tuple[Curves, str, str], ...] = (
         "reward",
         "Reward of each iteration's responses: should rise, and the held-out reward model's with it.",
     ),
-    ((("kl", ""),), "KL divergence, nats per response", "KL divergence from the reference: should level off."),
+    ((("kl", ""),), "KL, nats per response", "KL divergence from the reference: should level off."),
     (
         (("length", "mean"), ("length_shortest", "shortest"), ("length_longest", "longest")),
         "response length, tokens",
@@ -39,7 +39,7 @@ PPO_CURVES: tuple[tuple[Curves, str, str], ...] = (
     ),
     ((("explained_variance", ""),), "explained variance", EXPLAINED_VARIANCE),
     ((("kl_coefficient", ""),), "KL coefficient", "KL coefficient: what the reward is reduced by for a nat of KL."),
-    ((("approximate_kl", ""),), "approximate KL, nats per token", APPROXIMATE_KL),
+    ((("approximate_kl", ""),), "approximate KL, nats", APPROXIMATE_KL),
     (
         (("ended_share", "ended"), ("zero_variance_share", "scores all alike")),
         "share of responses",
