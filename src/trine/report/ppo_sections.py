@@ -25,7 +25,7 @@ PPO_CURVES: tuple[tuple[Curves, str, str], ...] = (
         "reward",
         "Reward of each iteration's responses: should rise, and the held-out reward model's with it.",
     ),
-    ((("kl", ""),), "KL, nats per response", "KL divergence from the reference: should level off."),
+    ((("kl", ""),), "KL divergence, nats per response", "KL divergence from the reference: should level off."),
     (
         (("length", "mean"), ("length_shortest", "shortest"), ("length_longest", "longest")),
         "response length, tokens",
