@@ -2,7 +2,8 @@
 et al. 2022).
 
 The five steps of an iteration are `RolloutObjective.start_iteration`; here is what makes them PPO: advantages by GAE
-against a critic, KL to the reference as a price on every token, clipped updates of policy and values.
+against a critic, KL to the reference as a price on every token, clipped updates of policy and values. GRPO, RLOO and
+REINFORCE++ are the same run with the advantages of `groups.py` and no critic.
 """
 
 from collections.abc import Sequence
@@ -16,21 +17,24 @@ from torch import Tensor
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
 from trine.algorithms.ppo import truncation
+from trine.algorithms.text_groups import sequence_log_ratios
 from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import finish_lora
 from trine.catalog.exchanges import read_exchanges, read_texts
 from trine.catalog.rewards import open_reward
+from trine.config.rewards import parts_of
 from trine.config.rl import PpoConfig
 from trine.model.lora import merge_lora
 from trine.records import Answer, Rollout, Term
-from trine.rewards.base import Reward
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried, Reward
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.rewards.no_reward import NoReward
 from trine.runtime.progress import say
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
 from trine.stages.rl.followed import Done, Followed, write_followed
+from trine.stages.rl.groups import advantages_without_critic, groups_of
 from trine.stages.rl.held_out import HeldOut
 from trine.stages.rl.networks import (
     check_shares,
@@ -42,7 +46,7 @@ from trine.stages.rl.networks import (
     write_policy,
 )
 from trine.stages.rl.observations import Observer
-from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.stages.rl.prompts import Prompt, columns_of, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.stages.rl.show import show
 from trine.tokenizer.chat_format import Chat
@@ -58,8 +62,11 @@ class PpoObjective(RolloutObjective):
     def advantages(
         self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By GAE, of the tokens' rewards."""
+        """By GAE, of the tokens' rewards; or against the group. Without a critic there are no returns."""
         config, rewards = self.config, self.token_rewards(scores, figures, mask)
+        if config.advantage != "gae":
+            advantages = advantages_without_critic(rewards, groups_of(rollouts), mask, config)
+            return advantages, torch.zeros_like(advantages)
         return gae_of_responses(
             rewards, figures.old_values, mask,
             gamma=config.gamma, gae_lambda=config.gae_lambda, return_lambda=config.return_lambda,
@@ -67,16 +74,19 @@ class PpoObjective(RolloutObjective):
 
     def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
         """Clipped policy loss, value loss, entropy bonus, and the KL penalty where it is asked for in the loss."""
-        config, advantages = self.config, batch.advantages
+        config, advantages, now = self.config, batch.weights * batch.advantages, log_probs
+        if config.ratio == "sequence":
+            apart = sequence_log_ratios(log_probs - batch.old_log_probs, batch.owners, batch.responses)
+            now = batch.old_log_probs + apart
         if config.old_log_probs == "corrected":
             advantages = batch.importance * advantages
         if config.old_log_probs == "engine":
             advantages = truncation(log_probs, batch.old_log_probs, config.importance_cap) * advantages
-        terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
+        terms = policy_terms(now, entropy, batch.old_log_probs, advantages, config)
         terms["value"] = value_term(values, batch.old_values, batch.returns, config)
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, batch.old_log_probs, batch.reference_log_probs, config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient)
+            terms["kl_loss"] = Term((batch.weights * penalty).sum(), self.kl_coefficient)
         return terms
 
 
@@ -120,8 +130,9 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     check_shares(config, world)
     with world.main_first(f"opening of {stage.path}"):
         reward = open_reward(config.reward, stage.hardware, config.closed) if config.reward else NoReward()
-        if isinstance(reward, FunctionReward):
-            reward.try_out(sample_answers(config))
+        for part in leaves(reward):
+            if isinstance(part, CanBeTried):
+                part.try_out(sample_answers(config))
         policy, tokenizer = stage.open_trainable(config)
         reference = open_reference(config, stage, policy, tokenizer)
         model = open_critic(config, stage, policy).to(stage.hardware.device)
@@ -135,14 +146,15 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     results = stage.train(config, objective, model, policy.config, steps, parallel, critic_apart(config, model))
-    objective.observer.finish()
+    seen = objective.observer.finish()
     whole = whole_networks(model)
     with world.main_first(f"models of {stage.path}"):
         if world.is_main:
             finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
             merge_lora(whole)  # a critic of its own has adapters too
-            write_policy(stage, whole, chat)
-    return results | {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+            write_policy(stage, whole, chat, has_critic=objective.needs_critic)
+    counted = {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    return results | counted | seen
 
 
 def watch(objective: PpoObjective, config: PpoConfig, stage: StageRun, done: Done) -> None:
@@ -174,14 +186,18 @@ def sample_answers(config: PpoConfig) -> list[Answer]:
             for example in read_texts(config.prompts)
         ]
     return [
-        Answer(example.prompt, example.response or "An answer.", columns=example.columns)
+        Answer(example.prompt, example.response or "An answer.", columns=columns_of(example))
         for example in read_exchanges(config.prompts, answered=False)
     ]
 
 
 def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat | TextFormat) -> None:
     """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
-    if isinstance(reward, ModelReward) and config.reward:
-        longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
-        reward.check_reads(chat.tokenizer, longest, config.reward)
-        say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
+    if not config.reward:
+        return
+    longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+    for part, named in zip(leaves(reward), parts_of(config.reward), strict=True):
+        if isinstance(part, ModelReward):
+            part.check_reads(chat.tokenizer, longest, named.name)
+            penalty = f"{config.missing_eos_penalty:g}"
+            say(f"ppo: closed={part.closed} for answers cut at max_new_tokens, penalty {penalty}")
