@@ -1,6 +1,7 @@
 """One reward model from labels, scores, pairs and rankings, in one process and in two."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,22 @@ from tests.several_processes import in_processes
 from tests.tiny import random_ids, tiny_score_model
 from trine.algorithms.text_judgements import MAX_TIED
 from trine.catalog.loading import open_hardware, open_score_model
+from trine.catalog.rewards import open_reward
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.preferences import CutsConfig, KindWeights, RewardConfig
 from trine.data.cuts import first_words, with_cuts
 from trine.data.judgement_texts import Reading
 from trine.data.judgements import judgements_of
 from trine.model.heads import ScoreModel
-from trine.records import Answer, Judgement
+from trine.records import Answer, Judgement, Message
 from trine.rewards.closing import shortened
+from trine.rewards.model import ModelReward
 from trine.runtime.distributed import open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.preferences.judged import Judged, held_out_figures
 from trine.stages.preferences.reward import prepare, run
-from trine.stages.preferences.reward_batches import AnswerScores, pack_items
+from trine.stages.preferences.reward_batches import AnswerScores, pack_items, score_items
 from trine.stages.preferences.reward_items import Item, batch_elements, pair_item
 from trine.stages.preferences.reward_losses import counts_of, terms_of
 from trine.stages.preferences.reward_objective import RewardObjective
@@ -235,6 +238,33 @@ def test_a_model_that_would_never_see_the_end_token_is_refused(tokenizer_run: Pa
         prepare(RewardRecords(cut, [], "text"), model, tokenizer, config)
     mixed = prepare(RewardRecords([*cut, text("return")], [], "text"), model, tokenizer, config)
     assert [item.answers[0][-1] == tokenizer.end_of_text for item in mixed.items] == [False, False, True]
+
+
+def test_a_model_whose_tokenizer_lost_its_end_token_is_refused(tmp_path: Path, reward_run: Path) -> None:
+    """Scores at another token mean nothing: a folder whose chat template was replaced is not opened as a reward."""
+    hardware = open_hardware(PLAIN_CPU)
+    shutil.copytree(reward_run / "model", tmp_path / "model")
+    open_reward(str(tmp_path / "model"), hardware)
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{{ 'assistant: ' }}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    with pytest.raises(TrineError, match=r"read at the end token '<\|im_end\|>', and its tokenizer .* ends a message"):
+        open_reward(str(tmp_path / "model"), hardware)
+
+
+def test_a_long_answer_is_scored_as_it_was_learned(tokenizer_run: Path) -> None:
+    tokenizer = Tokenizer.load(tokenizer_run)
+    model = tiny_score_model("qwen3", vocab_size=tokenizer.vocab_size)
+    messages = (Message("user", "number " * 20),)
+    answers = [Answer(messages, "return number " * count) for count in (1, 40)]
+    for side in ("left", "right"):
+        changes = {"max_tokens": 50, "too_long": "cut", "truncation_side": side}
+        config = reward_of(Path("x"), Path("x"), labels=("x",), **changes)
+        model.max_tokens, model.truncation_side = 50, side
+        said = [Judgement(messages, (answer,), label=True) for answer in answers]
+        items = prepare(RewardRecords(said, [], "chat"), model, tokenizer, config).items
+        scores = score_items(AnswerScores(model), items, 64, torch.device("cpu"))
+        found = ModelReward(model, tokenizer).score(answers).tolist()
+        assert found == pytest.approx([score for (score,) in scores], abs=1e-5)
 
 
 def test_too_long_texts_are_refused_dropped_or_cut_and_counted(tokenizer_run: Path) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from trine.data.packing import pad
 from trine.model.heads import ScoreModel
 from trine.records import Answer, Closing
-from trine.rewards.closing import closed_ids
+from trine.rewards.closing import closed_ids, shortened
+from trine.rewards.end_token import check_end_token
 from trine.runtime.errors import TrineError
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
@@ -33,11 +34,13 @@ class ModelReward:
         self.chat, self.pad_id = chat_format(tokenizer), tokenizer.pad
         self.fingerprint = tokenizer.fingerprint
         self.newline_ids = frozenset(i for i, data in enumerate(tokenizer.token_bytes) if b"\n" in data)
+        check_end_token(model, tokenizer)
 
     def check_reads(self, tokenizer: Tokenizer, longest: int, place: str) -> None:
         """Raise `TrineError` unless rows of `longest` tokens of `tokenizer` fit; of another, it shows when scoring."""
         context = self.model.trunk.config.context
-        if tokenizer.fingerprint == self.fingerprint and longest > context:
+        cuts = self.model.max_tokens is not None
+        if tokenizer.fingerprint == self.fingerprint and longest > context and not cuts:
             raise TrineError(f"reward {place} reads {context} tokens, the policy's rows have up to {longest}")
 
     @torch.no_grad()
@@ -62,10 +65,10 @@ class ModelReward:
     def _row(self, answer: Answer) -> list[int]:
         """Prompt and closed answer as ids of the reward model's tokenizer."""
         if answer.tokenizer == self.fingerprint:
-            row = [*answer.prompt_ids, *self.closed_response(answer.response_ids, ended=answer.ended)]
+            row = self._fitted(answer.prompt_ids, self.closed_response(answer.response_ids, ended=answer.ended))
         else:
             response = self.chat.response_ids(answer.response, ended=answer.ended)
-            row = [*self.chat.prompt_ids(answer.prompt), *self.closed_response(response, ended=answer.ended)]
+            row = self._fitted(self.chat.prompt_ids(answer.prompt), self.closed_response(response, ended=answer.ended))
         context = self.model.trunk.config.context
         if len(row) > context:
             raise TrineError(
@@ -73,6 +76,13 @@ class ModelReward:
                 f"reads: {answer.response[:60]!r}; shorten max_new_tokens or the prompts"
             )
         return row
+
+    def _fitted(self, prompt: Sequence[int], response: Sequence[int]) -> list[int]:
+        """One row, of which a model that was trained on cut texts is shown what it was shown in training."""
+        if self.model.max_tokens is None:
+            return [*prompt, *response]
+        asked, kept = shortened(prompt, response, self.model.max_tokens, self.model.truncation_side)
+        return [*asked, *kept]
 
     def closed_response(self, ids: Sequence[int], *, ended: bool) -> list[int]:
         """The response's ids as they are scored: with the end token, whatever ended them; of one cut, by `closed`."""
