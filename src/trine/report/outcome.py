@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Literal
 
+from trine.config.rewards import shown_reward
 from trine.config.stages import PREFERENCE_PAIRS, REWARD_MODEL
 from trine.report.plots import Group, histogram_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
@@ -42,7 +43,7 @@ def _deviations(run: FinishedStage) -> str:
 
 
 def reward_label(reward: str, run: FinishedStage) -> str:
-    name = Path(str(run.config.get(reward, reward))).name
+    name = shown_reward(run.config.get(reward) or reward)
     role = "reward it learned from" if reward == "reward" else "held-out reward model"
     return role if name == reward else f"{role} ({name})"
 
@@ -95,7 +96,8 @@ def _label_rows(results: dict[str, Any], reward: str, run: FinishedStage) -> lis
 def _standard_error(results: dict[str, Any], reward: str) -> float | None:
     """Of the mean gain: before and after answer the same prompts, so differences are taken prompt by prompt."""
     scores = results.get("scores", {}).get(reward, {})
-    differences = [b - a for a, b in zip(scores.get("before", []), scores.get("after", []), strict=False)]
+    pairs = zip(scores.get("before", []), scores.get("after", []), strict=False)
+    differences = [b - a for a, b in pairs if a is not None and b is not None]
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
 
 
@@ -180,8 +182,8 @@ def _score_plots(run: FinishedStage, recipe: RecipeRun) -> list[Plot]:
         scores = run.results.get("scores", {}).get(reward, {})
         if scores.get("before") and scores.get("after"):
             groups: list[Group] = [
-                ("before PPO", scores["before"], "before"),
-                ("after PPO", scores["after"], "after"),
+                ("before PPO", [score for score in scores["before"] if score is not None], "before"),
+                ("after PPO", [score for score in scores["after"] if score is not None], "after"),
             ]
             unit = units(recipe.made_at(run.config.get(reward), REWARD_MODEL))
             label = reward_label(reward, run)
@@ -207,7 +209,7 @@ def samples_section(run: FinishedStage, recipe: RecipeRun) -> Section:
 
 
 def _answer(side: Literal["before", "after", "person"], heading: str, answer: dict[str, Any]) -> Answer:
-    scores = [f"{reward} {signed(answer[reward])}" for reward in REWARDS if reward in answer]
+    scores = [f"{reward} {signed(answer[reward])}" for reward in REWARDS if answer.get(reward) is not None]
     return Answer(side, heading, str(answer.get("text", "")), " · ".join(scores))
 
 

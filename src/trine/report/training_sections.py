@@ -1,9 +1,9 @@
 """Sections on fine-tuning, reward models and PPO; and the plot of a training loss."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from trine.config.rewards import shown_reward
 from trine.config.stages import PREFERENCE_PAIRS
 from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
@@ -176,7 +176,7 @@ def ppo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     rows: list[tuple[str, ...]] = [
         ("iterations", whole(run.results.get("iterations"))),
         ("responses per iteration", whole(run.config.get("batch_size"))),
-        ("reward", Path(str(run.config.get("reward", ""))).name),
+        ("reward", shown_reward(run.config.get("reward", ""))),
         ("KL coefficient", f"{number(kl.get('coefficient'))}, {target}"),
     ]
     tables = [table for table in (_ppo_table(run),) if table.rows]

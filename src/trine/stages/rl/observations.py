@@ -17,7 +17,7 @@ from trine.algorithms.text_statistics import mean_median_deviation
 from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
 from trine.rewards.base import Reward, RewardInParts
-from trine.rewards.function import prompt_text
+from trine.rewards.texts import asked
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
@@ -86,7 +86,7 @@ class Observer:
         self.folder.log_samples(
             [
                 {
-                    "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
+                    "step": step, "iteration": iteration, "prompt": asked(answer), "text": answer.response,
                     "score": float(experience.scores[row]), "kl": kl[row], "length": int(experience.mask[row].sum()),
                     "ended": answer.ended,
                 }
@@ -99,10 +99,6 @@ class Observer:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.watch.restore(state)
-
-
-def _prompt(answer: Answer) -> str:
-    return prompt_text(answer.prompt) if answer.query is None else answer.query
 
 
 def _held_out_figures(scores: Tensor) -> dict[str, float]:
