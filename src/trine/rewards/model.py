@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from trine.data.packing import pad
 from trine.model.heads import ScoreModel
 from trine.records import Answer, Closing
+from trine.rewards.batches import rows_at_once, score_in_batches
 from trine.rewards.closing import closed_ids
 from trine.runtime.errors import TrineError
 from trine.tokenizer.chat_format import chat_format
 from trine.tokenizer.tokenizer import Tokenizer
-
-ROWS_AT_ONCE = 64
 
 
 class ModelReward:
@@ -40,17 +37,13 @@ class ModelReward:
         if tokenizer.fingerprint == self.fingerprint and longest > context:
             raise TrineError(f"reward {place} reads {context} tokens, the policy's rows have up to {longest}")
 
-    @torch.no_grad()
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context, or has no score."""
         rows = [self._row(answer) for answer in answers]
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        scores = torch.empty(len(rows))
-        device = self.model.head.weight.device
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            batch = order[start : start + ROWS_AT_ONCE]
-            ids, lengths = (tensor.to(device) for tensor in pad([rows[index] for index in batch], self.pad_id))
-            scores[batch] = self.model(ids, lengths - 1).cpu()
+        scores = score_in_batches(
+            rows, lambda ids, lengths: self.model(ids, lengths - 1), self.pad_id, self.model.head.weight.device,
+            rows_at_once(self.model.trunk),
+        )  # fmt: skip
         broken = (~scores.isfinite()).nonzero().flatten().tolist()
         if broken:
             raise TrineError(
