@@ -16,6 +16,12 @@ StopReason = Literal["eos", "stop", "length"]
 Closing = Literal["line", "end", "as_is"]
 """How a cut answer is shown to a reward model: to its last whole line and ended, ended where it was cut, or unended."""
 
+Form = Literal["chat", "text"]
+"""What is answered or scored: a conversation, or plain text that is continued."""
+
+JudgementKind = Literal["label", "score", "pair", "ranking"]
+"""What is said of answers: good or bad; how good; which of two is better; an order of several."""
+
 Task = Literal["classify", "entail", "similar", "choose"]
 """GPT-1's four tasks: label a text; a premise and a hypothesis; two texts in either order; choose among options."""
 
@@ -178,8 +184,8 @@ class Answer:
 
     `query`: the plain text that the answer continues, where there is no conversation (form: text); a whole text that is
     judged has an empty one. `ended`: the answer ended by itself, not at max_new_tokens. `prompt_ids`, `response_ids`:
-    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields of
-    the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
+    the policy's token ids, of use to readers with the same `tokenizer` (its fingerprint). `columns`: the other fields
+    of the prompt's record. `prompt_index`: answers with the same one are a group, all to one prompt.
     """
 
     prompt: tuple[Message, ...]
@@ -199,7 +205,9 @@ class Judgement:
 
     `label`: whether the only answer is good. `score`: how good it is. `ranking`: groups of places in `answers`, best
     first; answers of one group are tied, and a pair is a ranking of two: ((0,), (1,)). Answers that no group names were
-    not ranked. `judge` says who judged, `weight` how much it counts.
+    not ranked. `judge` says who judged, `weight` how much it counts. Of a pair, `margin` is by how much more the first
+    answer has to score, and `probability` a soft label: how likely it is that the first is the better one. `name` says
+    where it came from, `group` splits train from held-out; empty: the prompt.
     """
 
     prompt: tuple[Message, ...]
@@ -209,6 +217,17 @@ class Judgement:
     ranking: tuple[tuple[int, ...], ...] | None = None
     judge: str = ""
     weight: float = 1.0
+    margin: float = 0.0
+    probability: float | None = None
+    name: str = ""
+    group: str = ""
+
+    @property
+    def kind(self) -> JudgementKind:
+        """A ranking of two answers is a pair, tied or not."""
+        if self.ranking is None:
+            return "score" if self.label is None else "label"
+        return "pair" if sum(map(len, self.ranking)) == 2 else "ranking"
 
     def __post_init__(self) -> None:
         given = [name for name in ("label", "score", "ranking") if getattr(self, name) is not None]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PLAIN_CPU, finetune_config
+from tests.several_processes import in_processes
 from trine.catalog.loading import open_hardware, open_model
 from trine.config.base import LoopConfig
 from trine.runtime.errors import TrineError
@@ -51,6 +52,22 @@ def test_figures_of_tasks_stand_in_the_log(watched_run: Path, tasks: tuple[str, 
     assert len(rows) > 1
     assert all(TURN in row and "held_out_cross_entropy" in row for row in rows)
     assert read_json(watched_run / "done.json")[FIGURE] == rows[-1][FIGURE]
+
+
+def _train(out: Path, shared: Path, tasks: tuple[str, str]) -> None:
+    finetune.run(config(out, shared, tasks, parallel="ddp"))
+
+
+def test_two_processes_find_the_figures_of_one(
+    watched_run: Path, shared: Path, tasks: tuple[str, str], tmp_path: Path
+) -> None:
+    in_processes(2, _train, tmp_path / "run", shared, tasks)
+    one, two = (
+        [row[FIGURE] for row in read_jsonl(run / "metrics.jsonl") if FIGURE in row]
+        for run in (watched_run, tmp_path / "run")
+    )
+    assert two == pytest.approx(one, rel=1e-4)
+    assert read_json(tmp_path / "run" / "best.json")["step"] == read_json(watched_run / "best.json")["step"]
 
 
 def test_the_best_model_is_kept(watched_run: Path, tasks: tuple[str, str]) -> None:

@@ -25,7 +25,6 @@ from trine.model.gguf.reading import read_gguf, read_gguf_tokenizer
 from trine.model.heads import ScoreModel
 from trine.model.transformer import Transformer
 from trine.model.weight_files import StoredDtype, open_weights
-from trine.records import Closing
 from trine.runtime.device import Hardware, choose_hardware
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
@@ -129,7 +128,8 @@ def open_score_model(
     compute = (hardware.compute_dtype, hardware.device)
     if not place.adapters:
         return load_score_model(place.base, *compute, ignored=ignored), Tokenizer.load(place.base)
-    trunk, head, offset, closed = _scored_base(place.base, hardware, ignored)
+    trunk, scored = _scored_base(place.base, hardware, ignored)
+    head: Tensor | None = None if scored is None else scored.head.weight
     for folder in place.adapters:
         merged = merge_adapter(trunk, folder, ignored=ignored)
         trunk, head = merged.model, head if merged.head is None else merged.head
@@ -137,7 +137,8 @@ def open_score_model(
         raise TrineError(f"{place.adapters[-1]} holds no reward model: neither it nor its base has {SCORE_WEIGHT}")
     model = ScoreModel(trunk)
     model.head.weight.data.copy_(head)
-    model.offset, model.closed = offset, closed
+    if scored is not None:
+        model.reads_as(scored)
     return model.to(hardware.device), _beside(place, Tokenizer.load(place.base))
 
 
@@ -156,16 +157,13 @@ def is_reward_model(name: Path | str) -> bool:
     return base.is_dir() and has_score_head(base)
 
 
-def _scored_base(
-    folder: Path, hardware: Hardware, ignored: Collection[str]
-) -> tuple[Transformer, Tensor | None, float, Closing]:
-    """Trunk, score head if it has one, offset, and how it reads cut answers, of an adapter's base, which may be a plain
-    language model."""
+def _scored_base(folder: Path, hardware: Hardware, ignored: Collection[str]) -> tuple[Transformer, ScoreModel | None]:
+    """The trunk of an adapter's base and, unless that is a plain language model, the reward model it is."""
     compute = (hardware.compute_dtype, hardware.device)
     if not has_score_head(folder):
-        return load_model(folder, *compute, ignored=ignored), None, 0.0, "end"
+        return load_model(folder, *compute, ignored=ignored), None
     model = load_score_model(folder, *compute, ignored=ignored)
-    return model.trunk, model.head.weight, model.offset, model.closed
+    return model.trunk, model
 
 
 def _stored_dtype(folder: Path) -> StoredDtype:

@@ -116,8 +116,6 @@ class FinetuneConfig(StageConfig):
             raise ValueError("task trains a head, task_tokens a language model: give one of them")
         if self.task is not None and self.evaluate_tasks:
             raise ValueError("evaluate_tasks asks a language model, and task trains a head: give one of them")
-        if self.task is not None and self.show:
-            raise ValueError("show prints rows of conversations; with task leave it out")
         if self.task is not None and self.trains == "head" and self.lora.rank:
             raise ValueError("trains=head trains no adapters: leave out lora.rank, or set trains=everything")
         given = [name for name in OF_A_TASK if getattr(self, name) != type(self).model_fields[name].default]

@@ -1,9 +1,9 @@
 """Models as folders in Hugging Face form: config.json, safetensors, generation_config.json; no pickles.
 
 Language models are saved as `...ForCausalLM`, reward models and critics as `...ForSequenceClassification` with one
-label: the score is the logit plus `trine.reward_offset` of config.json, and `trine.closed` says how cut answers are
-read. In memory weights are always fp32. No memory is allocated before config.json and the headers of the weight files
-agree on every shape.
+label: the score is the logit plus `trine.reward_offset` of config.json, `trine.closed` says how cut answers are read,
+and `trine.form` whether conversations or plain text are. In memory weights are always fp32. No memory is allocated
+before config.json and the headers of the weight files agree on every shape.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,7 +31,7 @@ from trine.model.rope import MAX_NUMBER
 from trine.model.safetensors_header import TensorPlace
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
-from trine.records import Closing, Task
+from trine.records import Closing, Form, Task
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 from trine.runtime.json_object import read_json_object
@@ -65,7 +65,7 @@ def save_model(
 
 def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> None:
     """Save a reward model or critic into an existing `folder` as a sequence classifier with one label."""
-    ours = {"reward_offset": model.offset, "closed": model.closed}
+    ours = {"reward_offset": model.offset, "closed": model.closed, "form": model.form}
     _save_classifier(model.trunk, model.head.weight, ("score",), folder, pad_token_id, ours)
 
 
@@ -139,7 +139,7 @@ def load_score_model(
     # The log-odds of the second of two labels are the difference of their logits.
     model.head.weight.data.copy_(head if len(head) == 1 else head[1:] - head[:1])
     model.offset = _reward_offset(described, folder)
-    model.closed = _closing(described, folder)
+    model.closed, model.form = _closing(described, folder), _form(described, folder)
     return model.to(device)
 
 
@@ -216,6 +216,13 @@ def _closing(described: dict[str, Any], folder: Path) -> Closing:
     if closed not in get_args(Closing):
         raise TrineError(f"{folder}/config.json: trine.closed={closed!r} must be one of {', '.join(get_args(Closing))}")
     return cast(Closing, closed)
+
+
+def _form(described: dict[str, Any], folder: Path) -> Form:
+    form = described.get("trine", {}).get("form", "chat")  # what there was before there was a choice
+    if form not in get_args(Form):
+        raise TrineError(f"{folder}/config.json: trine.form={form!r} must be one of {', '.join(get_args(Form))}")
+    return cast(Form, form)
 
 
 def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:

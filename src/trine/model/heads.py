@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trine.model.products import is_row_invariant
 from trine.model.transformer import Transformer
-from trine.records import Closing
+from trine.records import Closing, Form
 from trine.runtime.seeds import derive_seed
 
 
@@ -33,7 +33,9 @@ def head_product(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 class ScoreModel(nn.Module):
-    """A Transformer with a scalar head: score = head(hidden) + offset. `closed`: how it is to be shown a cut answer.
+    """A Transformer with a scalar head: score = head(hidden) + offset.
+
+    `closed`: how it is to be shown a cut answer; `form`: whether it reads conversations or plain text.
 
     Example::
 
@@ -47,6 +49,7 @@ class ScoreModel(nn.Module):
         self.head = ScalarHead(trunk.config.width)
         self.offset = 0.0
         self.closed: Closing = "end"
+        self.form: Form = "chat"
 
     @torch.no_grad()
     def initialize_head(self, seed: int) -> None:
@@ -54,6 +57,10 @@ class ScoreModel(nn.Module):
         generator = torch.Generator().manual_seed(derive_seed(seed, "score head"))
         width = self.head.weight.shape[1]
         self.head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+
+    def reads_as(self, other: "ScoreModel") -> None:
+        """Take from `other` all that is no weight: the offset, and what its scores are read from."""
+        self.offset, self.closed, self.form = other.offset, other.closed, other.form
 
     def forward(
         self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trine.catalog.loading import open_tokenizer
 from trine.catalog.locating import is_hub_data_set
 from trine.config.finetuning import FinetuneConfig
 from trine.data.data_sets import data_set_records
@@ -36,9 +37,11 @@ from trine.stages.finetuning.accuracies import (
     words_of,
     write_predictions,
 )
+from trine.stages.finetuning.shown_rows import print_rows
+from trine.stages.finetuning.shown_tasks import first_task_rows
 from trine.stages.finetuning.task_objective import Encoded, TaskLoss, TaskObjective
 from trine.stages.finetuning.task_tokens import open_grown, train_named_rows
-from trine.tokenizer.growth import with_template
+from trine.tokenizer.growth import with_special_tokens, with_template
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.parallel import is_sharded, parallelise, whole_weights
 from trine.training.stage_run import StageRun, stage_run
@@ -58,15 +61,27 @@ class Prepared:
     dropped: int
 
 
+def run(config: FinetuneConfig) -> Path:
+    """Train a head; with `config.show` the first rows are printed instead, and nothing is written."""
+    if not config.show:
+        return _train(config)
+    tokenizer = with_special_tokens(open_tokenizer(config.model, config.adapter)[0], TOKENS.names)
+    train, held_out = read_both(config)
+    labels = labels_of(config, train, held_out)
+    prepared = prepare(train, tokenizer, labels, config)
+    say(f"finetune: {words_on(prepared, labels)}")
+    print_rows(first_task_rows(prepared.examples, prepared.encoded, tokenizer, config, config.show))
+    return config.out
+
+
 @stage_run("model", "adapter", "examples", "held_out", "compare_with", several_processes=True)
-def run(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
+def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     """Train a head; write `model/` as a sequence classifier, and `predictions.jsonl` of the held-out examples."""
     world = stage.world
     check_processes(config, world)
     with world.main_first(f"examples of {stage.path}"):
         train, held_out = read_both(config)
-    labels = OPTION if config.task == "choose" else label_names(train)
-    check_labels(config, train, held_out, labels)
+    labels = labels_of(config, train, held_out)
     with world.main_first(f"opening of {stage.path}"):
         trunk, tokenizer = open_grown(config, stage, TOKENS.names)
         if stage.hardware.device.type == "cpu":
@@ -142,12 +157,11 @@ def _read(source: Path, config: FinetuneConfig, split: str) -> list[TaskExample]
     return read_task_examples(source, config.task, held_out_by)
 
 
-def check_labels(
-    config: FinetuneConfig, train: Sequence[TaskExample], held_out: Sequence[TaskExample], labels: Sequence[str]
-) -> None:
-    """Raise `TrineError` unless there are labels to tell apart, and the held-out ones are among them."""
+def labels_of(config: FinetuneConfig, train: Sequence[TaskExample], held_out: Sequence[TaskExample]) -> tuple[str, ...]:
+    """The labels to learn; raises `TrineError` unless there are some to tell apart, the held-out ones among them."""
     if config.task == "choose":
-        return
+        return OPTION
+    labels = tuple(label_names(train))
     if len(labels) < 2:
         raise TrineError(f"{config.examples}: every example has the label {labels[0]!r}; there is nothing to learn")
     unknown = next((example for example in held_out if example.label not in labels), None)
@@ -156,6 +170,7 @@ def check_labels(
             f"{unknown.name}: the held-out label {unknown.label!r} is none of those that are trained, "
             f"{', '.join(labels):.200}"
         )
+    return labels
 
 
 def with_head(trunk: Transformer, labels: Sequence[str], config: FinetuneConfig, tokenizer: Tokenizer) -> TaskModel:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trine.data.packing import PackedExamples
+from trine.records import TokenSpan
 from trine.runtime.files import write_jsonl
 from trine.runtime.launch import launch
 from trine.stages.finetuning.examples import Examples
@@ -56,15 +57,19 @@ def first_rows(examples: Examples, packed: PackedExamples, tokenizer: Tokenizer,
     """The first rows that training reads, at most an epoch of them."""
 
     def shown(item: int) -> ShownExample:
-        span = examples.spans[item]
-        trained = (False, *span.trained[1:])  # nothing before the first token predicts it
-        return ShownExample(examples.places[item], tuple(token_text(tokenizer, each) for each in span.ids), trained)
+        return shown_example(examples.places[item], examples.spans[item], tokenizer)
 
     rows = range(min(count, packed.rows_per_epoch))
     return [
         ShownRow(row + 1, packed.rows_per_epoch, packed.row_tokens, tuple(shown(item) for item in packed.row(row)))
         for row in rows
     ]
+
+
+def shown_example(place: str, span: TokenSpan, tokenizer: Tokenizer) -> ShownExample:
+    """A span of tokens as it is shown, of which nothing predicts the first."""
+    trained = (False, *span.trained[1:])
+    return ShownExample(place, tuple(token_text(tokenizer, each) for each in span.ids), trained)
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:

@@ -37,6 +37,10 @@ class Encoded:
     def tokens(self, example: int) -> int:
         return sum(len(reading.ids) for reading in self.readings[example])
 
+    def readings_of(self, chosen: Sequence[int]) -> list[TokenSpan]:
+        """The readings of the `chosen` examples, one after the other."""
+        return [reading for example in chosen for reading in self.readings[example]]
+
 
 @dataclass(frozen=True)
 class TaskBatch:
@@ -53,7 +57,7 @@ class TaskBatch:
 
 def pack_task(examples: Encoded, chosen: Sequence[int], row_tokens: int) -> TaskBatch:
     """The readings of the `chosen` examples, best fit in rows of at most `row_tokens`."""
-    readings = [reading for example in chosen for reading in examples.readings[example]]
+    readings = examples.readings_of(chosen)
     owners = [place for place, example in enumerate(chosen) for _ in examples.readings[example]]
     lengths = [len(reading.ids) for reading in readings]
     rows = fit_rows(lengths, row_tokens)
@@ -68,6 +72,12 @@ def pack_task(examples: Encoded, chosen: Sequence[int], row_tokens: int) -> Task
     return TaskBatch(
         pack(readings, rows, width, 0.0), tensor(ends), tensor(owners), tensor([examples.labels[e] for e in chosen])
     )
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
+    """The order in which an epoch reads `count` examples."""
+    order: list[int] = generator_for(seed, "epoch", epoch).permutation(count).tolist()
+    return order
 
 
 class TaskLoss(nn.Module):
@@ -123,8 +133,7 @@ class TaskObjective(StepObjective):
         """Number `index` of the endless sequence of examples, in another order each epoch."""
         epoch, place = divmod(index, len(self.examples))
         if epoch != self._epoch:
-            order = generator_for(self.config.seed, "epoch", epoch).permutation(len(self.examples))
-            self._epoch, self._order = epoch, order.tolist()
+            self._epoch, self._order = epoch, epoch_order(self.config.seed, epoch, len(self.examples))
         return self._order[place]
 
     def _micro_batches(self, examples: Encoded, chosen: Sequence[int]) -> Iterator[TaskBatch]:
