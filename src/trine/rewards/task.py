@@ -25,10 +25,11 @@ class TaskReward:
         reward = TaskReward(task_model, task_tokenizer)
         scores = reward.score(answers)  # [B]
 
-    Raises `TrineError` for a head of more than two labels.
+    `positive_logit`: of two labels the second one's logit, about half of the log-odds. Raises `TrineError` for a head
+    of more than two labels.
     """
 
-    def __init__(self, model: TaskModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: TaskModel, tokenizer: Tokenizer, *, positive_logit: bool = False) -> None:
         settings = model.settings
         if len(settings.labels) > 2:
             raise TrineError(
@@ -36,6 +37,7 @@ class TaskReward:
                 "of two labels is"
             )
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.positive_logit = positive_logit
         self.tokens = [tokenizer.special[name] for name in settings.tokens.names]
 
     def score(self, answers: Sequence[Answer]) -> Tensor:
@@ -58,7 +60,9 @@ class TaskReward:
         """[M] of readings; the head is linear, so that those of a similarity add up to its score."""
         states = self.model.trunk(ids)[torch.arange(len(ids), device=ids.device), lengths - 1]
         logits: Tensor = self.model.classifier(states)
-        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return logits[:, 1] if self.positive_logit else logits[:, 1] - logits[:, 0]
 
     def _readings(self, answer: Answer) -> list[list[int]]:
         asked = "".join(message.content for message in answer.prompt if message.role == "user")

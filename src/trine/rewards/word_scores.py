@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from trine.rewards.words import Floats, features_of, fit_weights, logistic_loss, n_grams, sums_of, vocabulary_of
 from trine.runtime.errors import TrineError
 from trine.runtime.files import disk_errors, read_json, write_json
+from trine.runtime.json_object import read_json_object
 
 MODEL_TYPE = "trine-words"
 WEIGHTS = "model.safetensors"
@@ -97,6 +98,12 @@ class WordTargets:
         np.add.at(slopes, self.second, -slope)
         losses = self.probabilities * np.logaddexp(0, -apart) + (1 - self.probabilities) * np.logaddexp(0, apart)
         return float(self.pair_weights @ losses)
+
+
+def is_word_model(folder: Path) -> bool:
+    """Whether `folder` holds what `WordScorer.save` wrote."""
+    config = folder / "config.json"
+    return config.exists() and read_json_object(config).get("model_type") == MODEL_TYPE
 
 
 class WordScorer:
