@@ -48,6 +48,7 @@ EXCEPT = (
     ("src/trine/records.py", "judge", "who gave a judgement: a person, or an LLM that judges"),
     ("src/trine/data/judgements.py", "judge", "the same, in a file"),
     ("src/trine/data/judgement_forms.py", "judge", "the same, in a file"),
+    ("src/trine/data/judgement_texts.py", "judge", "the same, in a file"),
     ("src/trine/", "Judged", "a judgement beside the scores of its answers"),
 )
 

@@ -183,6 +183,27 @@ def reward(
 ) -> Result:
     """Train a reward model on preference pairs (pairwise ranking loss)."""
 
+def preview(
+    out: _Path,
+    model: _Path,
+    reward: _Path,
+    other: _Path,
+    prompts: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    samples: int = ...,
+    max_prompts: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
+    rows: int = ...,
+) -> Result:
+    """Preview over-optimisation before PPO: what of a reward's gain another reward model keeps, by best-of-n."""
+
 def ppo(
     out: _Path,
     model: _Path,
@@ -196,6 +217,7 @@ def ppo(
     gae_lambda: float = ...,
     epochs: int = ...,
     clip_range: float | None = ...,
+    clip_range_high: float | None = ...,
     dual_clip_range: float | None = ...,
     value_clip_range: float | None = ...,
     value_weight: float = ...,
@@ -213,6 +235,11 @@ def ppo(
     temperature: float = ...,
     missing_eos_penalty: float = ...,
     missing_eos_score: float | None = ...,
+    held_out_reward: _Path | None = ...,
+    held_out_every: int = ...,
+    samples_every: int = ...,
+    sample_count: int = ...,
+    show: int = ...,
     kl: KlConfig | Mapping[str, Any] = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
@@ -231,6 +258,7 @@ def control(
     gae_lambda: float = ...,
     epochs: int = ...,
     clip_range: float | None = ...,
+    clip_range_high: float | None = ...,
     dual_clip_range: float | None = ...,
     value_clip_range: float | None = ...,
     value_weight: float = ...,

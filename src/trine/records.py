@@ -155,6 +155,10 @@ class Rollout:
     sample: int = 0
     weights: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.log_probs) != len(self.response_ids):
+            raise ValueError(f"{len(self.response_ids)} response tokens and {len(self.log_probs)} log-probabilities")
+
     @property
     def ended(self) -> bool:
         return self.stop_reason != "length"

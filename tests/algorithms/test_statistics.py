@@ -9,6 +9,8 @@ import pytest
 from trine.algorithms.statistics import (
     Interval,
     clustered_estimate,
+    grouped_mean,
+    grouped_share,
     mcnemar_p_value,
     mean_estimate,
     paired_difference,
@@ -190,3 +192,19 @@ def test_a_model_against_itself_is_tied() -> None:
 )
 def test_students_quantiles(freedom: int, quantile: float) -> None:
     assert student_quantile(freedom) == pytest.approx(quantile, rel=2e-3)
+
+
+def test_a_grouped_mean_is_the_plain_mean_with_the_error_of_the_groups() -> None:
+    values, groups = [1.0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]
+    alike, apart = grouped_mean(values, groups), grouped_mean(values, list(range(8)))
+    assert alike.mean == apart.mean == 0.5
+    assert alike.error is not None and apart.error is not None and alike.error > 2 * apart.error
+    assert grouped_mean([1.0, 2.0, 6.0], [0, 0, 1]).mean == 3.0
+
+
+def test_a_grouped_share_is_wilsons_for_as_many_trials_as_the_groups_allow() -> None:
+    assert grouped_share([1, 0, 1, 1], [0, 1, 2, 3]).interval == wilson_interval(3, 4)
+    assert grouped_share([1, 1, 1, 1], [0, 0, 1, 1]).interval == wilson_interval(2, 2)
+    values, groups = [1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]
+    wide, narrow = grouped_share(values, groups).interval, grouped_share(values, list(range(8))).interval
+    assert wide is not None and narrow is not None and wide.high - wide.low > narrow.high - narrow.low

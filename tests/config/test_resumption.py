@@ -13,6 +13,7 @@ from trine.config.fields import is_name
 from trine.config.finetuning import FinetuneConfig
 from trine.config.loading import read_config_file
 from trine.config.preferences import PreferencesConfig, RewardConfig
+from trine.config.preview import PreviewConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
@@ -31,7 +32,8 @@ CONFIGS: dict[str, StageConfig] = {
     ),
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
-    "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
+    "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
         out="run", before="b", after="a", base="c", reward="r", held_out_reward="h", prompts="p"
@@ -72,7 +74,11 @@ KINDS: dict[str, dict[str, str]] = {
     "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
-    "ppo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {
+    "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
+    | {"rows": "CHANGES_BITS"},
+    "ppo": OF_A_LOOP | dict.fromkeys(
+        ("model", "adapter", "prompts", "reward", "held_out_reward"), "BY_CONTENT"
+    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
         "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
     "control": OF_A_LOOP | {

@@ -12,8 +12,8 @@ from trine.stages.rl.experience import (
     final_scores,
     pad_rollouts,
     response_mask,
-    rollout_statistics,
 )
+from trine.stages.rl.observations import rollout_statistics
 from trine.stages.rl.ppo import gae_of_responses
 
 END, PAD = 3, 1
@@ -49,7 +49,7 @@ def test_the_mask_covers_exactly_the_response_tokens() -> None:
 def test_flat_values_follow_the_order_of_the_padded() -> None:
     mask = response_mask(ROLLOUTS)
     zeros = torch.zeros(mask.shape)
-    experience = Experience(ROLLOUTS, torch.zeros(3), mask, zeros, zeros, zeros, zeros, zeros)
+    experience = Experience(ROLLOUTS, torch.zeros(3), mask, zeros, zeros, zeros, zeros, zeros, zeros)
     values = torch.arange(9.0).view(3, 3)
     for rows in ([0, 1, 2], [2, 0], [1]):
         padded = pad_rollouts([ROLLOUTS[row] for row in rows], PAD, CPU)
@@ -111,15 +111,29 @@ def test_statistics_are_per_response_or_per_token_and_never_of_padding() -> None
     reference = torch.where(mask, old - 0.5, torch.nan)
     returns = torch.tensor([[1.0, 2.0, 3.0], [4.0, 77.0, 77.0], [5.0, 77.0, 77.0]])
     experience = Experience(
-        ROLLOUTS, torch.tensor([1.0, 2.0, 6.0]), mask, old, torch.where(mask, returns, 0.0), reference, returns, returns
+        ROLLOUTS,
+        torch.tensor([1.0, 2.0, 6.0]),
+        mask,
+        old,
+        torch.where(mask, returns, 0.0),
+        reference,
+        returns,
+        returns,
+        returns,
     )
     assert rollout_statistics(experience) == pytest.approx(
         {
             "score": 3.0,
             "score_median": 2.0,
             "score_deviation": (14 / 3) ** 0.5,
+            "score_error": 7**0.5 / 3**0.5,
+            "zero_variance_share": 0.0,
             "kl": 0.5 * 5 / 3,  # nats per response: half a nat on each of five tokens
+            "kl_error": (1 / 3) ** 0.5 / 3**0.5,
+            "sampled_entropy": 15.1 / 5,
             "length": 5 / 3,
+            "length_shortest": 1.0,
+            "length_longest": 3.0,
             "ended_share": 2 / 3,
             "explained_variance": 1.0,
             "engine_difference": 0.1 / 5,

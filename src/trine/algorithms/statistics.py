@@ -132,6 +132,59 @@ def share_estimate(groups: Sequence[Sequence[float]], confidence: float = CONFID
     return Estimate(mean, error, wilson_interval(min(mean * trials, trials), trials, confidence), len(groups))
 
 
+def grouped_mean(values: Sequence[float], groups: Sequence[int], confidence: float = CONFIDENCE) -> Estimate:
+    """The plain mean of `values`, which come in groups: its error is that of the groups, however large each is.
+
+    grouped_mean([1.0, 2.0, 6.0], [0, 0, 1])  # mean 3.0, of two groups
+
+    A ratio of sums over groups (Cochran 1977, eq. 6.9). `groups` says the group of each value.
+    """
+    by_group = _by_group(values, groups)
+    return mean_estimate(_group_means(by_group), [float(len(group)) for group in by_group], confidence)
+
+
+def grouped_share(values: Sequence[float], groups: Sequence[int], confidence: float = CONFIDENCE) -> Estimate:
+    """The plain share of successes (0 and 1; 1/2 for ties) of values that come in groups.
+
+    grouped_share([1, 0, 1, 1], [0, 1, 2, 3])  # mean 0.75, interval 0.30 to 0.95
+
+    Wilson's interval for as many independent trials as have the groups' error (Korn & Graubard 1998), never more than
+    there are values; where all values agree, for as many as there are groups.
+    """
+    by_group = _by_group(values, groups)
+    mean, error = _mean_and_error(_group_means(by_group), [float(len(group)) for group in by_group])
+    trials = float(len(by_group))
+    if error and len(by_group) < len(values):
+        trials = min(float(len(values)), mean * (1 - mean) / error**2)
+    return Estimate(mean, error, wilson_interval(min(mean * trials, trials), trials, confidence), len(values))
+
+
+def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """The ratio of two means over the same items, by Student's t on the linearised ratio (Cochran 1977, eq. 6.9).
+
+    ratio_estimate([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])  # mean 0.5, error 0
+
+    Raises ValueError where the denominators add up to 0, or there are none. Without an interval for one item.
+    """
+    total = math.fsum(denominators)
+    if not total:
+        raise ValueError("a ratio to 0 has no value")
+    ratio, count = math.fsum(numerators) / total, len(numerators)
+    if count < 2:
+        return Estimate(ratio, None, None, count)
+    rests = [n - ratio * d for n, d in zip(numerators, denominators, strict=True)]
+    error = math.sqrt(math.fsum(rest * rest for rest in rests) * count / (count - 1)) / abs(total)
+    half = student_quantile(count - 1) * error
+    return Estimate(ratio, error, Interval(ratio - half, ratio + half), count)
+
+
+def _by_group(values: Sequence[float], groups: Sequence[int]) -> list[list[float]]:
+    found: dict[int, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        found.setdefault(group, []).append(value)
+    return list(found.values())
+
+
 def paired_difference(
     first: Sequence[float],
     second: Sequence[float],

@@ -92,7 +92,7 @@ def _check_name(name: str, field: str) -> str | None:
     from trine.catalog.locating import SMOLLM2, find_model, is_hub_name, packaged_smollm2
     from trine.catalog.rewards import is_function
 
-    if field.endswith("reward") and is_function(name):
+    if (field.endswith("reward") or field == "other") and is_function(name):
         from trine.rewards.function import import_function
 
         import_function(name)

@@ -16,7 +16,7 @@ from trine.config.base import (
 )
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
-from trine.config.resumption import ByContent, ChangesBits, Extends
+from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
 from trine.records import Closing
 
 
@@ -49,7 +49,7 @@ class KlConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("iterations", "batch_size", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank")
+    first = ("iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
@@ -94,6 +94,17 @@ class PpoConfig(PolicyGradientConfig):
     what the reward says of the cut text; where answers are meant to end, 1 to 3 deviations teach it"""
     missing_eos_score: float | None = None
     """score of such a response in place of the reward's; null keeps the reward's"""
+    held_out_reward: ByContent[ModelName | None] = None
+    """a second reward, named as reward is, which nothing is trained on: it scores the same responses, and an alarm
+    tells when it falls while the reward rises"""
+    held_out_every: MayChange[PositiveInt] = 1
+    """with held_out_reward: iterations from one scoring by it to the next"""
+    samples_every: MayChange[NonNegativeInt] = 10
+    """iterations from one table of samples (samples.jsonl, and in the report) to the next; 0: none"""
+    sample_count: MayChange[NonNegativeInt] = 4
+    """responses in a table of samples: the first of the iteration"""
+    show: MayChange[NonNegativeInt] = 0
+    """follow this many samples through one update, token by token, print that and exit; nothing is written"""
     kl: KlConfig = KlConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(

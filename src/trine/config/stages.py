@@ -78,6 +78,17 @@ BUILT_IN = (
         sections=("trine.report.training_sections:reward_section",),
     ),
     Stage(
+        name="preview",
+        help="preview over-optimisation: what of a reward another reward model keeps",
+        config="trine.config.preview:PreviewConfig",
+        run="trine.stages.preferences.preview:run",
+        outputs=("answers.jsonl",),
+        prints="trine.report.preview_sections:printed",
+        overview="trine.report.overview:preview",
+        verdicts="trine.report.preview_sections:verdicts",
+        sections=("trine.report.preview_sections:preview_section",),
+    ),
+    Stage(
         name="ppo",
         help="improve a policy against a reward by PPO",
         config="trine.config.rl:PpoConfig",

@@ -297,6 +297,26 @@ def _checked(text: str, field: str, place: str) -> str:
     return text
 
 
+def is_list(value: Any) -> bool:
+    """Whether a value is a list, as JSON or a table has it."""
+    return _is_list(value)
+
+
+def text_of(record: Record, key: str, place: str, field: str = "") -> str:
+    """The text in a field; `TrineError` naming `place` where it is none. `field`: what to call it."""
+    return _text(record, key, place, field)
+
+
+def messages_of(record: Record, field: str, place: str) -> list[Message]:
+    """The messages in a field, as OpenAI or ShareGPT write them."""
+    return [message for message, _ in _turns(record, field, place)]
+
+
+def message_of(value: Any, field: str, place: str) -> Message:
+    """One message, in either form."""
+    return _turn(value, field, place, otherwise=True)[0]
+
+
 # The first that fits is taken. Of TRL's unpaired preferences (prompt, completion, label) half are bad answers.
 FORMS = (
     Form("prompt and response", ("prompt", "response"), _asked_by("prompt", "response")),

@@ -94,6 +94,13 @@ def reward(results: Results) -> str:
     return f"trained on {pairs} pairs; accuracy {accuracy} on held-out pairs"
 
 
+def preview(results: Results) -> str:
+    share = results.get("share_kept") or {}
+    return (
+        f"best of {whole(results.get('samples'))}: the other reward keeps {percent(share.get('mean'), 0)} of the gain"
+    )
+
+
 def ppo(results: Results) -> str:
     return f"{whole(results.get('iterations'))} iterations"
 

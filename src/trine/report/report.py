@@ -110,7 +110,7 @@ def _text(report: Report) -> str:
     parts = [*_wrapped(report.recipe.title), _subtitle(report.recipe)]
     parts += [text for section in [report.overview, *report.stages] for text in _section_text(section)]
     parts += ["", *(line for note in report.notes for line in _wrapped(f"not shown: {note}"))]
-    parts += ["", *(line for verdict in report.verdicts for line in _wrapped(verdict.sentence))]
+    parts += ["", *(line for verdict in report.verdicts for line in _wrapped(verdict.spoken))]
     parts += [text for section in report.headlines for text in _section_text(section)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 

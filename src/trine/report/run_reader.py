@@ -89,13 +89,16 @@ class RecipeRun:
 def read_recipe_run(out: Path) -> RecipeRun:
     """Read `out`; stages that are missing, unfinished or unreadable are left out, the last with a note.
 
-    Without a recipe, `out` may be the run folder of one stage, or hold several.
+    Without a recipe, `out` may be the run folder of one stage, or hold several. Beside a recipe's runs, others that are
+    in its folder are read too, such as a preview that was made after it.
     """
     reader, recipe = RunReader(), out / "recipe.json"
     described = read_json(recipe) if recipe.exists() else _runs_in(out, reader)
     if not isinstance(described, dict) or not isinstance(described.get("stages"), list):
         raise TrineError(f"{recipe} names no stages; `trine run` writes it")
     entries = [_entry(entry, recipe) for entry in described["stages"]]
+    named = {entry["name"] for entry in entries}
+    entries += [entry for entry in _finished_in(out, RunReader()) if entry["name"] not in named | {"."}]
     stages = [_read_stage(out / entry["name"], entry, reader) for entry in entries]
     seed = described.get("seed", 0)
     return RecipeRun(
@@ -180,6 +183,18 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _runs_in(out: Path, reader: RunReader) -> dict[str, Any]:
     """What a recipe of the finished runs in `out` would say."""
+    stages = _finished_in(out, reader)
+    if not stages:
+        damaged = "".join(f"; {note}" for note in reader.notes)
+        raise TrineError(
+            f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage{damaged}"
+        )
+    seeds = [_number(RunReader().yaml(out / entry["name"] / "config.yaml").get("seed")) or 0 for entry in stages]
+    return {"title": f"Runs in {out.name}", "seed": min(seeds), "stages": stages}
+
+
+def _finished_in(out: Path, reader: RunReader) -> list[dict[str, Any]]:
+    """Name and stage of every finished run in `out`, or of `out` itself."""
     folders = [out, *sorted(path for path in out.iterdir() if path.is_dir())] if out.is_dir() else []
     runs = []
     for path in filter(_done, folders):
@@ -187,17 +202,10 @@ def _runs_in(out: Path, reader: RunReader) -> dict[str, Any]:
         record = RunReader()
         stage = (record.json(path / "run.json") or {}).get("stage")
         if isinstance(stage, str) and stage:
-            runs.append((path, stage))
+            runs.append({"name": path.relative_to(out).as_posix(), "stage": stage})
         else:
             reader.notes += record.notes
-    if not runs:
-        damaged = "".join(f"; {note}" for note in reader.notes)
-        raise TrineError(
-            f"{out} holds neither recipe.json, which `trine run` writes, nor a finished run of a stage{damaged}"
-        )
-    seeds = [_number(RunReader().yaml(path / "config.yaml").get("seed")) or 0 for path, _ in runs]
-    stages = [{"name": path.relative_to(out).as_posix(), "stage": stage} for path, stage in runs]
-    return {"title": f"Runs in {out.name}", "seed": min(seeds), "stages": stages}
+    return runs
 
 
 def _done(folder: Path) -> bool:

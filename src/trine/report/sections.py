@@ -60,11 +60,20 @@ class Film:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run showed, in a sentence with its interval; `shown`: whether the interval leaves out no difference."""
+    """What a run showed, in a sentence with its interval; `shown`: whether the interval leaves out no difference.
+
+    A `warning` is red: something is shown that speaks against using what was made.
+    """
 
     sentence: str
     detail: str = ""
     shown: bool = True
+    warning: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """The sentence as it is printed: colour alone is not seen by everybody."""
+        return f"Warning: {self.sentence}" if self.warning else self.sentence
 
 
 @dataclass(frozen=True)

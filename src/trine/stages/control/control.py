@@ -34,7 +34,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for, seed_torch
 from trine.stages.control.results import evaluate_agent, film_agent
-from trine.stages.policy_gradient import policy_terms, value_term
+from trine.stages.policy_gradient import POLICY_TERMS, policy_terms, value_term
 from trine.training.iterations import IterationObjective
 from trine.training.loop import Loop
 from trine.training.run_folder import RunFolder, open_run
@@ -107,8 +107,7 @@ class ControlObjective(IterationObjective[TrainingBatch]):
         return [slice(*pair) for pair in pairwise(edges)]
 
     def counts(self, batch: TrainingBatch) -> dict[str, float]:
-        names = ("policy", "value", "entropy", "clip_fraction", "approximate_kl")
-        return dict.fromkeys(names, float(len(batch)))
+        return dict.fromkeys((*POLICY_TERMS, "value"), float(len(batch)))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Term]:
         config = self.config

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trine.algorithms.masked import explained_variance, masked_mean
-from trine.algorithms.text_statistics import mean_median_deviation
 from trine.data.packing import pad
-from trine.records import Rollout
+from trine.records import Answer, Rollout
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,11 @@ class UpdateBatch(TokenFigures):
 
 @dataclass(frozen=True)
 class Experience:
-    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU."""
+    """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
+
+    `scores` [B] are the reward's own; `rewards` are what every token earns. `answers`: the rollouts as rewards see
+    them.
+    """
 
     rollouts: list[Rollout]
     scores: Tensor
@@ -69,6 +71,8 @@ class Experience:
     reference_log_probs: Tensor
     advantages: Tensor
     returns: Tensor
+    rewards: Tensor
+    answers: Sequence[Answer] = ()
 
     def flat(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """`values` [B, R] at the response tokens of `rows`, as [N]."""
@@ -103,23 +107,3 @@ def final_scores(
     if missing_eos_score is not None:
         scores = torch.where(cut, missing_eos_score, scores)
     return torch.where(cut, scores - missing_eos_penalty, scores)
-
-
-def rollout_statistics(experience: Experience) -> dict[str, float]:
-    """What to watch of an iteration; every mean is over responses, or over response tokens."""
-    scores, mask = mean_median_deviation(experience.scores.tolist()), experience.mask
-    log_ratios = torch.where(mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
-    engine_log_probs = torch.zeros(mask.shape)
-    for row, rollout in enumerate(experience.rollouts):
-        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
-    difference = (engine_log_probs - experience.old_log_probs).abs()
-    return {
-        "score": scores["mean"],
-        "score_median": scores["median"],
-        "score_deviation": scores["deviation"],
-        "kl": float(log_ratios.double().sum(1).mean()),
-        "length": float(mask.sum(1).float().mean()),
-        "ended_share": sum(rollout.ended for rollout in experience.rollouts) / len(experience.rollouts),
-        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
-        "engine_difference": float(masked_mean(difference, mask)),
-    }

@@ -15,7 +15,6 @@ from torch import Tensor
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
 from trine.algorithms.text_kl import kl_loss
-from trine.algorithms.text_rewards import token_rewards
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.catalog.loading import open_score_model
 from trine.catalog.rewards import open_reward
@@ -32,6 +31,7 @@ from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
+from trine.stages.rl.observations import Observer
 from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.tokenizer.chat_format import Chat, chat_format
@@ -46,10 +46,8 @@ class PpoObjective(RolloutObjective):
     def advantages(
         self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The score on the last token, less beta times the log-ratio on each (k1), unless KL is in the loss."""
-        log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
-        charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
-        rewards = token_rewards(scores, log_ratios, mask, charged)
+        """By GAE, of the tokens' rewards."""
+        rewards = self.token_rewards(scores, figures, mask)
         return gae_of_responses(
             rewards, figures.old_values, mask, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
         )
@@ -77,7 +75,7 @@ def gae_of_responses(
     return masked_whiten(advantages, mask), returns
 
 
-@stage_run("model", "adapter", "prompts", "reward")
+@stage_run("model", "adapter", "prompts", "reward", "held_out_reward")
 def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
     reward = open_reward(config.reward, stage.hardware, config.closed)
@@ -90,6 +88,8 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
     _check_reads(reward, config, prompts, chat)
     objective = PpoObjective(model, reference, reward, prompts, chat, config)
+    held_out = open_reward(config.held_out_reward, stage.hardware, config.closed) if config.held_out_reward else None
+    objective.observer = Observer(config, held_out=held_out, folder=stage.folder)
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     stage.train(config, objective, model, policy.config, steps)

@@ -22,6 +22,7 @@ from torch import Tensor
 from trine.algorithms.text_kl import adapted_kl_coefficient
 from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
 from trine.algorithms.text_regression import ridge_regression
+from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import PpoConfig
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
@@ -32,6 +33,7 @@ from trine.records import Rollout, Term
 from trine.rewards.base import Reward
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed, generator_for
+from trine.stages.policy_gradient import POLICY_TERMS
 from trine.stages.rl.experience import (
     Experience,
     PaddedRollouts,
@@ -41,8 +43,8 @@ from trine.stages.rl.experience import (
     final_scores,
     pad_rollouts,
     response_mask,
-    rollout_statistics,
 )
+from trine.stages.rl.observations import Observer
 from trine.stages.rl.prompts import Prompt, choose_prompts
 from trine.tokenizer.chat_format import Chat
 from trine.training.iterations import IterationObjective
@@ -70,9 +72,17 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.device = model.policy.output_weight.device
         self.kl_coefficient = self._adapted = max(config.kl.coefficient, _floor(config))
         self.iteration = 0
+        self.observer = Observer(config)
         self._experience: Experience | None = None
 
     # What an algorithm decides
+
+    def token_rewards(self, scores: Tensor, figures: TokenFigures, mask: Tensor) -> Tensor:
+        """Rewards [B, R]: the score [B] on the last token, less beta times the log-ratio (k1) on each, unless KL is in
+        the loss."""
+        log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
+        charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
+        return token_rewards(scores, log_ratios, mask, charged)
 
     @abstractmethod
     def advantages(
@@ -114,7 +124,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         #    ratio and value loss. GRPO: the ratio and a KL term. RLOO: the plain policy gradient.
         self._experience = Experience(
             rollouts, scores, mask, figures.old_log_probs, figures.old_values, figures.reference_log_probs,
-            advantages, returns,
+            advantages, returns, self.token_rewards(paid, figures, mask), answers,
         )  # fmt: skip
         self._observe(iteration)
 
@@ -160,12 +170,13 @@ class RolloutObjective(IterationObjective[list[int]]):
 
     def counts(self, batch: list[int]) -> dict[str, float]:
         tokens = float(self.experience.mask[batch].sum())
-        return dict.fromkeys(("policy", "value", "entropy", "kl_loss", "clip_fraction", "approximate_kl"), tokens)
+        return dict.fromkeys((*POLICY_TERMS, "value", "kl_loss"), tokens)
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         padded = self.pad([self.experience.rollouts[row] for row in batch])
         update = self.experience.update_batch(batch, self.device)
         log_probs, entropy, values = self._forward(padded)
+        self.observer.update(batch, log_probs.detach(), values.detach())
         peak = (log_probs - update.old_log_probs).detach().abs().max()
         return {
             **self.loss(log_probs, entropy, values, update),
@@ -219,16 +230,20 @@ class RolloutObjective(IterationObjective[list[int]]):
         return self._adapted if self.accepted else self.kl_coefficient
 
     def state(self) -> dict[str, Any]:
-        return {"kl_coefficient": self.next_kl_coefficient}
+        return {"kl_coefficient": self.next_kl_coefficient, "observer": self.observer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.kl_coefficient = self._adapted = float(state["kl_coefficient"])
+        self.observer.restore(state.get("observer", {}))
 
     def _observe(self, iteration: int) -> None:
         """Note the iteration's figures; the KL coefficient follows them in the next iteration."""
         config = self.config
-        self.observed = {"iteration": float(iteration), **rollout_statistics(self.experience)}
-        self.observed["kl_coefficient"] = self.kl_coefficient
+        self.observed = {
+            "iteration": float(iteration),
+            **self.observer.iteration(iteration, self.experience, self.reward),
+            "kl_coefficient": self.kl_coefficient,
+        }
         kl = self.observed["kl"]
         if not math.isfinite(kl):
             say(

@@ -1,0 +1,173 @@
+"""What is seen of every iteration: figures for the log, alarms, a second reward model, a table of samples.
+
+Nothing here changes what is trained: an observer reads, and what it must remember is part of a checkpoint.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trine.algorithms.masked import explained_variance, masked_mean
+from trine.algorithms.text_statistics import mean_median_deviation
+from trine.config.rl import PpoConfig
+from trine.records import Answer, Rollout
+from trine.rewards.base import Reward, RewardInParts
+from trine.rewards.function import prompt_text
+from trine.runtime.progress import say
+from trine.stages.rl.alarms import ALARMS, Watch
+from trine.stages.rl.experience import Experience
+from trine.training.run_folder import RunFolder
+
+
+class UpdateObserver(Protocol):
+    """Sees micro-batches of updates: rows of the experience, and what the policy gives their tokens now, [N]."""
+
+    def update(self, rows: Sequence[int], log_probs: Tensor, values: Tensor) -> None: ...
+
+
+class Observer:
+    """Sees every iteration and every update of an objective; changes nothing.
+
+    `held_out`: a reward that is never trained on. `folder`: where samples are logged. `followed`: what follows single
+    samples through an update (`followed.py`).
+    """
+
+    def __init__(
+        self,
+        config: PpoConfig,
+        *,
+        held_out: Reward | None = None,
+        folder: RunFolder | None = None,
+        followed: UpdateObserver | None = None,
+    ) -> None:
+        self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
+        self.watch = Watch(critic_from=config.critic_warmup)
+
+    def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
+        """Figures of an iteration, before its updates; says which alarms begin to hold."""
+        figures = rollout_statistics(experience) | part_means(reward, experience.answers)
+        if self.held_out is not None and iteration % self.config.held_out_every == 0:
+            figures |= _held_out_figures(self.held_out.score(experience.answers))
+        figures |= self._alarms(iteration, figures)
+        self._log_samples(iteration, experience)
+        return figures
+
+    def update(self, rows: Sequence[int], log_probs: Tensor, values: Tensor) -> None:
+        """What an update sees of `rows`, before it changes the weights."""
+        if self.followed is not None:
+            self.followed.update(rows, log_probs, values)
+
+    def _alarms(self, iteration: int, figures: dict[str, float]) -> dict[str, float]:
+        before = self.watch.memory.holding
+        found = self.watch.look(iteration, figures)
+        for name, sentence in found.items():
+            if name not in before:
+                say(f"   ALARM, iteration {iteration + 1}: {sentence}; {ALARMS[name].advice}", style="bold yellow")
+        return {f"alarm_{name}": 1.0 for name in found}
+
+    def _log_samples(self, iteration: int, experience: Experience) -> None:
+        """Rows of samples.jsonl: the first responses of the iteration, whose prompts are in random order."""
+        every, config = self.config.samples_every, self.config
+        if self.folder is None or not every or iteration % every:
+            return
+        step = iteration * config.epochs * (config.batch_size // config.minibatch_size) + 1  # the row with its figures
+        kl = response_kl(experience).tolist()
+        self.folder.log_samples(
+            [
+                {
+                    "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
+                    "score": float(experience.scores[row]), "kl": kl[row], "length": len(answer.response_ids),
+                    "ended": answer.ended,
+                }
+                for row, answer in enumerate(experience.answers[: config.sample_count])
+            ]
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return self.watch.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.watch.restore(state)
+
+
+def _prompt(answer: Answer) -> str:
+    return prompt_text(answer.prompt) if answer.query is None else answer.query
+
+
+def _held_out_figures(scores: Tensor) -> dict[str, float]:
+    found = mean_median_deviation(scores.tolist())
+    return {
+        "held_out_score": found["mean"],
+        "held_out_score_median": found["median"],
+        "held_out_score_deviation": found["deviation"],
+        "held_out_score_error": standard_error(scores),
+    }
+
+
+def part_means(reward: Reward, answers: Sequence[Answer]) -> dict[str, float]:
+    """`part_NAME`: the mean of every part of the reward over the answers it applies to."""
+    parts = reward.parts(answers) if isinstance(reward, RewardInParts) else {}
+    applied = {name: values[~values.isnan()] for name, values in parts.items()}
+    return {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
+
+
+def rollout_statistics(experience: Experience) -> dict[str, float]:
+    """What to watch of an iteration; every mean is over responses, or over response tokens, never over padding.
+
+    `*_error` is the standard error of the mean over responses. `sampled_entropy` is the mean of -log pi over the tokens
+    that were sampled, an unbiased estimate of the entropy per token.
+    """
+    mask, rollouts = experience.mask, experience.rollouts
+    scores, lengths = mean_median_deviation(experience.scores.tolist()), mask.sum(1).float()
+    kl = response_kl(experience)
+    return {
+        "score": scores["mean"],
+        "score_median": scores["median"],
+        "score_deviation": scores["deviation"],
+        "score_error": standard_error(experience.scores),
+        "zero_variance_share": zero_variance_share(rollouts, experience.scores),
+        "kl": float(kl.mean()),
+        "kl_error": standard_error(kl),
+        "sampled_entropy": -float(masked_mean(experience.old_log_probs, mask)),
+        "length": float(lengths.mean()),
+        "length_shortest": float(lengths.min()),
+        "length_longest": float(lengths.max()),
+        "ended_share": sum(rollout.ended for rollout in rollouts) / len(rollouts),
+        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
+        "engine_difference": float(masked_mean(_engine_difference(experience), mask)),
+    }
+
+
+def response_kl(experience: Experience) -> Tensor:
+    """k1 of every response, [B] in float64: the sum over its tokens of log pi - log ref, in nats."""
+    log_ratios = torch.where(experience.mask, experience.old_log_probs - experience.reference_log_probs, 0.0)
+    return log_ratios.double().sum(1)
+
+
+def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
+    """The share of prompts whose responses all have the same score (max = min): groups that teach nothing.
+
+    Where no prompt has several responses, all of them are the one group.
+    """
+    groups: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for rollout, score in zip(rollouts, scores.tolist(), strict=True):
+        groups[rollout.prompt_ids].append(score)
+    several = [group for group in groups.values() if len(group) > 1] or [scores.tolist()]
+    return statistics.fmean(max(group) == min(group) for group in several)
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of [B] values; 0 of a single one."""
+    return float(values.double().std(unbiased=True)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def _engine_difference(experience: Experience) -> Tensor:
+    """|engine's log-probability - trainer's|, [B, R]."""
+    engine_log_probs = torch.zeros(experience.mask.shape)
+    for row, rollout in enumerate(experience.rollouts):
+        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
+    return (engine_log_probs - experience.old_log_probs).abs()
