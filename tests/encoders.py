@@ -4,7 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-WORDS = "a good fine film bad dull not at all and the was very plot acting music but , . write it is this".split()
+WORDS = (
+    "a", "good", "fine", "film", "bad", "dull", "not", "at", "all", "and", "the", "was", "very", "plot", "acting",
+    "music", "but", ",", ".", "write", "it", "is", "this",
+)  # fmt: skip
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

@@ -122,7 +122,9 @@ def test_the_words_that_decided(command: Command, words: Path, of_text: Path) ->
 
 
 def test_functions_and_encoders_score_too(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "scoring_by_length.py").write_text("def short(prompts, responses):\n    return [-len(r) for r in responses]\n")
+    (tmp_path / "scoring_by_length.py").write_text(
+        "def short(prompts, responses):\n    return [-len(r) for r in responses]\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert scored(command, "--model", "scoring_by_length:short", "abc")[0]["score"] == -3
     encoder = write_encoder(tmp_path / "encoder", labels=2)

@@ -13,7 +13,13 @@ from trine.runtime.device import choose_hardware
 from trine.runtime.errors import TrineError
 
 FP32 = choose_hardware("cpu", "fp32", 1)
-TEXTS = ["a good film", "bad", "", "the plot was dull and the acting was bad, but the music was good", "fine film " * 60]
+TEXTS = [
+    "a good film",
+    "bad",
+    "",
+    "the plot was dull and the acting was bad, but the music was good",
+    "fine film " * 60,
+]
 
 
 def texts(*given: str) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""In fp32 the score of a text is the same to the bit alone, padded, packed, in any batch and order, saved and opened."""
+"""In fp32 the score of a text is the same to the bit alone, padded, packed, in any batch, in any order, and saved."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -62,7 +62,11 @@ def test_the_losses_are_the_golden_ones() -> None:
 def test_scores_and_pairs_are_learned_by_the_same_features() -> None:
     scored = WordTargets(scored=np.arange(8), scores=np.r_[[1.0] * 4, [-1.0] * 4], score_weights=np.ones(8))
     paired = WordTargets(
-        first=np.arange(4), second=np.arange(4, 8), probabilities=np.ones(4), margins=np.zeros(4), pair_weights=np.ones(4)
+        first=np.arange(4),
+        second=np.arange(4, 8),
+        probabilities=np.ones(4),
+        margins=np.zeros(4),
+        pair_weights=np.ones(4),
     )
     for targets in (scored, paired):
         found = WordScorer.fit(TEXTS, targets, min_count=1, penalty=0.1).score(TEXTS)

@@ -49,7 +49,7 @@ def find_encoder(name: str) -> Path:
 def open_encoder(
     folder: Path, hardware: Hardware, *, positive_logit: bool = False, closed: Closing | None = None
 ) -> EncoderReward:
-    """The classifier in `folder` as a reward: of two labels the log-odds, or with `positive_logit` the good one's logit.
+    """The classifier in `folder` as a reward: of two labels the log-odds; with `positive_logit` the good one's logit.
 
     Raises `TrineError` for one of more than two labels, and where `transformers` is missing or cannot open it.
     """
@@ -120,6 +120,7 @@ def _max_tokens(own: object, model: Any, tokenizer: Any) -> int:
 def _quiet() -> Iterator[None]:
     """Without progress bars, and words about heads that are new, which is what was asked for."""
     from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,8 +1,8 @@
 """Texts and answers to score: lines of text, or records of {text}, {prompt, response} or {messages}.
 
 One line of text is one text, an empty one too, so that what is written beside them has as many lines. In records the
-answer is what is scored, after its prompt: the text of `response`, or the last of `messages`. `"ended": false` says that
-it was cut at a token budget. All other fields are the answer's columns.
+answer is what is scored, after its prompt: the text of `response`, or the last of `messages`. `"ended": false` says
+that it was cut at a token budget. All other fields are the answer's columns.
 """
 
 from collections.abc import Iterator, Mapping

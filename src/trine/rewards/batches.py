@@ -3,8 +3,8 @@
 In fp32 the score of a text is the same to the bit alone, padded, packed, in any batch and in any order. Matrix products
 of the usual libraries are not like that: they choose their order of summation by the number of rows. So a model is
 scored within `products.row_invariant`, by our own kernels, wherever it is made of shapes that these take; where it is
-not (no compiler, odd widths, GPUs), each text is a batch of its own in fp32, without padding. In bf16 speed goes before:
-texts are scored in batches, and `largest_difference` says what that does.
+not (no compiler, odd widths, GPUs), each text is a batch of its own in fp32, without padding. In bf16 speed goes
+before: texts are scored in batches, and `largest_difference` says what that does.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trine.data.packing import pad
 from trine.model.products import row_invariant
-from trine.model.training_kernels import LANES, usable
+from trine.model.training_library import LANES, usable
 from trine.model.transformer import Transformer
 
 ROWS_AT_ONCE = 64

@@ -21,8 +21,8 @@ class MeanMinusStd:
         reward = MeanMinusStd({"a": first, "b": second, "c": third})
         scores = reward.score(answers)  # [B]
 
-    `biased`: the deviation divides by the number of members n, as that of a population; else by n - 1. Where one of them
-    does not apply (NaN), the ensemble does not. A single member has no deviation: at least two are needed.
+    `biased`: the deviation divides by the number of members n, as that of a population; else by n - 1. Where one of
+    them does not apply (NaN), the ensemble does not. A single member has no deviation: at least two are needed.
     """
 
     def __init__(self, rewards: Mapping[str, Reward], *, biased: bool = True) -> None:
