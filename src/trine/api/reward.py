@@ -42,9 +42,9 @@ class Reward:
         reward = trine.load_reward("runs/reward")
         reward.score("2 + 2?", "4")                        # 0.71
         reward.score(["2 + 2?", "2 + 2?"], ["4", "five"])  # [0.71, -1.3]
-        sentiment.score("A fine film.")                    # 2.9, of plain text, by a reward that reads such
 
-    A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}.
+    A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}. A reward that reads
+    plain text is asked without one: reward.score("A fine film.").
     """
 
     def __init__(self, scorer: Scorer) -> None:

@@ -20,7 +20,7 @@ from trine.config.use import ScoreConfig
 from trine.data.answers import Scorable, answers_of_stream, read_answers, text_to_score
 from trine.records import Form
 from trine.rewards.base import FormReward, Reward, Scored, scored
-from trine.rewards.batches import COMPARED, largest_difference
+from trine.rewards.batches import COMPARED, max_difference
 from trine.rewards.word_reward import WordReward
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
@@ -101,6 +101,6 @@ def _tell_difference(reward: Reward, batch: Sequence[Scorable], scores: Tensor) 
     """In bf16 a score may depend on the batch; say by how much it did."""
     few = batch[:COMPARED]
     alone = [float(reward.score([item.answer])) for item in few]
-    difference = largest_difference(scores.new_tensor(alone), scores[: len(few)])
+    difference = max_difference(scores.new_tensor(alone), scores[: len(few)])
     if len(batch) > 1:
         say(f"score: in bf16 the scores of {len(few)} texts alone differ by at most {difference:.2g}; fp32: not at all")

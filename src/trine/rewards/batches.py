@@ -4,7 +4,7 @@ In fp32 the score of a text is the same to the bit alone, padded, packed, in any
 of the usual libraries are not like that: they choose their order of summation by the number of rows. So a model is
 scored within `products.row_invariant`, by our own kernels, wherever it is made of shapes that these take; where it is
 not (no compiler, odd widths, GPUs), each text is a batch of its own in fp32, without padding. In bf16 speed goes
-before: texts are scored in batches, and `largest_difference` says what that does.
+before: texts are scored in batches, and `max_difference` says what that does.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def score_in_batches(
 
 
 def rows_at_once(trunk: Transformer) -> int:
-    """How many rows of `trunk` may be scored together: in fp32 one, unless no sum of it hears of the other rows."""
+    """How many rows of `trunk` may be scored together: in fp32 one, unless no sum depends on the other rows."""
     return ROWS_AT_ONCE if trunk.compute_dtype != torch.float32 or is_row_invariant_model(trunk) else 1
 
 
@@ -50,6 +50,6 @@ def is_row_invariant_model(trunk: Transformer) -> bool:
     return usable(like, config.width, config.head_dim, config.mlp_width, multiple=2 * LANES)
 
 
-def largest_difference(alone: Tensor, together: Tensor) -> float:
+def max_difference(alone: Tensor, together: Tensor) -> float:
     """The largest absolute difference between scores of the same texts, [N] each."""
     return float((alone - together).abs().max()) if len(alone) else 0.0

@@ -44,12 +44,9 @@ class EncoderSettings:
 
 
 class EncoderReward:
-    """A classifier as a reward::
+    """A classifier of `transformers` with its tokenizer, as `catalog/encoders.py: open_encoder` makes it of a folder.
 
-        reward = EncoderReward(classifier, its_tokenizer, EncoderSettings(max_tokens=512))
-        scores = reward.score(answers)  # [B]
-
-    `model` and `tokenizer` are those of `transformers`.
+    `compute_dtype`: of the products; the head is fp32.
     """
 
     def __init__(

@@ -18,8 +18,14 @@ from trine.rewards.base import Reward
 class MeanMinusStd:
     """The mean of several rewards less their standard deviation::
 
-        reward = MeanMinusStd({"a": first, "b": second, "c": third})
-        scores = reward.score(answers)  # [B]
+        def brief(prompts, responses):
+            return [-len(response) for response in responses]
+
+        def plain(prompts, responses):
+            return [-response.count("!") for response in responses]
+
+        members = {"brief": FunctionReward(brief, "brief"), "plain": FunctionReward(plain, "plain")}
+        scores = MeanMinusStd(members).score(answers)  # [B]
 
     `biased`: the deviation divides by the number of members n, as that of a population; else by n - 1. Where one of
     them does not apply (NaN), the ensemble does not. A single member has no deviation: at least two are needed.

@@ -1,4 +1,4 @@
-"""kind: words: a reward model that counts words (`rewards/word_scores.py`), from judgements of every kind, in seconds."""
+"""kind: words: a reward model that counts words (`rewards/word_scores.py`), of judgements of every kind, in seconds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -93,9 +93,7 @@ def pairs_of(judgement: Judgement) -> Iterator[tuple[int, int, float, float]]:
 def learn_words(
     judgements: Sequence[Judgement], settings: WordsConfig, weights: dict[str, float] | None = None
 ) -> WordScorer:
-    """The reward model by words of all `judgements`::
-
-        scorer = learn_words(read_judgements(path), WordsConfig())
+    """The reward model by words of all `judgements`.
 
     `weights`: how much each kind counts (label, score, pair, ranking), 1 where nothing is said.
     """
