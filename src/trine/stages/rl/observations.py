@@ -6,7 +6,7 @@ Nothing here changes what is trained: an observer reads, and what it must rememb
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,8 @@ from trine.rewards.function import prompt_text
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
 from trine.stages.rl.experience import Experience
+from trine.stages.rl.followed import Followed
 from trine.training.run_folder import RunFolder
-
-
-class UpdateObserver(Protocol):
-    """Sees micro-batches of updates: rows of the experience, and what the policy gives their tokens now, [N]."""
-
-    def update(self, rows: Sequence[int], log_probs: Tensor, values: Tensor) -> None: ...
 
 
 class Observer:
@@ -42,7 +37,7 @@ class Observer:
         *,
         held_out: Reward | None = None,
         folder: RunFolder | None = None,
-        followed: UpdateObserver | None = None,
+        followed: Followed | None = None,
     ) -> None:
         self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
         self.watch = Watch(critic_from=config.critic_warmup)
@@ -54,12 +49,19 @@ class Observer:
             figures |= _held_out_figures(self.held_out.score(experience.answers))
         figures |= self._alarms(iteration, figures)
         self._log_samples(iteration, experience)
+        if self.followed is not None:
+            self.followed.iteration(iteration, experience)
         return figures
 
-    def update(self, rows: Sequence[int], log_probs: Tensor, values: Tensor) -> None:
-        """What an update sees of `rows`, before it changes the weights."""
+    def update(self, rows: Sequence[int], log_probs: Tensor | None, values: Tensor | None) -> None:
+        """What [N] an update finds of `rows`, before it changes the weights; None of a network that it leaves alone."""
         if self.followed is not None:
             self.followed.update(rows, log_probs, values)
+
+    def finish(self) -> None:
+        """After the last update."""
+        if self.followed is not None:
+            self.followed.finish()
 
     def _alarms(self, iteration: int, figures: dict[str, float]) -> dict[str, float]:
         before = self.watch.memory.holding

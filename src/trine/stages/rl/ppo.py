@@ -6,6 +6,7 @@ against a critic, KL to the reference as a price on every token, clipped updates
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
+from trine.stages.rl.followed import Done, Followed, write_followed
 from trine.stages.rl.observations import Observer
 from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
+from trine.stages.rl.show import show
 from trine.tokenizer.chat_format import Chat, chat_format
 from trine.training.stage_run import StageRun, stage_run
 
@@ -75,9 +78,16 @@ def gae_of_responses(
     return masked_whiten(advantages, mask), returns
 
 
-@stage_run("model", "adapter", "prompts", "reward", "held_out_reward")
-def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
-    """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`."""
+def run(config: PpoConfig) -> Path:
+    """Train; write `policy/` and `critic/` in Hugging Face form, LoRA adapters merged in, and those as `adapter/`.
+
+    With `config.show` samples are followed through the first update and printed instead, and nothing is written.
+    """
+    return show(config, train) if config.show else _run(config)
+
+
+def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> dict[str, Any]:
+    """The stage's work; `followed` is given the samples that were followed through the first update."""
     reward = open_reward(config.reward, stage.hardware, config.closed)
     if isinstance(reward, FunctionReward):
         reward.try_out(sample_answers(config.prompts))
@@ -89,14 +99,22 @@ def run(config: PpoConfig, stage: StageRun) -> dict[str, Any]:
     _check_reads(reward, config, prompts, chat)
     objective = PpoObjective(model, reference, reward, prompts, chat, config)
     held_out = open_reward(config.held_out_reward, stage.hardware, config.closed) if config.held_out_reward else None
-    objective.observer = Observer(config, held_out=held_out, folder=stage.folder)
+    done = followed or partial(write_followed, stage.path)
+    objective.observer = Observer(
+        config, held_out=held_out, folder=stage.folder,
+        followed=Followed(config, chat, done, share=config.minibatch_size, forward=objective.outputs),
+    )  # fmt: skip
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     stage.train(config, objective, model, policy.config, steps)
+    objective.observer.finish()
     finish_lora(policy, stage.path / "adapter", config.model, config.adapter)
     merge_lora(model)  # a critic of its own has adapters too
     write_policy(stage, model, chat)
     return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+
+
+_run = stage_run("model", "adapter", "prompts", "reward", "held_out_reward")(train)
 
 
 def sample_answers(prompts: Path) -> list[Answer]:

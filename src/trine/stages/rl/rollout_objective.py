@@ -216,6 +216,12 @@ class RolloutObjective(IterationObjective[list[int]]):
         )
         return log_probs, entropy, values
 
+    @torch.no_grad()
+    def outputs(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values [N] of the response tokens, by the weights of this moment."""
+        log_probs, _, values = self._forward(self.pad(rollouts))
+        return log_probs, values
+
     def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
         """Log-probabilities [N] of the response tokens under the reference."""
         with lora_off(self.reference):
