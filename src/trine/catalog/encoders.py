@@ -92,7 +92,7 @@ def settings_of(
         raise TrineError(f"{folder} tells {labels} labels apart ({names:.120}); a reward model has one label, or two")
     if positive_logit and labels == 1:
         raise TrineError(f"{folder} has one label, whose logit is the score; positive_logit is of two labels")
-    names = [str(model.config.id2label.get(place, place)) for place in range(labels)]
+    of_labels = [str(model.config.id2label.get(place, place)) for place in range(labels)]
     unit: Unit = "score" if labels == 1 else "positive_logit" if positive_logit else "log_odds"
     ours = getattr(model.config, "trine", None) or {}
     form, own = ours.get("form", "text"), ours.get("closed", "end")
@@ -101,7 +101,7 @@ def settings_of(
     return EncoderSettings(
         max_tokens=_max_tokens(ours.get("max_tokens"), model, tokenizer),
         unit=unit,
-        good=good_label(names) if labels == 2 else 0,
+        good=good_label(of_labels) if labels == 2 else 0,
         form=cast(Form, form),
         closed=closed or cast(Closing, own),
     )

@@ -16,9 +16,9 @@ from trine.rewards.word_scores import WordScorer
 class WordReward:
     """Log-odds (of labels), standardised scores or differences (of pairs) by words::
 
-        targets = WordTargets(np.arange(2), np.array([1.0, 0.0]), np.ones(2))  # one good text, one bad one
-        reward = WordReward(WordScorer.fit(["a good film", "a bad film"], targets, min_count=1))
-        scores = reward.score(answers)  # [B]
+    targets = WordTargets(np.arange(2), np.array([1.0, 0.0]), np.ones(2))  # one good text, one bad one
+    reward = WordReward(WordScorer.fit(["a good film", "a bad film"], targets, min_count=1))
+    scores = reward.score(answers)  # [B]
     """
 
     def __init__(self, scorer: WordScorer) -> None:
