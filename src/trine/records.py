@@ -142,6 +142,8 @@ class Rollout:
     of the caller's; likewise the last token), length (the budget ran out). `unfiltered_log_probs`: where filters
     changed the distribution, those of the model's own at the same temperature. `prompt_index`, `sample`: its group
     (the prompt's number in the call) and its number within the group. `weights`: the hash of the weights that wrote it.
+    `written`: in a conversation of several turns, which of the response's tokens the policy wrote; the others stand
+    between its turns (the user's words, the marks of a turn), with log-probabilities of 0. None: it wrote all of them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -154,6 +156,7 @@ class Rollout:
     prompt_index: int = 0
     sample: int = 0
     weights: str = ""
+    written: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.log_probs) != len(self.response_ids):
@@ -162,6 +165,12 @@ class Rollout:
     @property
     def ended(self) -> bool:
         return self.stop_reason != "length"
+
+    @property
+    def written_places(self) -> tuple[int, ...]:
+        """Places in `response_ids` of the tokens that the policy wrote: those that are learned from."""
+        written = self.written or (True,) * len(self.response_ids)
+        return tuple(place for place, own in enumerate(written) if own)
 
 
 @dataclass(frozen=True)

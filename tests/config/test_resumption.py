@@ -77,7 +77,7 @@ KINDS: dict[str, dict[str, str]] = {
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "prompts", "reward", "held_out_reward"), "BY_CONTENT"
+        ("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward"), "BY_CONTENT"
     ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
         "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },

@@ -17,6 +17,12 @@ GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "
         ({"critic_warmup": 2}, "critic_warmup needs a critic of its own"),
         ({"kl": {"coefficient": 0, "target": 6}}, "coefficient=0 with target=6 stays 0 for ever"),
         ({"closed": "end"}, "closed=end is how a reward model reads, and reward=package.module:function is a function"),
+        ({"reward": None}, "reward=null leaves nothing to learn from: name a reward, or, for on-policy distillation"),
+        ({"reward": None, "reference": "teacher", "critic": "reward"}, "starts from a reward model, and there is none"),
+        ({"query_tokens": [2, 8]}, "query_tokens are the first tokens of plain text: add form=text"),
+        ({"query_tokens": [8, 2], "form": "text"}, r"query_tokens=\[8, 2\] are to be two numbers, fewest and most"),
+        ({"form": "text", "user": "a:b"}, "a user answers in conversations"),
+        ({"stop_strings": ["", "a"]}, "an empty stop string would end every response at once"),
         ({"critic": "reward"}, "critic=reward starts from a reward model, and reward=package.module:function is"),
     ],
 )

@@ -9,13 +9,13 @@ import pytest
 
 from tests.conftest import PLAIN_CPU, Command
 from tests.report.test_report import described, finished
+from trine.catalog.exchanges import read_exchanges
 from trine.config.preview import PreviewConfig
 from trine.report.report import write_report
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl, write_jsonl
 from trine.stages.preferences.preview import run
 from trine.stages.preferences.preview_figures import Scores, predicted_share, preview_figures, spend
-from trine.stages.rl.prompts import read_prompt_records
 
 PROMPTS, SAMPLES = 40, 32
 
@@ -155,7 +155,7 @@ def test_a_record_without_text_is_named(tmp_path: Path, pretrain_run: Path) -> N
 
 
 def test_a_prompt_that_stands_twice_is_asked_once(tmp_path: Path, finetune_run: Path, functions_run: Path) -> None:
-    example = read_prompt_records(functions_run / "all.jsonl")[0]
+    example = read_exchanges(functions_run / "all.jsonl", answered=False)[0]
     row = {"prompt": example.prompt[-1].content}
     write_jsonl(tmp_path / "prompts.jsonl", [row, row])
     run(config(tmp_path / "run", finetune_run, tmp_path / "prompts.jsonl", samples=2))

@@ -108,7 +108,7 @@ def _check_name(name: str, field: str) -> str | None:
 def _check_path(path: Path, name: str) -> str | None:
     from trine.catalog.locating import is_hub_data_set
 
-    if name in ("examples", "held_out") and is_hub_data_set(path):
+    if name in ("examples", "held_out", "prompts") and is_hub_data_set(path):
         return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")

@@ -17,7 +17,7 @@ from trine.config.base import (
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
-from trine.records import Closing
+from trine.records import Closing, Form
 
 
 class KlConfig(Config):
@@ -49,18 +49,37 @@ class KlConfig(Config):
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
+    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
+    reference: ByContent[ModelName | None] = None
+    """model to stay near, as the KL penalty has it: another model of the same tokenizer, such as a teacher; null: the
+    initial policy"""
+    form: Form = "chat"
+    """chat: prompts are conversations that the policy answers by its chat format; text: plain text that it goes on
+    with"""
     prompts: ByContent[Path]
-    """JSONL of {prompt}; reward functions may ask for the other fields, `response` among them"""
-    reward: ByContent[ModelName]
+    """prompts: JSON Lines, JSON, CSV or Parquet (also compressed), a folder of such files, or owner/name of a data set
+    on the Hugging Face hub. chat: {prompt}, {messages}, {question} or another form of fine-tuning; text: {query},
+    {prompt} or {text}, or folders named by labels, as aclImdb. Reward functions may ask for the other fields, and for
+    `response`"""
+    query_tokens: tuple[PositiveInt, ...] = ()
+    """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
+    number between these two, both included, that the seed draws for each; empty: all of the text"""
+    user: ByContent[str | None] = None
+    """package.module:function that answers the policy in conversations of several turns: called with the conversation,
+    [{role, content}, ...], and by name with other fields of the prompt's record; returns the user's next message, or
+    None to end. What it says is read but not learned from"""
+    max_turns: PositiveInt = 4
+    """with user: turns of the policy in a conversation, each of at most max_new_tokens"""
+    reward: ByContent[ModelName | None]
     """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
     responses) and by name whatever other fields of the prompts' records it asks for, `messages` (the conversations)
-    and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled"""
+    and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled.
+    null, with a `reference` of one's own: no score, only the KL penalty, which is on-policy distillation"""
     closed: Closing | None = None
     """how a reward model reads a response that was cut at max_new_tokens: line: to its last whole line, and ended; end:
     ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
@@ -83,6 +102,8 @@ class PpoConfig(PolicyGradientConfig):
     """passes over each iteration's responses"""
     max_new_tokens: PositiveInt = 64
     """token budget of a response"""
+    stop_strings: tuple[str, ...] = ()
+    """a response ends with the first of these that it writes, and counts as ended; rewards see the text before it"""
     temperature: PositiveFloat = 1.0
     """sampling temperature of rollouts, and that of all log-probabilities"""
     value_clip_range: PositiveFloat | None = 0.2
@@ -119,9 +140,11 @@ class PpoConfig(PolicyGradientConfig):
             raise ValueError(
                 "critic_warmup needs a critic of its own: set critic to policy or reward, or critic_warmup to 0"
             )
-        if self.critic == "reward" and ":" in self.reward and not Path(self.reward).exists():
-            raise ValueError(f"critic=reward starts from a reward model, and reward={self.reward} is a function")
-        if self.closed is not None and ":" in self.reward and not Path(self.reward).exists():
+        function = self.reward is not None and ":" in self.reward and not Path(self.reward).exists()
+        if self.critic == "reward" and (function or self.reward is None):
+            what = f"reward={self.reward} is a function" if function else "there is none"
+            raise ValueError(f"critic=reward starts from a reward model, and {what}")
+        if self.closed is not None and function:
             raise ValueError(
                 f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a function"
             )
@@ -129,4 +152,22 @@ class PpoConfig(PolicyGradientConfig):
             size, divisor = getattr(self, name), getattr(self, part)
             if size % divisor:
                 raise ValueError(f"{name}={size} is not a multiple of {part}={divisor}")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_one_thing(self) -> "PpoConfig":
+        """Settings that belong to one form, to several turns, or to distillation."""
+        if self.reward is None and self.reference is None:
+            raise ValueError(
+                "reward=null leaves nothing to learn from: name a reward, or, for on-policy distillation, a reference "
+                "(the teacher)"
+            )
+        if self.query_tokens and self.form == "chat":
+            raise ValueError("query_tokens are the first tokens of plain text: add form=text")
+        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
+            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
+        if self.user is not None and self.form == "text":
+            raise ValueError("a user answers in conversations: leave user out, or set form=chat")
+        if "" in self.stop_strings:
+            raise ValueError("an empty stop string would end every response at once; leave it out")
         return self

@@ -101,6 +101,11 @@ def conversations_of(records: Iterable[tuple[str, Record]], source: str) -> Conv
     return Conversations(tuple(items), forms)
 
 
+def turns_of(form: Form, record: Record, place: str) -> list[Message]:
+    """The messages of a record of `form`, learned or not."""
+    return [message for message, _ in form.turns(record, place)]
+
+
 def _records(path: Path) -> Iterator[tuple[str, Record]]:
     files = [path]
     if path.is_dir():

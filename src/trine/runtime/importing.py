@@ -4,6 +4,10 @@ import os
 import sys
 from importlib import import_module as _import
 from types import ModuleType
+from typing import Any
+
+from trine.runtime.errors import TrineError
+from trine.runtime.foreign import FOREIGN_ERRORS, told
 
 
 def search_working_directory() -> None:
@@ -23,3 +27,12 @@ def import_module(name: str) -> ModuleType:
     """The module called `name`, installed or in the working directory."""
     search_working_directory()
     return _import(name)
+
+
+def import_named(name: str, what: str) -> Any:
+    """What `package.module:name` stands for; a `TrineError` calls it `what`."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except FOREIGN_ERRORS as error:  # the module is the user's: importing it may raise anything
+        raise TrineError(f"{what} {name!r} cannot be imported: {told(error)}; write package.module:function") from None

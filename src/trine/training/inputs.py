@@ -10,10 +10,12 @@ from pathlib import Path
 from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
 from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
+from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
+from trine.runtime.importing import import_named
 from trine.runtime.source_code import source_digest
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -25,7 +27,8 @@ def fingerprint(place: Path) -> str:
         return sha256_of_file(place)
     if not place.exists():
         raise TrineError(f"{place} does not exist; correct the path, or finish the run that writes it")
-    files = sorted((path.relative_to(place).as_posix(), path) for path in _contents(place))
+    contents = place.rglob("*.txt") if is_class_folder(place) else _contents(place)
+    files = sorted((path.relative_to(place).as_posix(), path) for path in contents)
     return sha256_of(*(f"{name}:{sha256_of_file(path)}" for name, path in files))
 
 
@@ -67,7 +70,7 @@ def input_fingerprint(name: str, value: Path | str) -> str:
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":
         return fingerprint(find_adapter(value))
-    if is_function(value):
-        function = import_function(value).function
+    if name == "user" or is_function(value):
+        function = import_named(value, name) if name == "user" else import_function(value).function
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
     return model_fingerprint(value)

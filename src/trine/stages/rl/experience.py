@@ -1,7 +1,9 @@
 """What one iteration of online RL learns from: rollouts as tensors, with their scores and advantages.
 
 Rows are prompt + response, right-padded: causality keeps the padding out, so padding changes nothing.
-Shapes: B responses, T row length, R longest response, N response tokens of all rows (row by row).
+Of a conversation of several turns only what the policy wrote is learned from: no mask, no flat tensor and no figure
+holds a token that it did not write. Shapes: B responses, T row length, R longest response, N response tokens that the
+policy wrote, of all rows (row by row).
 """
 
 from collections.abc import Sequence
@@ -27,9 +29,9 @@ class PaddedRollouts:
 def pad_rollouts(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> PaddedRollouts:
     """The tensors of a (micro-)batch of rollouts."""
     ids, _ = pad([[*rollout.prompt_ids, *rollout.response_ids] for rollout in rollouts], pad_id)
-    rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.response_ids])
+    rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.written_places])
     columns = torch.tensor(
-        [len(rollout.prompt_ids) - 1 + t for rollout in rollouts for t in range(len(rollout.response_ids))]
+        [len(rollout.prompt_ids) - 1 + place for rollout in rollouts for place in rollout.written_places]
     )
     targets = ids[rows, columns + 1]
     return PaddedRollouts(ids.to(device), rows.to(device), columns.to(device), targets.to(device))
@@ -86,9 +88,11 @@ class Experience:
 
 
 def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
-    """[B, R]: which places hold response tokens."""
-    lengths = torch.tensor([len(rollout.response_ids) for rollout in rollouts])
-    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    """[B, R]: which places hold response tokens that the policy wrote."""
+    mask = torch.zeros(len(rollouts), max(len(rollout.response_ids) for rollout in rollouts), dtype=torch.bool)
+    for row, rollout in enumerate(rollouts):
+        mask[row, list(rollout.written_places)] = True
+    return mask
 
 
 def fill_rows(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:

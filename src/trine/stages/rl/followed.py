@@ -20,6 +20,7 @@ from trine.runtime.files import write_jsonl
 from trine.stages.finetuning.shown_rows import token_text
 from trine.stages.rl.experience import Experience, fill_rows
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 
 FOLLOWED, FOLLOWED_SAMPLES = "followed.jsonl", 1
 Done = Callable[[Sequence["FollowedSample"]], None]
@@ -93,7 +94,7 @@ class Followed:
     def __init__(
         self,
         config: PpoConfig,
-        chat: Chat,
+        chat: Chat | TextFormat,
         done: Done,
         *,
         share: int,
@@ -167,7 +168,8 @@ class Followed:
     def _tokens(self, experience: Experience, row: int, log_probs: Tensor, values: Tensor) -> tuple[FollowedToken, ...]:
         """The response's tokens, with log-probabilities and values [B, R] of one moment."""
         at, tokens = experience, []
-        for place, token_id in enumerate(at.rollouts[row].response_ids):
+        for place in at.rollouts[row].written_places:  # of several turns, what the policy wrote
+            token_id = at.rollouts[row].response_ids[place]
             here = slice(place, place + 1)
             loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], at.advantages[row, here])
             value_loss = clipped_value_loss(

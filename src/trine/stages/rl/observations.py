@@ -82,7 +82,7 @@ class Observer:
             [
                 {
                     "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
-                    "score": float(experience.scores[row]), "kl": kl[row], "length": len(answer.response_ids),
+                    "score": float(experience.scores[row]), "kl": kl[row], "length": int(experience.mask[row].sum()),
                     "ended": answer.ended,
                 }
                 for row, answer in enumerate(experience.answers[: config.sample_count])

@@ -17,6 +17,7 @@ from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
 from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import begin_lora, finish_lora
+from trine.catalog.exchanges import read_exchanges, read_texts
 from trine.catalog.loading import open_score_model
 from trine.catalog.rewards import open_reward
 from trine.config.rl import PpoConfig
@@ -28,16 +29,20 @@ from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
 from trine.rewards.function import FunctionReward
 from trine.rewards.model import ModelReward
+from trine.rewards.no_reward import NoReward
+from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import derive_seed
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
 from trine.stages.rl.followed import Done, Followed, write_followed
 from trine.stages.rl.observations import Observer
-from trine.stages.rl.prompts import Prompt, read_prompt_records, read_prompts
+from trine.stages.rl.prompts import Prompt, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.stages.rl.show import show
-from trine.tokenizer.chat_format import Chat, chat_format
+from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat, answer_format
+from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.stage_run import StageRun, stage_run
 
 
@@ -88,14 +93,15 @@ def run(config: PpoConfig) -> Path:
 
 def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> dict[str, Any]:
     """The stage's work; `followed` is given the samples that were followed through the first update."""
-    reward = open_reward(config.reward, stage.hardware, config.closed)
+    reward = open_reward(config.reward, stage.hardware, config.closed) if config.reward else NoReward()
     if isinstance(reward, FunctionReward):
-        reward.try_out(sample_answers(config.prompts))
+        reward.try_out(sample_answers(config))
     policy, tokenizer = stage.open_trainable(config)
-    reference = policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
+    reference = open_reference(config, stage, policy, tokenizer)
     model = PolicyWithValue(policy, _critic(config, stage)).to(stage.hardware.device)
-    chat = chat_format(tokenizer)
-    prompts = read_prompts(config.prompts, chat, policy.config.context - config.max_new_tokens)
+    chat = answer_format(tokenizer, config.form)
+    room = min(policy.config.context, reference.config.context) - config.max_new_tokens
+    prompts = read_prompts(config.prompts, chat, room, config.query_tokens, config.seed)
     _check_reads(reward, config, prompts, chat)
     objective = PpoObjective(model, reference, reward, prompts, chat, config)
     held_out = open_reward(config.held_out_reward, stage.hardware, config.closed) if config.held_out_reward else None
@@ -114,20 +120,38 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     return {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
 
 
-_run = stage_run("model", "adapter", "prompts", "reward", "held_out_reward")(train)
+def open_reference(config: PpoConfig, stage: StageRun, policy: Transformer, tokenizer: Tokenizer) -> Transformer:
+    """What KL is measured to: the model that is named, else what the policy starts from (with LoRA its frozen base)."""
+    if config.reference is None:
+        return policy if config.lora.rank else stage.open_model(config.model, config.adapter)[0].requires_grad_(False)
+    reference, its_tokenizer = stage.open_model(config.reference)
+    if its_tokenizer.fingerprint != tokenizer.fingerprint or reference.config.vocab_size < tokenizer.vocab_size:
+        raise TrineError(
+            f"reference {config.reference} has another tokenizer than {config.model}: it has to read the very token "
+            "ids that the policy samples; name a model of the same tokenizer"
+        )
+    return reference.requires_grad_(False)
 
 
-def sample_answers(prompts: Path) -> list[Answer]:
+_run = stage_run("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward")(train)
+
+
+def sample_answers(config: PpoConfig) -> list[Answer]:
     """Every prompt with the answer of its record, or one made up: what a reward function is tried on."""
+    if config.form == "text":
+        return [
+            Answer((), " and so on.", columns=example.columns, query=example.response)
+            for example in read_texts(config.prompts)
+        ]
     return [
         Answer(example.prompt, example.response or "An answer.", columns=example.columns)
-        for example in read_prompt_records(prompts)
+        for example in read_exchanges(config.prompts, answered=False)
     ]
 
 
-def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat) -> None:
+def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat | TextFormat) -> None:
     """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
-    if isinstance(reward, ModelReward):
+    if isinstance(reward, ModelReward) and config.reward:
         longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
         reward.check_reads(chat.tokenizer, longest, config.reward)
         say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
@@ -140,6 +164,7 @@ def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
     if config.critic == "policy":
         critic = stage.open_model(config.model, config.adapter)[0]
     else:
+        assert config.reward is not None  # the config says so
         # Only the reward model's trunk: its head reads whole answers, and its scores of half an answer mislead the
         # policy (docs/LOG.md), so the values start at 0.
         critic = open_score_model(config.reward, stage.hardware)[0].trunk
@@ -147,7 +172,7 @@ def _critic(config: PpoConfig, stage: StageRun) -> Transformer | None:
     return critic
 
 
-def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat) -> None:
+def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextFormat) -> None:
     """Write `policy/` and `critic/`: the value head, on the policy's trunk where they share one."""
     critic, pad = ScoreModel(model.critic or model.policy), chat.tokenizer.pad
     critic.head = model.value_head

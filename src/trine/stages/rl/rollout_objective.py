@@ -46,7 +46,10 @@ from trine.stages.rl.experience import (
 )
 from trine.stages.rl.observations import Observer
 from trine.stages.rl.prompts import Prompt, choose_prompts
+from trine.stages.rl.turns import sample_turns
+from trine.stages.rl.user import import_user
 from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat
 from trine.training.iterations import IterationObjective
 
 
@@ -62,13 +65,14 @@ class RolloutObjective(IterationObjective[list[int]]):
         reference: Transformer,
         reward: Reward,
         prompts: Sequence[Prompt],
-        chat: Chat,
+        chat: Chat | TextFormat,
         config: PpoConfig,
     ) -> None:
         super().__init__(config.epochs, config.batch_size // config.minibatch_size)
         self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
         self.chat, self.config = chat, config
-        self.engine = Engine(model.policy, rows=config.batch_size)
+        self.user = import_user(config.user) if config.user else None
+        self.engine = Engine(model.policy, rows=config.batch_size, tokenizer=chat.tokenizer)
         self.device = model.policy.output_weight.device
         self.kl_coefficient = self._adapted = max(config.kl.coefficient, _floor(config))
         self.iteration = 0
@@ -105,7 +109,10 @@ class RolloutObjective(IterationObjective[list[int]]):
         rollouts, prompts = self.sample(iteration)
 
         # 2. Score them: a reward model, a function, any `Reward`.
-        answers = [prompt.answer(rollout, self.chat) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        answers = [
+            prompt.answer(rollout, self.chat, config.stop_strings)
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
         scores = self.reward.score(answers)
 
         paid = final_scores(scores, rollouts, config.missing_eos_penalty, config.missing_eos_score)
@@ -129,7 +136,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self._observe(iteration)
 
     def sample(self, iteration: int) -> tuple[list[Rollout], list[Prompt]]:
-        """The iteration's responses, and the prompt of each."""
+        """The iteration's responses, and the prompt of each; in a conversation that of its last turn."""
         config = self.config
         prompts = choose_prompts(self.prompts, config.batch_size, iteration, config.seed)
         sampling = Sampling(
@@ -137,8 +144,11 @@ class RolloutObjective(IterationObjective[list[int]]):
             temperature=config.temperature,
             seed=derive_seed(config.seed, "rollout", iteration),
             eos_ids=self.chat.end_ids,
+            stop_strings=config.stop_strings,
         )
         self.engine.refresh()
+        if self.user is not None and not isinstance(self.chat, TextFormat):
+            return sample_turns(self.engine, self.chat, prompts, sampling, self.user, config.max_turns)
         return self.engine.generate([prompt.ids for prompt in prompts], sampling), prompts
 
     @torch.no_grad()
