@@ -140,6 +140,12 @@ class WordScorer:
         weighted = [(name, float(self.weights[place])) for name, place in found.items()]
         return sorted(weighted, key=lambda each: (-abs(each[1]), each[0]))[:most]
 
+    def heaviest(self, most: int, *, against: bool = False) -> list[str]:
+        """The n-grams with the largest weights for, or against."""
+        names = list(self.vocabulary)
+        order = np.argsort(self.weights if against else -self.weights, kind="stable")[:most]
+        return [names[place] for place in order.tolist()]
+
     def save(self, folder: Path, described: dict[str, object]) -> None:
         """Write weights, vocabulary and config.json, which holds `described` as `trine`, into an existing folder."""
         names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
