@@ -195,6 +195,7 @@ def preview(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
     samples: int = ...,
     max_prompts: int = ...,
     max_new_tokens: int = ...,
@@ -252,6 +253,62 @@ def ppo(
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
+
+def dpo(
+    out: _Path,
+    model: _Path,
+    preferences: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    held_out: _Path | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    form: Literal["chat", "text"] = ...,
+    loss: Literal["dpo", "robust", "hinge", "ipo", "kto", "simpo", "orpo"] = ...,
+    beta: float | None = ...,
+    gamma: float = ...,
+    ipo_reduction: Literal["mean", "sum"] = ...,
+    label_smoothing: float = ...,
+    length_normalized: bool = ...,
+    chosen_weight: float = ...,
+    desirable_weight: float | None = ...,
+    undesirable_weight: float | None = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    epochs: float = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    share_prompt: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Improve a policy on preferences without sampling: DPO, IPO, KTO, SimPO, ORPO."""
+
+def best_of_n(
+    out: _Path,
+    model: _Path,
+    prompts: _Path,
+    reward: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
+    samples: int = ...,
+    max_prompts: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    rows: int = ...,
+) -> Result:
+    """Sample n answers to each prompt and write the one that a reward scores highest, as examples for finetune."""
 
 def control(
     environment: str,

@@ -86,10 +86,11 @@ def test_spearman_shares_the_ranks_of_equal_values() -> None:
 def test_a_parabola_is_explained_and_noise_is_not() -> None:
     generator = np.random.default_rng(2)
     cause = generator.standard_normal(500)
-    assert explained_share((cause - 1) ** 2, cause) == pytest.approx(1.0)
-    assert explained_share(generator.standard_normal(500), cause) < 0.02
-    assert explained_share(cause, np.ones(500)) == 0.0
-    assert np.isnan(explained_share(np.ones(500), cause))
+    parabola = np.stack((cause, cause**2), 1)
+    assert explained_share((cause - 1) ** 2, parabola) == pytest.approx(1.0)
+    assert explained_share(generator.standard_normal(500), parabola) < 0.02
+    assert explained_share(cause, np.ones((500, 1))) == pytest.approx(0.0, abs=1e-9)
+    assert np.isnan(explained_share(np.ones(500), parabola))
 
 
 def test_what_is_left_within_groups_has_mean_zero_in_each() -> None:

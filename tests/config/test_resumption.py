@@ -6,8 +6,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 
 from trine.config.base import StageConfig
+from trine.config.best_of_n import BestOfNConfig
 from trine.config.control import ControlConfig
 from trine.config.corpus import SourceConfig
+from trine.config.dpo import DpoConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.fields import is_name
 from trine.config.finetuning import FinetuneConfig
@@ -34,6 +36,8 @@ CONFIGS: dict[str, StageConfig] = {
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
+    "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
+    "best_of_n": BestOfNConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
         out="run", before="b", after="a", base="c", reward="r", held_out_reward="h", prompts="p"
@@ -81,6 +85,11 @@ KINDS: dict[str, dict[str, str]] = {
     ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
         "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
     },
+    "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
+        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "share_prompt": "CHANGES_BITS",
+        "parallel": "CHANGES_BITS",
+    },
+    "best_of_n": dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
     "control": OF_A_LOOP | {
         "total_steps": "EXTENDS", "evaluation_episodes": "MAY_CHANGE", "film": "MAY_CHANGE", "resume": "CHANGES_BITS",
     },

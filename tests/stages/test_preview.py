@@ -12,7 +12,6 @@ from tests.report.test_report import described, finished
 from trine.catalog.exchanges import read_exchanges
 from trine.config.preview import PreviewConfig
 from trine.report.report import write_report
-from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl, write_jsonl
 from trine.stages.preferences.preview import run
 from trine.stages.preferences.preview_figures import Scores, predicted_share, preview_figures, spend
@@ -148,10 +147,13 @@ def test_plain_text_is_continued_and_its_rewards_see_the_text(
     assert len(seen) == 2 * 5 * 4 and len({answer.response for answer in seen}) > 5
 
 
-def test_a_record_without_text_is_named(tmp_path: Path, pretrain_run: Path) -> None:
-    write_jsonl(tmp_path / "texts.jsonl", [{"text": "a"}, {"prompt": [{"role": "user", "content": "b"}]}])
-    with pytest.raises(TrineError, match=r"texts\.jsonl:2.*`text`"):
-        run(config(tmp_path / "run", pretrain_run, tmp_path / "texts.jsonl", form="text"))
+def test_the_first_tokens_of_texts_are_continued(tmp_path: Path, pretrain_run: Path) -> None:
+    write_jsonl(tmp_path / "texts.jsonl", [{"text": f"def function_{number}(first, second):"} for number in range(5)])
+    asked = {"form": "text", "samples": 2, "query_tokens": (3, 3)}
+    run(config(tmp_path / "run", pretrain_run, tmp_path / "texts.jsonl", **asked))
+    assert read_json(tmp_path / "run" / "done.json")["prompts"] < 5  # their beginnings are alike
+    with pytest.raises(ValueError, match="form=text"):
+        config(tmp_path / "run", pretrain_run, tmp_path / "texts.jsonl", query_tokens=(2, 8))
 
 
 def test_a_prompt_that_stands_twice_is_asked_once(tmp_path: Path, finetune_run: Path, functions_run: Path) -> None:

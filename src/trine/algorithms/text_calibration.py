@@ -34,12 +34,18 @@ def sigmoid(log_odds: Floats) -> Floats:
 
 
 def label_loss(log_odds: Floats, labels: Floats) -> float:
-    """Mean of -log of the probability that the label has, in nats; log 2 is chance.
+    """Mean of -log of the probability that the label has, in nats; log 2 is chance. A label may be a share, as of ties.
 
     >>> round(label_loss(np.array([2.0, -1.0]), np.array([1.0, 0.0])), 6)
     0.220095
     """
-    return float(np.logaddexp(0.0, np.where(labels > 0.5, -log_odds, log_odds)).mean())
+    return float(label_losses(log_odds, labels).mean())
+
+
+def label_losses(log_odds: Floats, labels: Floats) -> Floats:
+    """[N]: -y log sigmoid(s) - (1 - y) log sigmoid(-s)."""
+    result: Floats = labels * np.logaddexp(0.0, -log_odds) + (1 - labels) * np.logaddexp(0.0, log_odds)
+    return result
 
 
 def right_labels(log_odds: Floats, labels: Floats) -> Floats:

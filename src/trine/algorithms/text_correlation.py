@@ -34,25 +34,23 @@ def spearman(first: Floats, second: Floats) -> float:
     return pearson(average_ranks(first), average_ranks(second))
 
 
-def explained_share(values: Floats, cause: Floats) -> float:
-    """The share of the variance of `values` [N] that a parabola in `cause` [N] explains, corrected for its freedom.
+def explained_share(values: Floats, causes: Floats) -> float:
+    """The share of the variance of `values` [N] that a line in `causes` [N, K] explains, corrected for its freedom.
 
-    >>> round(explained_share(np.array([4.0, 1, 0, 1, 4]), np.array([-2.0, -1, 0, 1, 2])), 6)
+    >>> x = np.array([-2.0, -1, 0, 1, 2])
+    >>> round(explained_share(x * x, np.stack((x, x * x), 1)), 6)
     1.0
 
-    NaN where `values` are constant or fewer than five; 0 where `cause` is constant.
+    NaN where `values` are constant or too few.
     """
+    count, freedom = causes.shape
     deviations = values - values.mean()
     total = float(deviations @ deviations)
-    if len(values) < 5 or total <= 0:
+    if count < freedom + 3 or total <= 0:
         return float("nan")
-    spread = float(cause.std())
-    if spread == 0:
-        return 0.0
-    scaled = (cause - cause.mean()) / spread
-    design = np.stack((np.ones_like(scaled), scaled, scaled * scaled), -1)
-    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    unexplained = float(rest @ rest) / total * (len(values) - 1) / (len(values) - 3)
+    design = causes - causes.mean(0)
+    rest = deviations - design @ np.linalg.lstsq(design, deviations, rcond=None)[0]
+    unexplained = float(rest @ rest) / total * (count - 1) / (count - freedom - 1)
     return max(0.0, 1.0 - unexplained)
 
 

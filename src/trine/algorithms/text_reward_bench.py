@@ -35,18 +35,20 @@ def best_of_four_from_labels(scores: NDArray[np.float64], labels: NDArray[np.flo
     yes, no = scores[labels > 0.5], np.sort(scores[labels <= 0.5])
     if len(no) < 3:
         return np.zeros(0)
-    below = np.searchsorted(no, yes, "left")
+    below = np.searchsorted(no, yes, "left").astype(np.float64)
     tied = np.searchsorted(no, yes, "right") - below
-    credits = [
-        sum(_chance(int(b), int(t), len(no), each) / (1 + each) for each in range(4))
-        for b, t in zip(below, tied, strict=True)
-    ]
-    return np.asarray(credits, float)
+    credit: NDArray[np.float64] = np.zeros(len(yes))
+    for each in range(4):  # of the three that many score the same
+        credit += _choose(below, 3 - each) * _choose(tied, each) / (1 + each)
+    return credit / math.comb(len(no), 3)
 
 
-def _chance(below: int, tied: int, total: int, each: int) -> float:
-    """That of three of `total` answers `each` are tied and the rest below."""
-    return math.comb(below, 3 - each) * math.comb(tied, each) / math.comb(total, 3)
+def _choose(n: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """C(n, k) of whole numbers; 0 where n < k."""
+    ways = np.ones_like(n)
+    for place in range(k):
+        ways *= np.maximum(n - place, 0.0) / (place + 1)
+    return ways
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent, ChangesBits
@@ -25,9 +25,12 @@ class PreviewConfig(StageConfig):
     other: ByContent[ModelName]
     """another reward, which scores what the first one chose: of another seed, other data or another kind"""
     prompts: ByContent[Path]
-    """JSONL of {prompt}, with form=text of {text} or {prompt}; best those held out from the reward models"""
+    """prompts in any form that `trine ppo` reads; best those held out from the reward models"""
     form: Form = "chat"
     """chat: the policy answers conversations in its chat format; text: it continues plain text"""
+    query_tokens: tuple[PositiveInt, ...] = ()
+    """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
+    number between these two, both included, that the seed draws for each; empty: all of the text"""
     samples: Annotated[int, Field(ge=2)] = 64
     """answers sampled per prompt; n is 1, 2, 4 ... up to this"""
     max_prompts: NonNegativeInt = 64
@@ -40,3 +43,11 @@ class PreviewConfig(StageConfig):
     """how reward models read an answer that was cut at max_new_tokens; null: as each one's folder says"""
     rows: ChangesBits[PositiveInt] = 256
     """answers generated in parallel; changes speed and memory only"""
+
+    @model_validator(mode="after")
+    def _queries(self) -> "PreviewConfig":
+        if self.query_tokens and self.form == "chat":
+            raise ValueError("query_tokens are the first tokens of plain text: add form=text")
+        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
+            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
+        return self

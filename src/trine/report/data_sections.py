@@ -19,8 +19,10 @@ def functions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     )
     counts = {"train": "for training", "held_out_reward": "for the held-out reward model", "held_out": "held out"}
     rows = [(label, whole(run.results.get(key))) for key, label in counts.items() if key in run.results]
-    row = _first(run, recipe)
-    samples = [] if row is None else [Sample(_prompt(row), [_text(row, "response", "person", "What a person wrote")])]
+    row = first_record(run, recipe)
+    samples = (
+        [] if row is None else [Sample(prompt_text(row), [_text(row, "response", "person", "What a person wrote")])]
+    )
     tables = [*_counted("tasks", rows), *(table for table in (account_table(run.results),) if table.rows)]
     return Section(titled("Tasks", run, recipe), words, tables, samples=samples)
 
@@ -33,12 +35,12 @@ def preferences_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     )
     counts = {"train": "pairs to train on", "held_out": "pairs held out", "left_out": "samples cut at max_new_tokens"}
     rows = [(label, whole(run.results.get(key))) for key, label in counts.items() if key in run.results]
-    row = _first(run, recipe)
+    row = first_record(run, recipe)
     sides = [] if row is None else [
         _text(row, "chosen", "person", "Chosen: what a person wrote"),
         _text(row, "rejected", "before", "Rejected: what the model sampled"),
     ]  # fmt: skip
-    samples = [] if row is None else [Sample(_prompt(row), sides)]
+    samples = [] if row is None else [Sample(prompt_text(row), sides)]
     return Section(titled("Preference pairs", run, recipe), words, _counted("pairs", rows), samples=samples)
 
 
@@ -46,14 +48,15 @@ def _counted(name: str, rows: Sequence[tuple[str, ...]]) -> list[Table]:
     return [Table(("", name), rows, brief=False, title=f"Number of {name}")] if rows else []
 
 
-def _first(run: FinishedStage, recipe: RecipeRun) -> dict[str, Any] | None:
+def first_record(run: FinishedStage, recipe: RecipeRun) -> dict[str, Any] | None:
+    """The first record of the run's train.jsonl; None where it cannot be read."""
     reader = RunReader()
     row = reader.first_row(run.folder / "train.jsonl")
     recipe.notes.extend(reader.notes)
     return row
 
 
-def _prompt(row: dict[str, Any]) -> str:
+def prompt_text(row: dict[str, Any]) -> str:
     """The text of a prompt, which is a text or a list of messages."""
     prompt = row.get("prompt", "")
     if isinstance(prompt, list):

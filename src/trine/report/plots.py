@@ -142,6 +142,21 @@ def reliability_plot(rows: Sequence[Sequence[float]], says: str) -> Markup:
     return _svg(figure, says)
 
 
+def probability_plot(rows: Sequence[Sequence[float]], says: str) -> Markup:
+    """Shares over probabilities; the area of a point is the number of answers in it, bars are two standard errors."""
+    figure, axes = _canvas("probability that the score stands for", "share that is so")
+    axes.plot([0.0, 1.0], [0.0, 1.0], color=COLOURS["before"], linestyle=(0, (4, 3)), linewidth=1.2, label="perfect")
+    said, true, counts = ([float(row[i]) for row in rows] for i in range(3))
+    errors = [2 * math.sqrt(max(p * (1 - p), 0.0) / n) for p, n in zip(true, counts, strict=True)]
+    axes.errorbar(said, true, errors, color=COLOURS["accent"], alpha=0.5, linewidth=1, fmt="none")
+    areas = [12 + 260 * n / sum(counts) for n in counts]
+    axes.scatter(said, true, areas, color=COLOURS["accent"], label="held out, by probability")
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    _legend(axes, 2)
+    return _svg(figure, says)
+
+
 def _canvas(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(size, layout="constrained")
     FigureCanvasSVG(figure)

@@ -22,6 +22,7 @@ from trine.algorithms.text_best_of_n import (
     tilting_nats,
 )
 from trine.algorithms.text_correlation import concordance
+from trine.stages.preferences.figures import with_interval
 
 Floats = NDArray[np.float64]
 MIN_PROMPTS = 5
@@ -77,17 +78,15 @@ def _row(n: int, gains: Sequence[Floats], scores: Scores) -> dict[str, Any]:
         "nats": best_of_n_nats(n),
         "estimated_nats": estimated_nats(scores, n),
         "tilting_nats": tilting_nats(mean),
-        "reward": figure(mean_estimate(own)),
-        "other": figure(mean_estimate(other)),
-        "share_kept": figure(ratio_estimate(other, own)) if mean > 0 else None,
+        "reward": _over_prompts(mean_estimate(own)),
+        "other": _over_prompts(mean_estimate(other)),
+        "share_kept": _over_prompts(ratio_estimate(other, own)) if mean > 0 else None,
     }
 
 
-def figure(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as done.json has it."""
-    interval = estimate.interval if estimate.items >= MIN_PROMPTS else None
-    between = [interval.low, interval.high] if interval else None
-    return {"mean": estimate.mean, "interval": between, "items": estimate.items}
+def _over_prompts(estimate: Estimate) -> dict[str, Any]:
+    """A figure whose items are prompts, without an interval where these are few."""
+    return with_interval(estimate.mean, estimate.interval if estimate.items >= MIN_PROMPTS else None, estimate.items)
 
 
 def estimated_nats(scores: Scores, n: int) -> float:
@@ -127,7 +126,7 @@ def _agreement(scores: Scores) -> dict[str, Any] | None:
     """Of two answers to one prompt, how often both rewards prefer the same one."""
     each = [concordance(own, other) for own, other in zip(scores.reward, scores.other, strict=True)]
     known = [value for value in each if np.isfinite(value)]
-    return figure(mean_estimate(known)) if known else None
+    return _over_prompts(mean_estimate(known)) if known else None
 
 
 def repeats(texts: Sequence[Sequence[str]]) -> dict[str, Any]:
