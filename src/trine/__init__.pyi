@@ -17,6 +17,8 @@ from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.preferences import CutsConfig as CutsConfig
+from trine.config.preferences import KindWeights as KindWeights
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
@@ -160,18 +162,38 @@ def preferences(
 def reward(
     out: _Path,
     model: _Path,
-    preferences: _Path,
     *,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
-    held_out: _Path | None = ...,
+    labels: Sequence[_Path] = ...,
+    scores: Sequence[_Path] = ...,
+    pairs: Sequence[_Path] = ...,
+    rankings: Sequence[_Path] = ...,
+    judgements: Sequence[_Path] = ...,
+    preferences: _Path | None = ...,
+    held_out: Sequence[_Path] = ...,
+    held_out_share: float = ...,
+    held_out_by: str | None = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    form: Literal["chat", "text"] | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    weights: KindWeights | Mapping[str, Any] = ...,
+    cuts: CutsConfig | Mapping[str, Any] = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    truncation_side: Literal["right", "left"] = ...,
     epochs: float = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
+    ranking_loss: Literal["pairs", "plackett_luce"] = ...,
     margin: float = ...,
-    normalize: bool = ...,
+    label_smoothing: float = ...,
+    centring: float = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
     normalization_samples: int = ...,
     max_new_tokens: int = ...,
@@ -181,7 +203,7 @@ def reward(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Train a reward model on preference pairs (pairwise ranking loss)."""
+    """Train a reward model on labels, scores, pairs and rankings."""
 
 def preview(
     out: _Path,

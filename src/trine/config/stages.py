@@ -69,7 +69,7 @@ BUILT_IN = (
     ),
     Stage(
         name="reward",
-        help="train a reward model on preference pairs",
+        help="train a reward model on labels, scores, pairs or rankings",
         config="trine.config.preferences:RewardConfig",
         run="trine.stages.preferences.reward:run",
         outputs=("model",),
