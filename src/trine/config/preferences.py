@@ -95,12 +95,8 @@ class RewardConfig(StageConfig):
 
     unnamed = ("model",)
     first = (
-<<<<<<< HEAD
-        "model", "kind", "labels", "scores", "pairs", "rankings", "preferences", "held_out", "held_out_share", "form",
-        "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank",
-=======
-        "labels", "scores", "pairs", "rankings", "held_out_share", "form", "epochs", "optimizer.learning_rate",
->>>>>>> fjudge
+        "model", "kind", "labels", "scores", "pairs", "rankings", "held_out_share", "form", "epochs",
+        "optimizer.learning_rate",
     )  # fmt: skip
 
     model: ByContent[ModelName] = ""

@@ -122,10 +122,16 @@ class WordScorer:
 
     @staticmethod
     def fit(
-        texts: Sequence[str], targets: WordTargets, *, order: int = 2, min_count: int = 2, penalty: float = 1.0
+        texts: Sequence[str],
+        targets: WordTargets,
+        *,
+        order: int = 2,
+        min_count: int = 2,
+        penalty: float = 1.0,
+        counted: Sequence[int] | None = None,
     ) -> "WordScorer":
-        """Learn from `targets` the weights of the n-grams that `min_count` of the texts have."""
-        vocabulary = vocabulary_of(texts, order, min_count)
+        """Learn from `targets` the weights of the n-grams that `min_count` of the texts at `counted` (all) have."""
+        vocabulary = vocabulary_of(texts if counted is None else (texts[at] for at in counted), order, min_count)
         ragged = features_of(texts, vocabulary, order)
         weights, bias = fit_weights(ragged, targets.goodness(len(texts)), targets.loss, len(vocabulary), penalty)
         return WordScorer(vocabulary, weights, float(bias), order)

@@ -82,28 +82,37 @@ def pairs_of(judgement: Judgement) -> Iterator[tuple[int, int, float, float]]:
 
 
 def learn_words(
-    judgements: Sequence[Judgement], settings: WordsConfig, weights: KindWeights | None = None
+    judgements: Sequence[Judgement],
+    settings: WordsConfig,
+    weights: KindWeights | None = None,
+    cuts: Sequence[Judgement] = (),
 ) -> WordScorer:
-    """The reward model by words of all `judgements`.
+    """The reward model by words of all `judgements`, and of `cuts` of their texts.
 
-    `weights`: how much each kind counts, 1 where nothing is said.
+    `weights`: how much each kind counts, 1 where nothing is said. Words are counted in whole texts alone: one that
+    stands in a text and in a cut of it was seen once.
     """
     standard = standard_of(judgements)
     texts: list[str] = []
-    collected = _Collected()
-    for judgement in judgements:
+    collected, whole = _Collected(), 0
+    for number, judgement in enumerate([*judgements, *cuts], 1):
         places = range(len(texts), len(texts) + len(judgement.answers))
         texts += [words_read(answer) for answer in judgement.answers]
-        collected.add(judgement, places, standard, judgement.weight * getattr(weights or KindWeights(), judgement.kind))
+        weight = judgement.weight * getattr(weights or KindWeights(), judgement.kind)
+        collected.add(judgement, places, standard, weight)
+        whole = len(texts) if number == len(judgements) else whole
     return WordScorer.fit(
-        texts, collected.targets(), order=settings.order, min_count=settings.min_count, penalty=settings.penalty
-    )
+        texts, collected.targets(), order=settings.order, min_count=settings.min_count, penalty=settings.penalty,
+        counted=range(whole),
+    )  # fmt: skip
 
 
 def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -> dict[str, Any]:
     """Learn a reward model by words; write `model/`, its weights and its vocabulary."""
     train = with_cuts(records.train, config.cuts, first_words, config.seed)
-    scorer = learn_words(train, config.words, config.weights)
+    whole = set(map(id, records.train))
+    cuts = [judgement for judgement in train if id(judgement) not in whole]
+    scorer = learn_words(records.train, config.words, config.weights, cuts)
     if not scorer.vocabulary:
         raise TrineError(
             f"no word or run of words is in {config.words.min_count} of the texts to learn from: lower words.min_count"
