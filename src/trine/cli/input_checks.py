@@ -21,7 +21,7 @@ from trine.runtime.errors import TrineError
 # Fields of a path that are written, not read.
 _WRITTEN = ("out", "film")
 # Fields of records, which may be a data set on the hub.
-OF_RECORDS = ("examples", "held_out", "prompts", "labels", "scores", "pairs", "rankings", "judgements")
+OF_RECORDS = ("examples", "held_out", "prompts", "records", "labels", "scores", "pairs", "rankings", "judgements")
 
 
 def check_inputs(config: Config, earlier: Mapping[Path, StageConfig], place: str) -> list[str]:

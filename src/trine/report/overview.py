@@ -57,6 +57,11 @@ def tokenizer(results: Results) -> str:
     return f"{whole(results.get('vocab_size'))} tokens, {number(results.get('bytes_per_token'), 2)} bytes each"
 
 
+def split(results: Results) -> str:
+    parts = results.get("parts", {})
+    return ", ".join(f"{name} {whole(part['records'])} texts" for name, part in parts.items())
+
+
 def shards(results: Results) -> str:
     documents, tokens = (_over_parts(results, key) for key in ("documents", "tokens"))
     each = number(results.get("bytes_per_token"), 2)
