@@ -11,7 +11,7 @@ Weights and sums are fp64, so the score of a text is the same to the bit in any 
 Shapes: N texts, F features, P pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,13 +152,13 @@ class WordScorer:
         order = np.argsort(self.weights if against else -self.weights, kind="stable")[:most]
         return [names[place] for place in order.tolist()]
 
-    def save(self, folder: Path, described: dict[str, object]) -> None:
+    def save(self, folder: Path, described: Mapping[str, object]) -> None:
         """Write weights, vocabulary and config.json, which holds `described` as `trine`, into an existing folder."""
         names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         with disk_errors(folder):
             save_file({"weights": self.weights, "bias": np.array([self.bias])}, str(folder / WEIGHTS))
         write_json(folder / VOCABULARY, names)
-        write_json(folder / "config.json", {"model_type": MODEL_TYPE, "order": self.order, "trine": described})
+        write_json(folder / "config.json", {"model_type": MODEL_TYPE, "order": self.order, "trine": dict(described)})
 
     @staticmethod
     def load(folder: Path) -> "WordScorer":

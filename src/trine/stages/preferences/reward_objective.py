@@ -41,7 +41,7 @@ class RewardObjective(StepObjective):
         `parallel.module` is an `AnswerScores` of `model`, a `ScoreModel`, wrapped for several processes or not; of
         other models (`encoder_reward.py`) `rows` and `scores` are others.
         """
-        self.items, self.held_out, self.config = items, held_out, config
+        self.model, self.items, self.held_out, self.config = model, items, held_out, config
         self.elements = elements if elements is not None else [[place] for place in range(len(items))]
         self.parallel = parallel or Parallel(module=AnswerScores(model))
         self.kinds = [kind for kind in KINDS if any(item.kind == kind for item in items)]

@@ -117,8 +117,8 @@ def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -
         raise TrineError(
             f"no word or run of words is in {config.words.min_count} of the texts to learn from: lower words.min_count"
         )
-    judged = judged_by(scorer, records.held_out)
-    results = held_out_figures(judged)
+    items = beside_scores(scorer, records.held_out)
+    results = held_out_figures(items)
     found = ", ".join(f"{name.removeprefix('held_out_').replace('_', ' ')} {x:.4f}" for name, x in results.items())
     say(f"reward: {len(train)} records, {len(scorer.vocabulary)} words and runs of words; held out: {found or 'none'}")
     told = {"form": records.form, "words": config.words.model_dump()}
@@ -133,7 +133,7 @@ def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -
     }
 
 
-def judged_by(scorer: WordScorer, judgements: Sequence[Judgement]) -> list[Judged]:
+def beside_scores(scorer: WordScorer, judgements: Sequence[Judgement]) -> list[Judged]:
     """The judgements beside the scores of their answers."""
     texts = [words_read(answer) for judgement in judgements for answer in judgement.answers]
     scores = iter(scorer.score(texts).tolist())
