@@ -191,7 +191,7 @@ def test_an_encoder_rewards_a_policy_of_another_tokenizer(
         ({"kind": "encoder"}, "--model is required"),
         ({}, "--model is required"),
         ({"kind": "encoder", "model": "x", "lora": {"rank": 2}}, "lora.rank is of kind=model"),
-        ({"kind": "words", "normalize": True}, "normalize is of kind=model"),
+        ({"kind": "words", "normalize": "on"}, "normalize=on is of kind=model"),
         ({"kind": "encoder", "model": "x", "optimizer": {"kind": "muon"}}, "optimizer.kind=adamw"),
     ],
 )

@@ -201,9 +201,10 @@ class RewardConfig(StageConfig):
             raise ValueError(f"kind=words counts words and starts from no model: leave out model={self.model}")
         if self.kind == "model":
             return self
-        for name, given in (("lora.rank", self.lora.rank), ("adapter", self.adapter), ("normalize", self.normalize)):
-            if given:
-                raise ValueError(f"{name} is of kind=model; kind={self.kind} has none: leave it out")
+        of_model = {"lora.rank": self.lora.rank, "adapter": self.adapter, "normalize=on": self.normalize == "on"}
+        given = next((name for name, value in of_model.items() if value), None)
+        if given is not None:
+            raise ValueError(f"{given} is of kind=model; kind={self.kind} has none: leave it out")
         if self.kind == "encoder" and self.optimizer.kind != "adamw":
             raise ValueError("kind=encoder takes optimizer.kind=adamw: Muon knows the blocks of Trine's own models")
         return self
