@@ -96,7 +96,6 @@ class RewardConfig(StageConfig):
     unnamed = ("model",)
     first = (
         "model", "kind", "labels", "scores", "pairs", "rankings", "held_out_share", "form", "epochs",
-        "optimizer.learning_rate",
     )  # fmt: skip
 
     model: ByContent[ModelName] = ""
