@@ -16,6 +16,7 @@ from trine.config.finetuning import FinetuneConfig
 from trine.config.loading import read_config_file
 from trine.config.preferences import PreferencesConfig, RewardConfig
 from trine.config.preview import PreviewConfig
+from trine.config.reasoning import ReasoningConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
@@ -36,6 +37,7 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "reasoning": ReasoningConfig(out="run", tasks=("leg_counting",)),
     "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
@@ -84,6 +86,7 @@ KINDS: dict[str, dict[str, str]] = {
     ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "reasoning": {},
     "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
         ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),

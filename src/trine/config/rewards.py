@@ -33,6 +33,7 @@ SHIPPED = {
     "length": "trine.rewards.shipped.style:Length",
     "repetition": "trine.rewards.shipped.style:Repetition",
     "words_wanted": "trine.rewards.shipped.style:WordsWanted",
+    "reasoning-gym": "trine.rewards.shipped.reasoning:ReasoningGym",
 }
 """the rewards that come with Trine, and the classes of their options"""
 RewardKind = Literal["shipped", "endpoint", "pairwise", "function", "model"]
