@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from trine.config.rewards import shown_reward
 from trine.config.stages import PREFERENCE_PAIRS, REWARD_MODEL
+from trine.report.before_after import before_after
 from trine.report.plots import Group, histogram_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Answer, Plot, Sample, Section, titled, units
@@ -34,7 +35,8 @@ def headline_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         "unit of its own, only differences mean something: in deviations, they are divided by the standard deviation "
         f"of the scores before PPO ({_deviations(run)})."
     )
-    return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)], _score_plots(run, recipe))
+    tables = [rewards_table(run), *intervals_tables(run)]
+    return Section(titled(HEADLINE, run, recipe), words, tables, _score_plots(run, recipe))
 
 
 def _deviations(run: FinishedStage) -> str:
@@ -74,6 +76,25 @@ def rewards_table(run: FinishedStage) -> Table:
     return Table(
         ("score", "before", "after", "gain", "in deviations"), rows, caption, title="Means and medians", open=True
     )
+
+
+def intervals_tables(run: FinishedStage) -> list[Table]:
+    """Mean and median of both scores with intervals over prompts, where the scores of single answers are known."""
+    rows: list[tuple[str, ...]] = []
+    samples = run.config.get("samples", 1)
+    for reward in REWARDS:
+        scores = run.results.get("scores", {}).get(reward, {})
+        before, after = (scores.get(side) or [] for side in ("before", "after"))
+        if before and len(before) == len(after):
+            prompts = max(len(before) // samples, 1) if isinstance(samples, int) and samples > 0 else len(before)
+            groups = [place % prompts for place in range(len(before))]  # a prompt's answers are as far apart
+            name = reward_label(reward, run)
+            rows += [
+                (f"{name}, {each.statistic}", *each.cells[1:]) for each in before_after(before, after, groups, groups)
+            ]
+    caption = "95% intervals over prompts (bootstrap); a prompt's answers before and after are sampled together."
+    columns = ("score", "before", "after", "gain")
+    return [Table(columns, rows, caption, brief=False, title="Means and medians with intervals")] if rows else []
 
 
 def _label_rows(results: dict[str, Any], reward: str, run: FinishedStage) -> list[tuple[str, ...]]:

@@ -137,14 +137,15 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     results = stage.train(config, objective, model, policy.config, steps, parallel, critic_apart(config, model))
-    objective.observer.finish()
+    seen = objective.observer.finish()
     whole = whole_networks(model)
     with world.main_first(f"models of {stage.path}"):
         if world.is_main:
             finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
             merge_lora(whole)  # a critic of its own has adapters too
             write_policy(stage, whole, chat)
-    return results | {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    counted = {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    return results | counted | seen
 
 
 def watch(objective: PpoObjective, config: PpoConfig, stage: StageRun, done: Done) -> None:
