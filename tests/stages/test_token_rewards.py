@@ -93,6 +93,7 @@ def test_an_answer_that_the_reward_does_not_apply_to_teaches_nothing() -> None:
     seen = objective.experience
     left_out = seen.scores.isnan()
     assert 0 < int(left_out.sum()) < len(left_out)
+    assert objective.observed["score_applies"] == 1 - float(left_out.float().mean())
     assert seen.advantages.isfinite().all() and seen.returns[seen.mask].isfinite().all()
     assert seen.advantages[left_out].abs().max() == 0
     kept = seen.advantages[~left_out][seen.mask[~left_out]]

@@ -73,18 +73,6 @@ class Scored:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     token_scores: list[list[float]] | None = None
 
-    def statistics(self) -> dict[str, float]:
-        """Of each part its mean over the answers that it applies to, and the share of answers that it applies to.
-
-        >>> Scored(torch.ones(2), {"parses": torch.tensor([1.0, torch.nan])}).statistics()
-        {'reward/parses': 1.0, 'reward_applies/parses': 0.5}
-        """
-        means = {f"reward/{name}": float(each.double().nanmean()) for name, each in self.parts.items()}
-        applies = {
-            f"reward_applies/{name}": float(1 - each.isnan().double().mean()) for name, each in self.parts.items()
-        }
-        return means | applies
-
 
 class DetailedReward:
     """Base of rewards that find score, parts and token scores in one go: they implement `detailed`.
