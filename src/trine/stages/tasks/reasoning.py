@@ -17,7 +17,7 @@ def run(config: ReasoningConfig) -> Path:
     with open_run(config, {}) as folder:
         if folder.finished:
             return folder.path
-        train, held_out = parts(config)
+        train, held_out = _parts(config)
         write_jsonl(folder.path / "train.jsonl", train)
         write_jsonl(folder.path / "held_out.jsonl", held_out)
         say(f"reasoning: {len(train)} prompts to train on, {len(held_out)} held out")
@@ -25,7 +25,7 @@ def run(config: ReasoningConfig) -> Path:
         return folder.path
 
 
-def parts(config: ReasoningConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _parts(config: ReasoningConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The records to train on, tasks mixed, and those held out, whose prompts are not among the others."""
     train: list[dict[str, Any]] = []
     held_out: list[dict[str, Any]] = []
