@@ -19,9 +19,12 @@ from trine.runtime.distributed import World
 class Scorer:
     """Scores the answers of an iteration, part by part::
 
-        scorer = Scorer(reward, background=True)
-        for answers in parts:
-            scorer.add(answers)
+        def short(prompts, responses):
+            return [-len(response) for response in responses]
+
+        scorer = Scorer(FunctionReward(short, "short"), background=True)
+        scorer.add(answers[:1])
+        scorer.add(answers[1:])
         scores = scorer.scores()  # [B], in the order in which they were added
 
     In the background each part is begun when it is added; else all are scored in one call of the reward, by `scores`.
