@@ -19,6 +19,7 @@ from trine.config.preview import PreviewConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
+from trine.config.split import SplitConfig
 from trine.config.text import FunctionsConfig, PretrainConfig, ShardsConfig, TokenizerConfig
 from trine.config.values import kind_of
 from trine.training.run_record import Change, changes, record_of
@@ -35,6 +36,7 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
     "best_of_n": BestOfNConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
@@ -75,16 +77,23 @@ KINDS: dict[str, dict[str, str]] = {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS", "show": "MAY_CHANGE",
     },
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
-    "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
-        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
-    },
+    "reward": OF_A_LOOP | dict.fromkeys(
+        ("model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out",
+         "reference"),
+        "BY_CONTENT",
+    ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward"), "BY_CONTENT"
-    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
-        "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
-    },
+        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
+        "BY_CONTENT",
+    ) | dict.fromkeys(
+        (
+            "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",
+            "recompute_blocks",
+        ), "MAY_CHANGE",
+    ) | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS") | {"iterations": "EXTENDS"},
     "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "share_prompt": "CHANGES_BITS",
         "parallel": "CHANGES_BITS",

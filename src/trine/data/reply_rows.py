@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trine.data.packing import pack_pairs, pad
+from trine.data.packing import pack_answers, pad
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]
 """a prompt and the answers to it, as token ids"""
@@ -22,7 +22,7 @@ class ReplyRows:
     """Token n of all answers, `targets`[n], is predicted at (`rows`[n], `columns`[n]) of `ids` [R, T].
 
     `lengths` [A]: how many tokens of each answer are predicted, in order. `starts` or `segments` [R, T] say what a
-    position sees: from `starts`[t] to itself; or the prompt and its own answer (`PairRows`).
+    position sees: from `starts`[t] to itself; or the prompt and its own answer (`AnswerRows`).
     """
 
     ids: Tensor
@@ -71,7 +71,7 @@ def _repeated(groups: Sequence[Group]) -> Iterator[tuple[int, int, int]]:
 
 def lay_out_shared(groups: Sequence[Group]) -> ReplyRows:
     """One row for each group of two answers, both behind the one prompt."""
-    packed = pack_pairs([(prompt, answers[0], answers[1]) for prompt, answers in groups])
+    packed = pack_answers([(prompt, answers[0], answers[1]) for prompt, answers in groups])
     places = [
         (row, len(prompt) - 1, int(packed.ends[row, number]) - len(answer) + 1)
         for row, (prompt, answers) in enumerate(groups)

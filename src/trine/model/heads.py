@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trine.model.transformer import Transformer
-from trine.records import Closing, Form
+from trine.records import Closing, Form, Side
 from trine.runtime.seeds import derive_seed
 
 
@@ -27,7 +27,9 @@ class ScalarHead(nn.Module):
 class ScoreModel(nn.Module):
     """A Transformer with a scalar head: score = head(hidden) + offset.
 
-    `closed`: how it is to be shown a cut answer; `form`: whether it reads conversations or plain text.
+    `closed`: how it is to be shown a cut answer; `form`: whether it reads conversations or plain text. `max_tokens`:
+    longer texts lose their `truncation_side`; None: they are errors. `end_token`: the name of the token at whose place
+    it is read, where that is known.
 
     Example::
 
@@ -42,6 +44,9 @@ class ScoreModel(nn.Module):
         self.offset = 0.0
         self.closed: Closing = "end"
         self.form: Form = "chat"
+        self.max_tokens: int | None = None
+        self.truncation_side: Side = "right"
+        self.end_token: str | None = None
 
     @torch.no_grad()
     def initialize_head(self, seed: int) -> None:
@@ -53,6 +58,8 @@ class ScoreModel(nn.Module):
     def reads_as(self, other: "ScoreModel") -> None:
         """Take from `other` all that is no weight: the offset, and what its scores are read from."""
         self.offset, self.closed, self.form = other.offset, other.closed, other.form
+        self.max_tokens, self.truncation_side = other.max_tokens, other.truncation_side
+        self.end_token = other.end_token
 
     def forward(
         self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None
@@ -70,21 +77,32 @@ class ScoreModel(nn.Module):
 
 
 class PolicyWithValue(nn.Module):
-    """A policy and a value head on one trunk, or on two when `critic` is given (Ouyang et al. 2022)."""
+    """A policy and a value head on one trunk, or on two when `critic` is given (Ouyang et al. 2022).
 
-    def __init__(self, policy: Transformer, critic: Transformer | None = None) -> None:
+    `value_offset` is added to every value: a critic that begins as a reward model keeps the offset of that. Without
+    `valued` there is no value head, for algorithms that have no critic (GRPO, RLOO).
+    """
+
+    def __init__(self, policy: Transformer, critic: Transformer | None = None, *, valued: bool = True) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
-        self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
+        if valued:
+            self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
+        self.value_offset = 0.0
 
     def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T]."""
         hidden = self.policy(ids)[rows, columns]
         value_hidden = hidden if self.critic is None else self.value_hidden(ids, rows, columns)
-        return hidden, self.value_head(value_hidden)
+        return hidden, self.values(value_hidden)
 
     def value_hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """What the value head reads, [N, D]: hidden states of the critic, or of the policy where they share a trunk."""
         hidden: Tensor = (self.critic or self.policy)(ids)
         return hidden[rows, columns]
+
+    def values(self, value_hidden: Tensor) -> Tensor:
+        """Values [N], in fp32, of hidden states [N, D]."""
+        values: Tensor = self.value_head(value_hidden)
+        return values + self.value_offset if self.value_offset else values

@@ -27,6 +27,27 @@ def functions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     return Section(titled("Tasks", run, recipe), words, tables, samples=samples)
 
 
+def split_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """The parts, how many texts and groups each has, and their labels."""
+    by = run.config.get("by")
+    words = (
+        "The texts were divided into parts that have no "
+        f"{by or 'text'} in common: what is measured on one part says something of texts that the others never showed."
+    )
+    labels = run.results.get("labels", {})
+    rows = [
+        (name, whole(part.get("records")), whole(part.get("groups")), _labels(labels.get(name, {})))
+        for name, part in run.results.get("parts", {}).items()
+    ]
+    heading = ("part", "texts", by or "different texts", "labels")
+    tables = [Table(heading, rows, brief=False, title="Parts")] if rows else []
+    return Section(titled("Parts of the texts", run, recipe), words, tables)
+
+
+def _labels(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{label or 'none'} {whole(count)}" for label, count in sorted(counts.items()))
+
+
 def preferences_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """How many pairs there are, and one of them."""
     words = (

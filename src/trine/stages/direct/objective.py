@@ -32,7 +32,7 @@ from trine.stages.direct.chosen_watch import ChosenWatch
 from trine.stages.direct.log_probs import answer_log_probs
 from trine.stages.direct.plan import MicroBatch, Plan
 from trine.stages.direct.reference import ReferenceLogProbs
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.parallel import Parallel
 
 Figures = dict[str, tuple[float, float]]
