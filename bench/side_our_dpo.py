@@ -37,7 +37,7 @@ def objective_of(pairs: int, batch: int, micro_batch: int) -> PairObjective:
         items = [Item(tuple(each["prompt"]), (tuple(each["chosen"]), tuple(each["rejected"]))) for each in found]
         plan = Plan(items, batch, micro_batch, seed=0)
         folder = Path(OPTIONS["folder"]) / "dpo"
-        reference = ReferenceModel(MODEL, ALONE, share_prompt=False).log_probs(plan, folder / "pairs", folder)
+        reference = ReferenceModel(MODEL, ALONE, share_prompt=False).log_probs(plan, "pairs", [folder])
         config = DpoConfig(out=folder, model="unused", preferences=folder, batch_size=batch)
         parallel = parallelise(AnswerLogProbs(MODEL), list(MODEL.blocks), ALONE, "auto")
         OBJECTIVES[key] = PairObjective(parallel, Part(plan, reference), None, config, MODEL.compute_dtype)
