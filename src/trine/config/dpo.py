@@ -49,8 +49,8 @@ class DpoConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     preferences: ByContent[Path]
-    """folder of a preferences stage, or records, as trine reward reads them (files, folders, owner/name of a data set on
-    the hub): pairs {prompt, chosen, rejected} and rankings; for loss=kto also labels {prompt, response, label}"""
+    """folder of a preferences stage, or records as trine reward reads them (a file, a folder, owner/name of a data set
+    on the hub): pairs {prompt, chosen, rejected} and rankings; for loss=kto also labels {prompt, response, label}"""
     held_out: ByContent[Path | None] = None
     """records to evaluate on, in the same form; null: those of the preferences stage"""
     held_out_share: Share = 0.0

@@ -12,8 +12,8 @@ from trine.algorithms.text_preferences import kto_weights, kto_weights_fit
 from trine.catalog.adapters import begin_lora, finish_lora
 from trine.catalog.locating import is_hub_data_set
 from trine.config.dpo import DpoConfig
-from trine.data.judgement_texts import Reading
 from trine.data.data_sets import data_set_records
+from trine.data.judgement_texts import Reading
 from trine.data.judgements import divided, judgement_records, judgements_of
 from trine.model.folder import save_model
 from trine.model.training_library import training_library
