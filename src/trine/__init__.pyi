@@ -349,7 +349,7 @@ def best_of_n(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
     *,
     seed: int = ...,
     overwrite: bool = ...,

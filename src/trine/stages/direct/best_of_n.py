@@ -18,7 +18,8 @@ from trine.config.best_of_n import BestOfNConfig
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.records import Answer
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried
+from trine.rewards.mixture import leaves
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar, say
@@ -37,10 +38,10 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
     form = answer_format(tokenizer, config.form)
     room = context - config.max_new_tokens
     prompts = _chosen(read_prompts(config.prompts, form, room, config.query_tokens, config.seed), config)
-    if isinstance(reward, FunctionReward):
-        reward.try_out(
-            [Answer(each.messages, "An answer.", columns=each.columns, query=each.query) for each in prompts]
-        )
+    made_up = [Answer(each.messages, "An answer.", columns=each.columns, query=each.query) for each in prompts]
+    for part in leaves(reward):
+        if isinstance(part, CanBeTried):
+            part.try_out(made_up)
     model = stage.open_model(config.model, config.adapter)[0]
     answers = sampled_answers(Engine(model, rows=config.rows), form, prompts, config)
     scores = reward.score(answers).view(-1, config.samples)
