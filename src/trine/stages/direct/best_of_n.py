@@ -53,7 +53,7 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
     return {
         "examples": len(best), "prompts": len(prompts), "none_ended": len(prompts) - len(best),
         "samples": config.samples, "ended_share": sum(answer.ended for answer in answers) / len(answers),
-        "score": mean_median_deviation(scores.flatten().tolist()),
+        "score": mean_median_deviation(scores[~scores.isnan()].tolist()),
         "best_score": mean_median_deviation([row["score"] for row in best]), "nats": best_of_n_nats(config.samples),
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def sampled_answers(
 
 
 def best_rows(prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor) -> list[dict[str, Any]]:
-    """For each prompt the record of its highest-scoring answer that ended and is not empty; of equals the first.
+    """For each prompt the record of its best answer that ended, is not empty and has a score; of equals the first.
 
     `answers` are those to the first prompt, then to the second, ...; `scores` [prompts, samples]. The score is a field
     of the record. A prompt without such an answer gives none.
@@ -95,7 +95,8 @@ def best_rows(prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tens
     samples = scores.shape[1]
     for number, prompt in enumerate(prompts):
         of_prompt = answers[number * samples : (number + 1) * samples]
-        usable = [place for place, answer in enumerate(of_prompt) if answer.ended and answer.response.strip()]
+        applies = ~scores[number].isnan()
+        usable = [p for p, answer in enumerate(of_prompt) if answer.ended and answer.response.strip() and applies[p]]
         if usable:
             best = max(zip(scores[number, usable].tolist(), (-place for place in usable), strict=True))
             found.append(_record(prompt, of_prompt[-best[1]].response, best[0]))
