@@ -160,7 +160,7 @@ def train_items(folder: Path) -> None:
 
 def test_two_processes_train_a_reward_model_as_one_does(tmp_path: Path) -> None:
     train_items(tmp_path / "alone")
-    in_processes(2, train_items, tmp_path / "together")
+    assert in_processes(2, train_items, tmp_path / "together") == [None, None]
     rows, others = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("alone", "together"))
     assert len(rows) == 9
     for row, other in zip(rows, others, strict=True):
