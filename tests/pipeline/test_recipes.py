@@ -107,6 +107,7 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 GIVEN = {
     "gpt1-reviews": ["reviews=r.jsonl"],
     "critic-first": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
+    "sentiment": ["reviews=r.jsonl"],
     "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
 }
 """What recipes are to be given."""
