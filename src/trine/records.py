@@ -19,6 +19,9 @@ Closing = Literal["line", "end", "as_is"]
 Form = Literal["chat", "text"]
 """What is answered or scored: a conversation, or plain text that is continued."""
 
+Side = Literal["right", "left"]
+"""The side of a text that is cut off where it is too long."""
+
 JudgementKind = Literal["label", "score", "pair", "ranking"]
 """What is said of answers: good or bad; how good; which of two is better; an order of several."""
 

@@ -1,36 +1,11 @@
-"""Preference losses and what is reported of a reward model."""
+"""What is reported of a reward model."""
 
-from math import exp, log
+from math import log
 
 import pytest
 import torch
 
-from trine.algorithms.text_ranking import normalization, pair_accuracy, pairwise_ranking_loss, ranking_loss, reliability
-
-
-def test_the_pairwise_loss_is_minus_log_sigmoid_of_the_margin_summed_over_pairs() -> None:
-    loss = pairwise_ranking_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
-    assert float(loss) == pytest.approx(log(1 + exp(-1)) + log(2))
-
-
-def test_a_margin_asks_the_chosen_score_to_be_higher_by_that_much() -> None:
-    loss = pairwise_ranking_loss(torch.tensor([1.5]), torch.tensor([0.0]), margin=1.5)
-    assert float(loss) == pytest.approx(log(2))
-
-
-def test_only_the_difference_of_scores_counts() -> None:
-    chosen, rejected = torch.tensor([0.3, 2.0]), torch.tensor([-0.4, 3.0])
-    torch.testing.assert_close(pairwise_ranking_loss(chosen + 5, rejected + 5), pairwise_ranking_loss(chosen, rejected))
-
-
-def test_ranking_two_answers_is_the_pairwise_loss() -> None:
-    scores = torch.tensor([[0.3, -0.4], [3.0, 2.0]])
-    pairwise = pairwise_ranking_loss(torch.tensor([0.3, 2.0]), torch.tensor([-0.4, 3.0]))
-    torch.testing.assert_close(ranking_loss(scores, torch.tensor([0, 1])), pairwise)
-
-
-def test_ranking_equal_scores_costs_log_k_per_prompt() -> None:
-    assert float(ranking_loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]))) == pytest.approx(3 * log(4))
+from trine.algorithms.text_ranking import normalization, pair_accuracy, reliability
 
 
 def test_normalization_gives_mean_zero_and_variance_one() -> None:

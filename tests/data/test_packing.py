@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_config, tiny_model, tiny_score_model
 from trine.algorithms.text_log_probs import cross_entropy_sum
-from trine.data.packing import fit_rows, pack, pack_pairs, pad
+from trine.data.packing import fit_rows, pack, pack_answers, pad
 from trine.model.transformer import Transformer
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
@@ -204,7 +204,7 @@ def test_padding_fills_the_right_and_tells_the_lengths() -> None:
 def test_two_answers_behind_one_prompt_score_as_in_rows_of_their_own(family: str) -> None:
     model = tiny_score_model(family)
     triples = [([5, 6, 7], [8, 9, 10, 11], [12]), ([20], [21, 22], [23, 24, 25, 26, 27])]
-    rows = pack_pairs(triples)
+    rows = pack_answers(triples)
     scores = model(rows.ids, rows.ends, positions=rows.positions, bias=rows.bias(torch.float32))
     for row, (prompt, *answers) in enumerate(triples):
         for place, text in enumerate(answers):

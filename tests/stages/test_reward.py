@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -12,53 +13,63 @@ from tests.conftest import PLAIN_CPU, reward_config
 from tests.tiny import FAMILY_NAMES, random_ids, tiny_score_model
 from trine.catalog.loading import open_hardware, open_model, open_score_model
 from trine.data.files import read_preferences
+from trine.model.heads import ScoreModel
+from trine.records import Answer
 from trine.rewards.closing import closing_of
 from trine.rewards.model import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.preferences.normalization import fresh_answers
-from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
-from trine.stages.preferences.reward import RewardObjective, run
-from trine.tokenizer.chat_format import ChatFormat
+from trine.stages.preferences.reward import run
+from trine.stages.preferences.reward_batches import AnswerScores, score_items
+from trine.stages.preferences.reward_items import Item, Renderer, Standard, pair_item
+from trine.stages.preferences.reward_objective import RewardObjective
+from trine.stages.preferences.reward_records import read_reward_records
 
 LENGTHS = ((5, 3, 9), (2, 7, 7), (11, 1, 4), (6, 6, 1))
 
 
-def pairs_by_hand() -> list[Pair]:
+def pairs_by_hand() -> list[Item]:
     return [
-        Pair(*(random_ids(length, seed=10 * number + part).tolist() for part, length in enumerate(lengths)))
+        pair_item(*(random_ids(length, seed=10 * number + part).tolist() for part, length in enumerate(lengths)))
         for number, lengths in enumerate(LENGTHS)
     ]
 
 
+def scores_of(model: ScoreModel, items: list[Item]) -> list[tuple[float, ...]]:
+    return score_items(AnswerScores(model), items, model.trunk.config.context, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_pair_scores_what_its_answers_score_alone(family: str) -> None:
+def test_answers_score_what_they_score_alone_however_they_are_packed(family: str) -> None:
+    """Texts share rows, answers share prompts, and long rankings take several rows."""
     model = tiny_score_model(family)
-    pairs = pairs_by_hand()
-    with torch.no_grad():
-        chosen, rejected = score_pairs(model, pairs)
-        for index, pair in enumerate(pairs):
-            for score, answer in ((chosen, pair.chosen), (rejected, pair.rejected)):
-                ids = torch.tensor([pair.prompt + answer])
-                assert_close(score[index], model(ids, torch.tensor([ids.shape[1] - 1]))[0], rtol=1e-4, atol=1e-4)
+    ranking = Item("ranking", [5, 6, 7], tuple(random_ids(40, seed=seed).tolist() for seed in range(5)))
+    texts = [Item("label", [], (random_ids(length, seed=length).tolist(),)) for length in (3, 30, 17, 9)]
+    items = [*pairs_by_hand(), *texts, ranking]
+    for item, scores in zip(items, scores_of(model, items), strict=True):
+        for score, answer in zip(scores, item.answers, strict=True):
+            ids = torch.tensor([item.prompt + answer])
+            with torch.no_grad():
+                assert float(model(ids, torch.tensor([ids.shape[1] - 1]))[0]) == pytest.approx(score, abs=1e-4)
 
 
 def test_scores_of_many_pairs_come_in_the_order_given() -> None:
     model, pairs = tiny_score_model(), pairs_by_hand() * 20
-    together = score_all(model, pairs)
-    with torch.no_grad():
-        alone = [score_pairs(model, [pair]) for pair in pairs]
-    assert_close(together[0], torch.cat([chosen for chosen, _ in alone]), rtol=1e-4, atol=1e-4)
-    assert_close(together[1], torch.cat([rejected for _, rejected in alone]), rtol=1e-4, atol=1e-4)
+    alone = [scores_of(model, [pair])[0] for pair in pairs]
+    assert_close(torch.tensor(scores_of(model, pairs)), torch.tensor(alone), rtol=1e-4, atol=1e-4)
 
 
 def test_every_pair_comes_at_most_once_an_epoch_and_only_the_rest_is_left_out() -> None:
-    pairs = [Pair([index], [1] * (index % 9 + 1), [2]) for index in range(50)]
+    pairs = [pair_item([index], [1] * (index % 9 + 1), [2]) for index in range(50)]
     objective = RewardObjective(tiny_score_model(), pairs, [], reward_config(Path("x"), Path("x"), Path("x")))
     assert objective.steps_per_epoch == 12
     for epoch in range(2):
         seen = [
-            pair.prompt[0] for step in range(12) for batch in objective.batches(epoch * 12 + step) for pair in batch
+            pair.prompt[0]
+            for step in range(12)
+            for batch in objective.batches(epoch * 12 + step)
+            for pair in batch.items
         ]
         assert len(seen) == len(set(seen)) == 48
 
@@ -77,9 +88,9 @@ def fresh_scores(reward: Path, policy: Path, preferences: Path, samples: int, se
     config = reward_config(Path("unused"), policy, preferences, normalization_samples=samples, seed=seed)
     hardware = open_hardware(PLAIN_CPU)
     (model, tokenizer), reward_model = open_model(str(policy), hardware), open_score_model(reward, hardware)
-    prompts = [preference.prompt for preference in read_preferences(preferences / "train.jsonl")]
+    prompts = [Answer(preference.prompt, "") for preference in read_preferences(preferences / "train.jsonl")]
     answers = fresh_answers(model, tokenizer, prompts, config, model.config.context)
-    assert {answer.prompt for answer in answers} <= set(prompts) and len(answers) == samples
+    assert {answer.prompt for answer in answers} <= {each.prompt for each in prompts} and len(answers) == samples
     return ModelReward(*reward_model).score(answers)
 
 
@@ -92,9 +103,9 @@ def test_other_fresh_samples_of_the_policy_score_0_and_vary_by_1(
     assert float(scores.mean()) == pytest.approx(0, abs=4 * (2 / 512) ** 0.5)
     assert float(scores.std(unbiased=False)) == pytest.approx(1, abs=0.25)
     model, tokenizer = open_score_model(reward, open_hardware(PLAIN_CPU))
-    preferences = read_preferences(preferences_run / "train.jsonl")
-    pairs = render(preferences, ChatFormat(tokenizer), model.trunk.config.context, preferences_run)
-    assert abs(float(score_all(model, pairs)[1].mean())) > 0.2  # what was called mean 0 before
+    config = reward_config(tmp_path, finetune_run, preferences_run)
+    pairs = Renderer(model, tokenizer, config, Standard()).items(read_reward_records(config).train)
+    assert abs(fmean(rejected for _, rejected in scores_of(model, pairs))) > 0.2  # what was called mean 0 before
     said = read_json(reward / "done.json")["normalization"]
     assert said["samples"] == 512 and 0 <= said["ended_share"] <= 1 and said["gain"] > 0
 
@@ -114,7 +125,7 @@ def test_prompts_that_leave_no_room_for_a_sample_are_named(
     tmp_path: Path, finetune_run: Path, preferences_run: Path
 ) -> None:
     """1.21"""
-    with pytest.raises(TrineError, match=r"no prompt of .*preferences leaves room for max_new_tokens=128 within 128"):
+    with pytest.raises(TrineError, match=r"no prompt of the training records leaves room for max_new_tokens=128"):
         run(reward_config(tmp_path, finetune_run, preferences_run, max_new_tokens=128))
 
 
@@ -138,9 +149,12 @@ def test_the_kind_of_text_decides_how_cut_answers_are_read_and_the_folder_keeps_
 
 def test_a_tie_is_half_right_while_training_as_it_is_when_evaluated() -> None:
     """1.17: a figure has one definition."""
-    objective = RewardObjective(tiny_score_model(), [], [], reward_config(Path("x"), Path("x"), Path("x")))
-    same = Pair([5, 6], [7, 3], [7, 3])
-    assert float(objective.terms([same, same])["accuracy"].value) == 1.0
+    same = pair_item([5, 6], [7, 3], [7, 3])
+    objective = RewardObjective(
+        tiny_score_model(), [same, same], [], reward_config(Path("x"), Path("x"), Path("x"), batch_size=2)
+    )
+    (batch,) = objective.batches(0)
+    assert float(objective.terms(batch)["accuracy"].value) == 1.0
 
 
 def test_results_stand_beside_baselines(reward_run: Path, preferences_run: Path) -> None:

@@ -21,8 +21,8 @@ from trine.records import Term, TokenSpan
 from trine.runtime.errors import TrineError
 from trine.stages.finetuning.finetune import FinetuneObjective, PackedExamples
 from trine.stages.language_modelling import LanguageModelLoss
-from trine.stages.preferences.pair_scores import Pair
-from trine.stages.preferences.reward import RewardObjective
+from trine.stages.preferences.reward_items import pair_item
+from trine.stages.preferences.reward_objective import RewardObjective
 from trine.stages.pretraining.objective import PretrainObjective
 from trine.training.loop import Effort, Loop, Objective
 from trine.training.optimizers import make_optimizers
@@ -75,7 +75,7 @@ def rewarding(micro: int, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
 
     config = reward_config(ANYWHERE, ANYWHERE, ANYWHERE, batch_size=6, micro_batch_size=micro)
     model = tiny_score_model("qwen3")
-    objective = RewardObjective(model, [Pair(ids(), ids(), ids()) for _ in range(30)], [], config)
+    objective = RewardObjective(model, [pair_item(ids(), ids(), ids()) for _ in range(30)], [], config)
     return model, trained(objective, model, model.trunk.config, folder)
 
 

@@ -1,20 +1,9 @@
-"""Losses of reward models on preferences (Bradley & Terry 1952; Christiano et al. 2017; Stiennon et al. 2020)."""
+"""What is reported of a reward model's scores of pairs, and their unit; losses are in `text_judgements.py`."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trine.algorithms.masked import centred
-
-
-def pairwise_ranking_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
-    """Sum over pairs of -log sigmoid(chosen - rejected - margin); scores [P] each."""
-    return -F.logsigmoid(chosen - rejected - margin).sum()
-
-
-def ranking_loss(scores: Tensor, best: Tensor) -> Tensor:
-    """Sum over prompts of the cross-entropy of `best` [P] among k scores [P, k] (Ziegler et al. 2019, eq. 1)."""
-    return F.cross_entropy(scores, best, reduction="sum")
 
 
 def normalization(scores: Tensor) -> tuple[float, float]:

@@ -1,23 +1,29 @@
-"""Configs of the stages that learn from preferences: preferences makes pairs, reward learns from them."""
+"""Configs of the stages that learn from what people prefer: preferences makes pairs, reward trains a reward model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trine.config.base import (
+    Config,
     LoopConfig,
     ModelName,
+    NonNegativeFloat,
     NonNegativeInt,
     OptimizerConfig,
     PositiveFloat,
     PositiveInt,
     Share,
     StageConfig,
+    Word,
 )
+from trine.config.finetuning import DataSetConfig
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
-from trine.records import Closing
+from trine.records import Closing, Form
+
+SOURCES = ("labels", "scores", "pairs", "rankings", "judgements", "preferences")
 
 
 class PreferencesConfig(StageConfig):
@@ -51,30 +57,112 @@ class PreferencesConfig(StageConfig):
     """answers generated in parallel; changes speed and memory only"""
 
 
-class RewardConfig(StageConfig):
-    """Train a reward model on preference pairs (pairwise ranking loss)."""
+class KindWeights(Config):
+    """How much one record of each kind counts in the loss; times a record's own `weight`."""
 
-    first = ("held_out", "epochs", "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank")
+    label: NonNegativeFloat = 1.0
+    """of a label"""
+    score: NonNegativeFloat = 1.0
+    """of a score"""
+    pair: NonNegativeFloat = 1.0
+    """of a pair"""
+    ranking: NonNegativeFloat = 1.0
+    """of a ranking, all its pairs together"""
+
+
+class CutsConfig(Config):
+    """Beginnings of texts to learn from too, as PPO shows answers that hit max_new_tokens."""
+
+    count: NonNegativeInt = 0
+    """beginnings of every labelled or scored text that are learned beside the whole; 0: none"""
+    low: PositiveInt = 8
+    """shortest beginning"""
+    high: PositiveInt = 60
+    """longest beginning; the length is random between the two"""
+    unit: Literal["words", "tokens"] = "words"
+    """what low and high count"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "CutsConfig":
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is more than high={self.high}")
+        return self
+
+
+class RewardConfig(StageConfig):
+    """Train a reward model on labels, scores, pairs and rankings."""
+
+    first = (
+        "labels", "scores", "pairs", "rankings", "preferences", "held_out", "held_out_share", "form", "epochs",
+        "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank",
+    )  # fmt: skip
 
     model: ByContent[ModelName]
     """run, model or adapter folder to start from, .gguf file, smollm2, or owner/name on the Hugging Face hub"""
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    preferences: ByContent[Path]
-    """folder of a preferences stage, or a JSONL of {prompt, chosen, rejected}"""
-    held_out: ByContent[Path | None] = None
-    """JSONL of {prompt, chosen, rejected} to evaluate on; null: that of the preferences stage"""
+    labels: ByContent[tuple[Path, ...]] = ()
+    """texts or answers that are good or bad: files (JSON Lines, JSON, CSV, Parquet, compressed too) of {text, label},
+    {prompt, response, label} or {messages, label}; folders named by their labels, as aclImdb; or owner/name of a data
+    set on the Hugging Face hub"""
+    scores: ByContent[tuple[Path, ...]] = ()
+    """the same with a number: {text, score}, {prompt, response, rating} ..."""
+    pairs: ByContent[tuple[Path, ...]] = ()
+    """preference pairs: {prompt, chosen, rejected}, with or without margin, strength, probability or tie; conversations
+    and transcripts in chosen and rejected need no prompt of their own"""
+    rankings: ByContent[tuple[Path, ...]] = ()
+    """rankings: {prompt, answers, ranking} with places of answers, best first and ties together, or "all bad"; also
+    ranks, scores, best or better in place of ranking"""
+    judgements: ByContent[tuple[Path, ...]] = ()
+    """records of any of these kinds; one that has a label and a score gives both"""
+    preferences: ByContent[Path | None] = None
+    """folder of a preferences stage, with its held-out pairs; or a file of pairs"""
+    held_out: ByContent[tuple[Path, ...]] = ()
+    """records to evaluate on, of any kind; null: those of the preferences stage"""
+    held_out_share: Share = 0.0
+    """share of the groups of records to evaluate on instead of training, by a hash of the prompt, or of held_out_by"""
+    held_out_by: str | None = None
+    """field (such as movie) whose records are all trained on or all held out; null: records of one prompt or text"""
+    dataset: DataSetConfig = DataSetConfig()
+    form: Form | None = None
+    """chat: prompts and answers are a conversation in the model's chat format; text: plain text, where a prompt is the
+    beginning that an answer continues; null: text where records have no prompt, else chat"""
+    fields: dict[str, str] = Field(default={})
+    """what your records call a field: OURS=THEIRS, such as text=comment"""
+    positive: tuple[Word, ...] = ()
+    """labels that are good ones, all others being bad; without it 1, true, pos, positive, good and yes are good, 0, -1,
+    false, neg, negative, bad and no bad"""
+    weights: KindWeights = KindWeights()
+    cuts: CutsConfig = CutsConfig()
+    max_tokens: PositiveInt | None = None
+    """longest prompt and answer, in tokens; null: the model's context"""
+    too_long: Literal["stop", "cut", "drop"] = "stop"
+    """what to do with a longer one: stop with an error; cut it, here and whenever the model scores one; or drop it. Cut
+    and dropped ones are counted in done.json"""
+    truncation_side: Literal["right", "left"] = "right"
+    """with too_long=cut: the side of a text or answer that is cut off; a prompt of more than 3/4 of max_tokens always
+    loses its beginning"""
     epochs: Extends[PositiveFloat] = 1.0
-    """passes over the preference pairs; may be a fraction. More than a run has extends it"""
+    """passes over the records; may be a fraction. More than a run has extends it"""
     batch_size: PositiveInt = 16
-    """preference pairs per optimizer step"""
+    """records per optimizer step, over all processes; the pairs and rankings of one prompt are one record"""
     micro_batch_size: ChangesBits[PositiveInt] = 16
-    """preference pairs per forward pass; changes memory, not results"""
-    margin: Annotated[float, Field(ge=0)] = 0.0
-    """margin of the ranking loss"""
-    normalize: bool = True
+    """records per forward pass; changes memory, not results"""
+    ranking_loss: Literal["pairs", "plackett_luce"] = "pairs"
+    """loss of a ranking: all pairs of its answers, which weigh 1 together; or Plackett-Luce: the best among all, then
+    the next among the rest"""
+    margin: NonNegativeFloat = 0.0
+    """margin of pairs and rankings, in addition to a record's own; ties and soft labels have none"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """share of the labels and pairs that are taken to be wrong"""
+    centring: NonNegativeFloat = 0.0
+    """weight of (chosen + rejected)^2, which keeps the scores of pairs and rankings near 0; 0.01 is usual"""
+    parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
+    """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
+    normalize: bool | None = None
     """after training, scale the scores to mean 0 and variance 1 over fresh samples of the reference policy, on the
-    prompts of the training pairs, scored as PPO would score them"""
+    prompts of the training records, scored as PPO would score them; null: of pairs and rankings alone, since the score
+    of a label is its log-odds, and of a score its standardised value"""
     reference: ByContent[ModelName | None] = None
     """policy that is sampled from to normalize: the one PPO will start from; null: `model`"""
     normalization_samples: PositiveInt = 512
@@ -85,8 +173,19 @@ class RewardConfig(StageConfig):
     """sampling temperature of those samples"""
     closed: Closing | None = None
     """how this model reads answers that are cut at a token budget: line: to the last whole line, and ended; end: ended
-    where they were cut; as_is: unended; null: line where the chosen answers are written in lines of at most 80
+    where they were cut; as_is: unended; null: line where the good answers are written in lines of at most 80
     characters, as code is, else end"""
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.004, learning_rate_rest=0.001)
     loop: LoopConfig = LoopConfig()
+
+    @model_validator(mode="after")
+    def _given(self) -> "RewardConfig":
+        sources = [name for name in SOURCES if getattr(self, name)]
+        if not sources:
+            raise ValueError(f"nothing to learn from: give one or more of {', '.join(SOURCES)}")
+        if self.held_out and self.held_out_share:
+            raise ValueError("held_out and held_out_share both say what to evaluate on: give one of them")
+        if self.preferences is not None and self.form == "text":
+            raise ValueError("preferences are conversations; give plain text by pairs")
+        return self

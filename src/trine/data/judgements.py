@@ -99,11 +99,13 @@ def common_form(records: Places, fields: Mapping[str, str] | None = None) -> For
 
 def group_of(judgement: Judgement) -> str:
     """What keeps a judgement with others, on one side of the split: its group, else its prompt, else its texts."""
-    if judgement.group:
-        return judgement.group
-    answer = judgement.answers[0]
-    asked = answer.query or "\0".join(message.content for message in judgement.prompt)
-    return asked or "\0".join(sorted(answer.response for answer in judgement.answers))
+    texts = "\0".join(sorted(answer.response for answer in judgement.answers))
+    return judgement.group or asked_of(judgement) or texts
+
+
+def asked_of(judgement: Judgement) -> str:
+    """The prompt as one text; empty where there is none."""
+    return judgement.answers[0].query or "\0".join(message.content for message in judgement.prompt)
 
 
 def divided(judgements: Sequence[Judgement], share: float) -> tuple[list[Judgement], list[Judgement]]:

@@ -103,11 +103,11 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
 
 
 @dataclass(frozen=True)
-class PairRows:
-    """One prompt and its two answers in one row: the prompt is read once, the answers do not see each other.
+class AnswerRows:
+    """A prompt and answers to it in one row: the prompt is read once, the answers do not see each other.
 
-    `ids`, `positions` [P, T]; `segments` [P, T]: 0 prompt, 1 and 2 the answers, -1 padding; `ends` [P, 2] the column
-    of each answer's last token.
+    `ids`, `positions` [R, T]; `segments` [R, T]: 0 prompt, 1 to k the answers, -1 padding; `ends` [R, k] the column of
+    each answer's last token, 0 where a row has fewer than k.
     """
 
     ids: Tensor
@@ -115,8 +115,11 @@ class PairRows:
     segments: Tensor
     ends: Tensor
 
+    def to(self, device: torch.device) -> "AnswerRows":
+        return AnswerRows(*(tensor.to(device) for tensor in (self.ids, self.positions, self.segments, self.ends)))
+
     def bias(self, dtype: torch.dtype) -> Tensor:
-        """[P, T, T] additive attention bias: a position sees the prompt and its own answer up to itself."""
+        """[R, T, T] additive attention bias: a position sees the prompt and its own answer up to itself."""
         keys = self.segments.unsqueeze(1)
         seen = (keys == 0) | (keys == self.segments.unsqueeze(2))
         length = self.ids.shape[1]
@@ -125,12 +128,12 @@ class PairRows:
         return zeros.masked_fill_(~(seen & causal), float("-inf"))
 
 
-def pack_pairs(triples: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> PairRows:
-    """Lay out (prompt, first answer, second answer) triples, right-padded to the longest."""
-    width = max(sum(len(part) for part in triple) for triple in triples)
-    ids, positions = (np.zeros((len(triples), width), np.int64) for _ in range(2))
-    segments, ends = np.full((len(triples), width), -1, np.int64), np.zeros((len(triples), 2), np.int64)
-    for row, (prompt, *answers) in enumerate(triples):
+def pack_answers(rows: Sequence[Sequence[Sequence[int]]]) -> AnswerRows:
+    """Lay out rows of a prompt and its answers, right-padded to the longest."""
+    width, most = max(sum(len(part) for part in row) for row in rows), max(len(row) - 1 for row in rows)
+    ids, positions = (np.zeros((len(rows), width), np.int64) for _ in range(2))
+    segments, ends = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), most), np.int64)
+    for row, (prompt, *answers) in enumerate(rows):
         start = len(prompt)
         ids[row, :start], positions[row, :start], segments[row, :start] = prompt, np.arange(start), 0
         for number, answer in enumerate(answers, 1):
@@ -139,4 +142,4 @@ def pack_pairs(triples: Sequence[tuple[Sequence[int], Sequence[int], Sequence[in
             positions[place] = len(prompt) + np.arange(len(answer))
             start += len(answer)
             ends[row, number - 1] = start - 1
-    return PairRows(*(torch.from_numpy(array) for array in (ids, positions, segments, ends)))
+    return AnswerRows(*(torch.from_numpy(array) for array in (ids, positions, segments, ends)))

@@ -31,7 +31,7 @@ from trine.model.rope import MAX_NUMBER
 from trine.model.safetensors_header import TensorPlace
 from trine.model.transformer import Transformer
 from trine.model.weight_files import MAX_SHARD, StoredDtype, WeightFiles, open_weights, write_weights
-from trine.records import Closing, Form, Task
+from trine.records import Closing, Form, Side, Task
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_json
 from trine.runtime.json_object import read_json_object
@@ -65,7 +65,10 @@ def save_model(
 
 def save_score_model(model: ScoreModel, folder: Path, *, pad_token_id: int) -> None:
     """Save a reward model or critic into an existing `folder` as a sequence classifier with one label."""
-    ours = {"reward_offset": model.offset, "closed": model.closed, "form": model.form}
+    ours = {
+        "reward_offset": model.offset, "closed": model.closed, "form": model.form, "max_tokens": model.max_tokens,
+        "truncation_side": model.truncation_side, "end_token": model.end_token,
+    }  # fmt: skip
     _save_classifier(model.trunk, model.head.weight, ("score",), folder, pad_token_id, ours)
 
 
@@ -140,6 +143,7 @@ def load_score_model(
     model.head.weight.data.copy_(head if len(head) == 1 else head[1:] - head[:1])
     model.offset = _reward_offset(described, folder)
     model.closed, model.form = _closing(described, folder), _form(described, folder)
+    model.max_tokens, model.truncation_side, model.end_token = _limits(described, config, folder)
     return model.to(device)
 
 
@@ -223,6 +227,19 @@ def _form(described: dict[str, Any], folder: Path) -> Form:
     if form not in get_args(Form):
         raise TrineError(f"{folder}/config.json: trine.form={form!r} must be one of {', '.join(get_args(Form))}")
     return cast(Form, form)
+
+
+def _limits(described: dict[str, Any], config: ModelConfig, folder: Path) -> tuple[int | None, Side, str | None]:
+    """The longest text that is read, the side that a longer one loses, and the name of the end token."""
+    ours = described.get("trine", {})
+    longest, side, end = ours.get("max_tokens"), ours.get("truncation_side", "right"), ours.get("end_token")
+    fits = longest is None or (type(longest) is int and 0 < longest <= config.context)
+    if not fits or side not in get_args(Side) or not isinstance(end, str | None):
+        raise TrineError(
+            f"{folder}/config.json: trine.max_tokens={longest!r} must be a number up to the context of "
+            f"{config.context}, truncation_side={side!r} right or left, end_token={end!r} a name"
+        )
+    return longest, cast(Side, side), end
 
 
 def _token_keys(eos_token_id: int | list[int] | None, pad_token_id: int | None, dtype: StoredDtype) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trine.model.transformer import Transformer
-from trine.records import Closing, Form
+from trine.records import Closing, Form, Side
 from trine.runtime.seeds import derive_seed
 
 
@@ -27,7 +27,9 @@ class ScalarHead(nn.Module):
 class ScoreModel(nn.Module):
     """A Transformer with a scalar head: score = head(hidden) + offset.
 
-    `closed`: how it is to be shown a cut answer; `form`: whether it reads conversations or plain text.
+    `closed`: how it is to be shown a cut answer; `form`: whether it reads conversations or plain text. `max_tokens`:
+    longer texts lose their `truncation_side`; None: they are errors. `end_token`: the name of the token at whose place
+    it is read, where that is known.
 
     Example::
 
@@ -42,6 +44,9 @@ class ScoreModel(nn.Module):
         self.offset = 0.0
         self.closed: Closing = "end"
         self.form: Form = "chat"
+        self.max_tokens: int | None = None
+        self.truncation_side: Side = "right"
+        self.end_token: str | None = None
 
     @torch.no_grad()
     def initialize_head(self, seed: int) -> None:
@@ -53,6 +58,8 @@ class ScoreModel(nn.Module):
     def reads_as(self, other: "ScoreModel") -> None:
         """Take from `other` all that is no weight: the offset, and what its scores are read from."""
         self.offset, self.closed, self.form = other.offset, other.closed, other.form
+        self.max_tokens, self.truncation_side = other.max_tokens, other.truncation_side
+        self.end_token = other.end_token
 
     def forward(
         self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None

@@ -69,7 +69,7 @@ def work_of(config: StageConfig, earlier: Mapping[Path, StageConfig]) -> Work:
         case PreferencesConfig():
             work = _sampled(_prompts(config) * config.samples + HELD_OUT * config.held_out_samples)
         case RewardConfig():
-            work = _reward(config, earlier.get(config.preferences))
+            work = _reward(config, earlier.get(config.preferences) if config.preferences else None)
         case PpoConfig():
             work = _ppo(config)
         case EvaluateConfig():

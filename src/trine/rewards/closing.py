@@ -9,7 +9,7 @@ A response is never longer closed than it was cut, so that it fits the context i
 
 from collections.abc import Collection, Sequence
 
-from trine.records import Closing
+from trine.records import Closing, Side
 
 LINE = 80
 """Characters of a line of code; lines longer than that are paragraphs."""
@@ -38,3 +38,21 @@ def closed_ids(ids: Sequence[int], end_id: int, newline_ids: Collection[int], cl
         return kept
     lines = [place for place, token_id in enumerate(kept) if token_id in newline_ids and place > 0]
     return [*kept[: lines[-1] if lines and closing == "line" else -1], end_id]
+
+
+def shortened(
+    prompt: Sequence[int], response: Sequence[int], max_tokens: int, side: Side
+) -> tuple[list[int], list[int]]:
+    """Prompt and response of at most `max_tokens` together, as a model with `max_tokens` reads them.
+
+    The prompt keeps its end, of at most three quarters of the room whatever the response is, so that all responses to
+    it have the same one. The response loses its right or left side, and keeps its last token, at which it is scored.
+
+    >>> shortened([1, 2], [3, 4, 5, 9], max_tokens=5, side="right")
+    ([1, 2], [3, 4, 9])
+    """
+    asked = list(prompt)[max(len(prompt) - 3 * max_tokens // 4, 0) :]
+    room = max(max_tokens - len(asked), 1)
+    if len(response) <= room:
+        return asked, list(response)
+    return asked, [*response[: room - 1], response[-1]] if side == "right" else list(response[-room:])

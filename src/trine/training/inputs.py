@@ -64,8 +64,10 @@ def _data_set_fingerprint(name: str) -> str:
     return sha256_of(name.partition("@")[0], data_set_commit(name))
 
 
-def input_fingerprint(name: str, value: Path | str) -> str:
-    """Of what the setting `name` names: a path, a model, or a reward `package.module:function`, known by its source."""
+def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
+    """Of what the setting `name` names: paths, a model, or a reward `package.module:function`, known by its source."""
+    if isinstance(value, tuple):
+        return sha256_of(*(input_fingerprint(name, each) for each in value))
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":

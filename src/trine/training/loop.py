@@ -183,7 +183,7 @@ class Loop:
         terms = self._backward(batches, totals)
         norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
         figures = self._reduced(terms, totals)
-        loss = sum(term.weight * figures[name] for name, term in terms[-1].items())
+        loss = sum(term.weight * figures.get(name, 0.0) for name, term in terms[-1].items())
         problem = self.guard.problem(step, loss, norm)
         if problem is not None:
             return self._drop(step, problem, {"loss": loss, **figures, "gradient_norm": norm})
@@ -217,14 +217,17 @@ class Loop:
         return found
 
     def _reduced(self, batches: list[dict[str, Term]], totals: dict[str, float]) -> dict[str, float]:
-        """Each term over all micro-batches and processes: a sum's mean, or the largest of a maximum."""
+        """Each term over all micro-batches and processes: a sum's mean, or the largest of a maximum.
+
+        A sum over nothing has no mean, and no figure.
+        """
         kinds: dict[str, list[dict[str, float]]] = {"sum": [], "max": []}
         for terms in batches:
             for kind, rows in kinds.items():
                 rows.append({name: term.value for name, term in terms.items() if term.reduction == kind})
         self._maxima |= {name for terms in kinds["max"] for name in terms}
         sums, maxima = self.world.all_reduce_sum(add_up(kinds["sum"])), self.world.all_reduce_max(largest(kinds["max"]))
-        return {name: value / max(totals[name], 1.0) for name, value in sums.items()} | maxima
+        return {name: value / max(totals[name], 1.0) for name, value in sums.items() if totals[name]} | maxima
 
     def _drop(self, step: int, problem: str, figures: dict[str, float]) -> dict[str, float]:
         """Write bad_step.json; then skip the step, or raise `TrineError`."""

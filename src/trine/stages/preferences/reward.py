@@ -1,106 +1,91 @@
-"""Step 3: a reward model from preferences (Christiano et al. 2017; Stiennon et al. 2020).
+"""Step 3: a reward model from labels, scores, pairs and rankings (Christiano et al. 2017; Stiennon et al. 2020).
 
-The score is read at the end token of prompt and answer. Training minimises -log sigmoid(chosen - rejected); then
-scores are scaled to mean 0 and variance 1 over fresh samples of the reference policy (`normalization.py`), so that a
-difference of 1 is one standard deviation of what the policy writes before PPO.
+The score is read at the end token of prompt and answer, or of a text; `reward_losses.py` has the losses. Learned from
+pairs and rankings alone, scores are scaled to mean 0 and variance 1 over fresh samples of the reference policy
+(`normalization.py`), so that a difference of 1 is one standard deviation of what the policy writes before PPO. Learned
+from labels, a score is the log-odds; from scores, their standardised value.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from trine.algorithms.text_ranking import pair_accuracy, pair_wins, pairwise_ranking_loss
 from trine.config.preferences import RewardConfig
-from trine.data.files import read_preferences
+from trine.data.cuts import first_words, with_cuts
+from trine.data.judgements import asked_of, counted
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
 from trine.model.lora import merge_lora
+from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
-from trine.records import PreferencePair, Term
+from trine.records import Answer, Form, Judgement
 from trine.rewards.closing import closing_of
+from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
-from trine.runtime.seeds import generator_for
 from trine.stages.preferences.normalization import Normalization, normalize
-from trine.stages.preferences.pair_scores import Pair, render, score_all, score_pairs
+from trine.stages.preferences.reward_batches import AnswerScores
+from trine.stages.preferences.reward_items import Item, Renderer, Standard, batch_elements, standard_of
+from trine.stages.preferences.reward_objective import RewardObjective
+from trine.stages.preferences.reward_records import RewardRecords, read_reward_records
 from trine.stages.preferences.reward_report import report_on
-from trine.tokenizer.chat_format import chat_format
-from trine.training.loop import StepObjective
+from trine.tokenizer.text_format import answer_format
+from trine.tokenizer.tokenizer import Tokenizer
+from trine.training.parallel import is_sharded, parallelise, whole_weights
 from trine.training.stage_run import StageRun, stage_run
 
-BATCHES_SORTED_TOGETHER = 8
+
+@dataclass(frozen=True)
+class Prepared:
+    """Records as token ids: `train` and `held_out` with their items, and how many were cut or dropped."""
+
+    train: list[Judgement]
+    items: list[Item]
+    held_out: list[tuple[Judgement, Item]]
+    standard: Standard
+    account: dict[str, dict[str, int]]
 
 
-class RewardObjective(StepObjective):
-    """Pairwise ranking loss in nats per pair; evaluation by accuracy, the share of pairs ranked correctly."""
-
-    name = "reward"
-
-    def __init__(self, model: ScoreModel, pairs: list[Pair], held_out: list[Pair], config: RewardConfig) -> None:
-        self.model, self.pairs, self.held_out, self.config = model, pairs, held_out, config
-        self._epoch, self._order = -1, [[0]]
-
-    def batches(self, step: int) -> Sequence[list[Pair]]:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._epoch_batches(epoch)
-        pairs = [self.pairs[index] for index in self._order[place]]
-        micro = self.config.micro_batch_size
-        return [pairs[start : start + micro] for start in range(0, len(pairs), micro)]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self.pairs) // self.config.batch_size)
-
-    def _epoch_batches(self, epoch: int) -> list[list[int]]:
-        """Batches of pairs of like length: shuffled, sorted within a few batches' worth, batches shuffled again."""
-        size = self.config.batch_size
-        order = generator_for(self.config.seed, "epoch", epoch).permutation(len(self.pairs)).tolist()
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size * BATCHES_SORTED_TOGETHER):
-            near = sorted(order[start : start + size * BATCHES_SORTED_TOGETHER], key=lambda i: self.pairs[i].tokens)
-            batches += [near[at : at + size] for at in range(0, len(near), size)]
-        whole = [batch for batch in batches if len(batch) == size] or batches
-        return [whole[index] for index in generator_for(self.config.seed, "batches", epoch).permutation(len(whole))]
-
-    def counts(self, batch: list[Pair]) -> dict[str, float]:
-        return {"ranking": float(len(batch)), "accuracy": float(len(batch))}
-
-    def terms(self, batch: list[Pair]) -> dict[str, Term]:
-        chosen, rejected = score_pairs(self.model, batch)
-        right = pair_wins(chosen, rejected).sum()
-        loss = pairwise_ranking_loss(chosen, rejected, self.config.margin)
-        return {"ranking": Term(loss), "accuracy": Term(right, weight=0.0)}
-
-    def evaluate(self, final: bool) -> dict[str, Any]:
-        if not self.held_out:
-            return {}
-        chosen, rejected = score_all(self.model, self.held_out)
-        return {"held_out_accuracy": pair_accuracy(chosen, rejected)}
-
-
-@stage_run("model", "adapter", "preferences", "held_out", "reference")
+@stage_run(
+    "model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out", "reference",
+    several_processes=True,
+)  # fmt: skip
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
-    trunk, tokenizer = stage.open_trainable(config)
-    preferences, held_out_preferences = _read(config)
-    chat, context = chat_format(tokenizer), trunk.config.context
-    pairs = render(preferences, chat, context, _places(config)[0])
-    held_out = render(held_out_preferences, chat, context, _places(config)[1] or config.preferences)
+    world = stage.world
+    _check_processes(config, world)
+    with world.main_first(f"records of {stage.path}"):  # the main process downloads, the others find it there
+        records = read_reward_records(config)
+    with world.main_first(f"opening of {stage.path}"):
+        trunk, tokenizer = stage.open_trainable(config)
+        if stage.hardware.device.type == "cpu":
+            training_library()
     model = _with_head(trunk, config.seed).to(stage.hardware.device)
-    model.closed = config.closed or closing_of([preference.chosen for preference in preferences])
-    objective = RewardObjective(model, pairs, held_out, config)
+    _set_reading(model, tokenizer, records, config)
+    prepared = prepare(records, model, tokenizer, config)
+    parallel = parallelise(AnswerScores(model), list(trunk.blocks), world, config.parallel)
+    elements = batch_elements(prepared.items, prepared.train, records.alone)
+    objective = RewardObjective(
+        model, prepared.items, prepared.held_out, config, elements=elements, parallel=parallel
+    )  # fmt: skip
     steps = max(1, round(config.epochs * objective.steps_per_epoch))
-    say(f"reward: {len(pairs)} pairs, {steps} steps")
-    stage.train(config, objective, model, trunk.config, steps)
-    merge_lora(model)
-    scale = Normalization()
-    if config.normalize:
-        scale = normalize(model, tokenizer, [preference.prompt for preference in preferences], config, stage)
-    results = report_on(model, pairs, held_out, tokenizer.vocab_size, scale.gain)
-    stage.write_model("model", tokenizer, lambda folder: save_score_model(model, folder, pad_token_id=tokenizer.pad))
-    return results | {"training_pairs": len(pairs), "closed": model.closed, "normalization": asdict(scale)}
+    say(f"reward: {in_words(prepared)}, {steps} steps")
+    results = stage.train(config, objective, model, trunk.config, steps, parallel)
+    whole = whole_score_model(model)
+    with world.main_first(f"model of {stage.path}"):
+        if world.is_main:
+            scale = _finish(config, stage, whole, tokenizer, records)
+            results |= report_on(prepared.items, objective.judged, tokenizer.vocab_size, scale)
+            results |= {"normalization": asdict(scale)}
+    return results | described(prepared, whole)
+
+
+def _check_processes(config: RewardConfig, world: World) -> None:
+    """Raise `TrineError` for what several processes cannot do."""
+    world.share(config.batch_size, "batch_size")
+    if world.size > 1 and config.parallel == "fsdp" and config.lora.rank:
+        raise TrineError("parallel=fsdp shards all weights, of which adapters train a few; take parallel=ddp")
 
 
 def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
@@ -112,17 +97,98 @@ def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
     return model
 
 
-def _places(config: RewardConfig) -> tuple[Path, Path | None]:
-    """The files of training and held-out pairs."""
-    if config.preferences.is_dir():
-        return config.preferences / "train.jsonl", config.preferences / "held_out.jsonl"
-    return config.preferences, config.held_out
+def _set_reading(model: ScoreModel, tokenizer: Tokenizer, records: RewardRecords, config: RewardConfig) -> None:
+    """Decide what the model is shown, in training and whenever it scores: its folder keeps it."""
+    model.form = records.form
+    model.closed = config.closed or closing_of(_good_texts(records.train))
+    context = model.trunk.config.context
+    if (config.max_tokens or 0) > context:
+        raise TrineError(f"max_tokens={config.max_tokens} is longer than the model's context, {context}")
+    if config.too_long == "cut":
+        model.max_tokens, model.truncation_side = config.max_tokens or context, config.truncation_side
+    model.end_token = tokenizer.name_of(answer_format(tokenizer, model.form).end_id)
 
 
-def _read(config: RewardConfig) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """The training and the held-out pairs."""
-    train, held_out = _places(config)
-    preferences = read_preferences(train)
-    if not preferences:
-        raise TrineError(f"{train} holds no preferences")
-    return preferences, read_preferences(held_out) if held_out else []
+def _good_texts(judgements: Sequence[Judgement]) -> list[str]:
+    """The texts that a policy is to write like: the best of each record."""
+    best = [(judgement, (judgement.ranking or ((0,),))[0]) for judgement in judgements]
+    return [judgement.answers[place].response for judgement, group in best for place in group]
+
+
+def prepare(records: RewardRecords, model: ScoreModel, tokenizer: Tokenizer, config: RewardConfig) -> Prepared:
+    """The records as `model` reads them. Raises `TrineError` where none of them has an end token to be scored at."""
+    standard = standard_of(records.train)
+    train = records.train
+    if config.cuts.count:
+        cut = first_words if config.cuts.unit == "words" else partial(first_tokens, tokenizer, model.form)
+        train = with_cuts(train, config.cuts, cut, config.seed)
+    renderers = [Renderer(model, tokenizer, config, standard) for _ in range(2)]
+    items, tests = renderers[0].items(train), renderers[1].items(records.held_out)
+    if not items:
+        raise TrineError(f"every record is longer than {renderers[0].limit} tokens and was dropped; raise max_tokens")
+    end = renderers[0].format.end_id
+    if not any(answer[-1] == end for item in items for answer in item.answers):
+        raise TrineError(
+            f"no text to train on ends with the end token {model.end_token!r}, at whose place texts that end will be "
+            "scored: the records say ended=false of all of them, and closed=as_is leaves them unended. Leave out "
+            "`ended`, or say closed=end"
+        )
+    account = {name: dict(each.account) for name, each in zip(("train", "held_out"), renderers, strict=True)}
+    return Prepared(train, items, [(records.held_out[item.record], item) for item in tests], standard, account)
+
+
+def first_tokens(tokenizer: Tokenizer, form: Form, answer: Answer, count: int) -> Answer | None:
+    """The first `count` tokens of an answer, not ended; None where it has no more."""
+    ids = answer_format(tokenizer, form).response_ids(answer.response, ended=False)
+    if len(ids) <= count:
+        return None
+    kept = tuple(ids[:count])
+    text, mark = tokenizer.decode(kept, skip=""), tokenizer.fingerprint
+    return replace(answer, response=text, ended=False, response_ids=kept, tokenizer=mark)
+
+
+def in_words(prepared: Prepared) -> str:
+    """How many records of each kind there are, and what became of the long ones."""
+    plurals = {"label": "labels", "score": "scores", "pair": "pairs", "ranking": "rankings"}
+    counts = ", ".join(f"{count} {plurals[kind]}" for kind, count in counted(prepared.train).items())
+    account = ", ".join(f"{count} {what}" for what, count in prepared.account["train"].items() if count)
+    return f"{counts}{f' ({account})' if account else ''}, {len(prepared.held_out)} held out"
+
+
+def whole_score_model(model: ScoreModel) -> ScoreModel:
+    """`model` as one process uses it: itself, or one on the CPU with all weights where it is sharded."""
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        return model
+    copy = ScoreModel(Transformer(model.trunk.config, model.trunk.compute_dtype))
+    copy.load_state_dict(whole_weights(model))
+    copy.reads_as(model)
+    return copy
+
+
+def _finish(
+    config: RewardConfig, stage: StageRun, model: ScoreModel, tokenizer: Tokenizer, records: RewardRecords
+) -> Normalization:
+    """Normalize the scores where that is asked for, and write the model."""
+    merge_lora(model)
+    scale = Normalization()
+    prompts = [judgement.answers[0] for judgement in records.train]
+    free = all(judgement.ranking is not None and asked_of(judgement) for judgement in records.train)
+    if free if config.normalize is None else config.normalize:
+        scale = normalize(model, tokenizer, prompts, config, stage)
+    stage.write_model("model", tokenizer, lambda folder: save_score_model(model, folder, pad_token_id=tokenizer.pad))
+    return scale
+
+
+def described(prepared: Prepared, model: ScoreModel) -> dict[str, Any]:
+    """What done.json says of the records and of how the model reads."""
+    train, held_out = counted(prepared.train), counted(judgement for judgement, _ in prepared.held_out)
+    return {
+        "training_pairs": train.get("pair", 0),
+        "records": {"train": train, "held_out": held_out},
+        "account": prepared.account,
+        "form": model.form,
+        "closed": model.closed,
+        "max_tokens": model.max_tokens,
+        "end_token": model.end_token,
+        "scores_were": asdict(prepared.standard),
+    }
