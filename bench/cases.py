@@ -1,6 +1,6 @@
 """The speed table as data: the sides, the work of each case, and the target ratios."""
 
-from bench import control_cases, training_cases
+from bench import control_cases, encoder_cases, training_cases
 from bench.chip import by_chip, chip
 from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
@@ -18,6 +18,7 @@ SIDES = {
     "llama.cpp q8_0": Side(_LLAMA, {"gguf": "q8_0"}),
     **training_cases.SIDES,
     **control_cases.SIDES,
+    **encoder_cases.SIDES,
 }
 
 LLAMA_TARGETS = {"small": {1: 1.05, 16: 1.05, 64: 1.05}, "mini": {1: 0.7, 16: 0.9, 64: 1.0}}

@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from trine.records import Answer
+from trine.records import Answer, Form
 
 
 class Reward(Protocol):
@@ -53,6 +53,13 @@ class TokenReward(Reward, Protocol):
     def token_scores(self, answers: Sequence[Answer]) -> list[list[float]] | None:
         """Of each answer one number per response token, adding up to its score; None where that is not known."""
         ...
+
+
+@runtime_checkable
+class FormReward(Reward, Protocol):
+    """A reward that says what it reads: conversations, or plain text."""
+
+    reads: Form
 
 
 @dataclass(frozen=True)
