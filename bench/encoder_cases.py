@@ -29,7 +29,8 @@ def encoder() -> list[Case]:
     as_run = Comparison("Trainer, as run", (Contender("Trainer, as run", "train", train),), by_chip(4.0, None))
     best = Comparison("Trainer, best", (Contender("Trainer, best", "train", train),), by_chip(1.2, None))
     grouped, grouped_bf16 = (
-        Contender(side, "score", score | {"batch": AT_ONCE}) for side in ("pipeline fp32, grouped", "pipeline bf16, grouped")
+        Contender(side, "score", score | {"batch": AT_ONCE})
+        for side in ("pipeline fp32, grouped", "pipeline bf16, grouped")
     )
     return [
         Case("encoder", "training", Contender("our encoder", "train", train), (as_run, best)),

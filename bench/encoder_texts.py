@@ -47,4 +47,3 @@ def tokens_of(texts: list[str]) -> int:
 
 def labels_of(count: int) -> list[int]:
     return [place % 2 for place in range(count)]
-

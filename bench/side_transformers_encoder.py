@@ -57,9 +57,7 @@ def train(texts: int, seed: int) -> Reply:
             bf16=OPTIONS["autocast"], train_sampling_strategy="group_by_length" if OPTIONS["grouped"] else "random",
             save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
         )  # fmt: skip
-        Trainer(
-            model, settings, train_dataset=rows, data_collator=DataCollatorWithPadding(TOKENIZER)
-        ).train()  # type: ignore[arg-type]
+        Trainer(model, settings, train_dataset=rows, data_collator=DataCollatorWithPadding(TOKENIZER)).train()  # type: ignore[arg-type]
         return {"seconds": time.perf_counter() - started, "tokens": tokens_of(given)}
 
 

@@ -120,10 +120,10 @@ def _paired(rows: Sequence[tuple[float, float, int]]) -> Figures:
     return with_interval(difference.mean, difference.interval, difference.items)
 
 
-def agreement(items: Sequence[Judged], other: Sequence[Judged], generator: np.random.Generator) -> Figures | None:
+def agreement(items: Sequence[Judged], reward: Reward, generator: np.random.Generator) -> Figures | None:
     """Of two answers, how often two reward models prefer the same one: within a prompt where it has several answers,
     else of two texts at random. One half is chance."""
-    groups = groups_of(items).tolist()
+    groups, other = groups_of(items).tolist(), rescored(items, reward)
     if any(len(each.scores) > 1 for each in items):
         shares = [
             (concordance(np.asarray(a.scores), np.asarray(b.scores)), group)
