@@ -17,7 +17,8 @@ from trine.records import Term
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.device import choose_hardware
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum
-from trine.training.loop import Loop, StepObjective
+from trine.training.loop import Loop
+from trine.training.objective import StepObjective
 from trine.training.optimizers import make_optimizers
 from trine.training.run_folder import RunFolder
 

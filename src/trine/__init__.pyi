@@ -17,6 +17,9 @@ from trine.config.base import OptimizerConfig as OptimizerConfig
 from trine.config.corpus import CorpusConfig as CorpusConfig
 from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
+from trine.config.preferences import CutsConfig as CutsConfig
+from trine.config.preferences import KindWeights as KindWeights
+from trine.config.rl import CriticTrainingConfig as CriticTrainingConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
 from trine.config.text import ModelShape as ModelShape
@@ -99,6 +102,19 @@ def functions(
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
+def split(
+    out: _Path,
+    records: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    parts: Mapping[str, float] = ...,
+    by: str | None = ...,
+    max_records: int = ...,
+) -> Result:
+    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
+
 def finetune(
     out: _Path,
     model: _Path,
@@ -160,18 +176,38 @@ def preferences(
 def reward(
     out: _Path,
     model: _Path,
-    preferences: _Path,
     *,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
-    held_out: _Path | None = ...,
+    labels: Sequence[_Path] = ...,
+    scores: Sequence[_Path] = ...,
+    pairs: Sequence[_Path] = ...,
+    rankings: Sequence[_Path] = ...,
+    judgements: Sequence[_Path] = ...,
+    preferences: _Path | None = ...,
+    held_out: Sequence[_Path] = ...,
+    held_out_share: float = ...,
+    held_out_by: str | None = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
+    form: Literal["chat", "text"] | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    weights: KindWeights | Mapping[str, Any] = ...,
+    cuts: CutsConfig | Mapping[str, Any] = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    truncation_side: Literal["right", "left"] = ...,
     epochs: float = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
+    ranking_loss: Literal["pairs", "plackett_luce"] = ...,
     margin: float = ...,
-    normalize: bool = ...,
+    label_smoothing: float = ...,
+    centring: float = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
     normalization_samples: int = ...,
     max_new_tokens: int = ...,
@@ -181,7 +217,7 @@ def reward(
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
-    """Train a reward model on preference pairs (pairwise ranking loss)."""
+    """Train a reward model on labels, scores, pairs and rankings."""
 
 def preview(
     out: _Path,
@@ -232,16 +268,33 @@ def ppo(
     closed: Literal["line", "end", "as_is"] | None = ...,
     critic: Literal["shared", "policy", "reward"] = ...,
     value_head: Literal["zero", "fitted"] = ...,
+    critic_model: _Path | None = ...,
     critic_warmup: int = ...,
+    critic_training: CriticTrainingConfig | Mapping[str, Any] = ...,
     iterations: int = ...,
     batch_size: int = ...,
+    samples_per_prompt: int = ...,
     minibatch_size: int = ...,
     micro_batch_size: int = ...,
+    recompute_blocks: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    reward_overlap: int = ...,
+    early_stop_kl: float | None = ...,
+    old_log_probs: Literal["trainer", "engine", "corrected"] = ...,
+    importance_cap: float = ...,
+    return_lambda: float | None = ...,
     max_new_tokens: int = ...,
     stop_strings: Sequence[str] = ...,
     temperature: float = ...,
     missing_eos_penalty: float = ...,
+    penalty_unit: Literal["score", "deviation"] = ...,
     missing_eos_score: float | None = ...,
+    score_scaling: Literal["none", "scale", "normalize"] = ...,
+    score_clip: float | None = ...,
+    held_out: _Path | None = ...,
+    held_out_size: int = ...,
+    keep_best: bool = ...,
+    best_max_kl: float | None = ...,
     held_out_reward: _Path | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
@@ -253,6 +306,62 @@ def ppo(
     loop: LoopConfig | Mapping[str, Any] = ...,
 ) -> Result:
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
+
+def dpo(
+    out: _Path,
+    model: _Path,
+    preferences: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    held_out: _Path | None = ...,
+    fields: Mapping[str, str] = ...,
+    positive: Sequence[str] = ...,
+    form: Literal["chat", "text"] = ...,
+    loss: Literal["dpo", "robust", "hinge", "ipo", "kto", "simpo", "orpo"] = ...,
+    beta: float | None = ...,
+    gamma: float = ...,
+    ipo_reduction: Literal["mean", "sum"] = ...,
+    label_smoothing: float = ...,
+    length_normalized: bool = ...,
+    chosen_weight: float = ...,
+    desirable_weight: float | None = ...,
+    undesirable_weight: float | None = ...,
+    max_tokens: int | None = ...,
+    too_long: Literal["stop", "cut", "drop"] = ...,
+    epochs: float = ...,
+    batch_size: int = ...,
+    micro_batch_size: int = ...,
+    share_prompt: bool = ...,
+    parallel: Literal["auto", "ddp", "fsdp"] = ...,
+    lora: LoraConfig | Mapping[str, Any] = ...,
+    optimizer: OptimizerConfig | Mapping[str, Any] = ...,
+    loop: LoopConfig | Mapping[str, Any] = ...,
+) -> Result:
+    """Improve a policy on preferences without sampling: DPO, IPO, KTO, SimPO, ORPO."""
+
+def best_of_n(
+    out: _Path,
+    model: _Path,
+    prompts: _Path,
+    reward: _Path,
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    adapter: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    closed: Literal["line", "end", "as_is"] | None = ...,
+    samples: int = ...,
+    max_prompts: int = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    rows: int = ...,
+) -> Result:
+    """Sample n answers to each prompt and write the one that a reward scores highest, as examples for finetune."""
 
 def control(
     environment: str,
@@ -309,6 +418,10 @@ def evaluate(
     reward: _Path | None = ...,
     held_out_reward: _Path | None = ...,
     prompts: _Path | None = ...,
+    form: Literal["chat", "text"] = ...,
+    query_tokens: Sequence[int] = ...,
+    max_prompts: int = ...,
+    stop_strings: Sequence[str] = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     samples: int = ...,

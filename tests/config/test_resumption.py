@@ -6,8 +6,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 
 from trine.config.base import StageConfig
+from trine.config.best_of_n import BestOfNConfig
 from trine.config.control import ControlConfig
 from trine.config.corpus import SourceConfig
+from trine.config.dpo import DpoConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.fields import is_name
 from trine.config.finetuning import FinetuneConfig
@@ -17,6 +19,7 @@ from trine.config.preview import PreviewConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
+from trine.config.split import SplitConfig
 from trine.config.text import FunctionsConfig, PretrainConfig, ShardsConfig, TokenizerConfig
 from trine.config.values import kind_of
 from trine.training.run_record import Change, changes, record_of
@@ -33,7 +36,10 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
+    "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
+    "best_of_n": BestOfNConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
     "evaluate": EvaluateConfig(
         out="run", before="b", after="a", base="c", reward="r", held_out_reward="h", prompts="p"
@@ -71,16 +77,28 @@ KINDS: dict[str, dict[str, str]] = {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS", "show": "MAY_CHANGE",
     },
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
-    "reward": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out", "reference"), "BY_CONTENT") | {
-        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
-    },
+    "reward": OF_A_LOOP | dict.fromkeys(
+        ("model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out",
+         "reference"),
+        "BY_CONTENT",
+    ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "split": {"records": "BY_CONTENT"},
     "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "reference", "prompts", "user", "reward", "held_out_reward"), "BY_CONTENT"
-    ) | dict.fromkeys(("held_out_every", "samples_every", "sample_count", "show"), "MAY_CHANGE") | {
-        "iterations": "EXTENDS", "micro_batch_size": "CHANGES_BITS",
+        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
+        "BY_CONTENT",
+    ) | dict.fromkeys(
+        (
+            "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",
+            "recompute_blocks",
+        ), "MAY_CHANGE",
+    ) | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS") | {"iterations": "EXTENDS"},
+    "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
+        "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "share_prompt": "CHANGES_BITS",
+        "parallel": "CHANGES_BITS",
     },
+    "best_of_n": dict.fromkeys(("model", "adapter", "prompts", "reward"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
     "control": OF_A_LOOP | {
         "total_steps": "EXTENDS", "evaluation_episodes": "MAY_CHANGE", "film": "MAY_CHANGE", "resume": "CHANGES_BITS",
     },

@@ -9,6 +9,13 @@ from trine.runtime.errors import TrineError
 GIVEN = {"out": "out", "model": "model", "prompts": "prompts.jsonl", "reward": "package.module:function"}
 
 
+@pytest.mark.parametrize("key", ["min_new_tokens", "min_length", "top_k", "top_p", "min_p", "repetition_penalty"])
+def test_a_filter_of_sampling_is_refused_with_the_reason(key: str) -> None:
+    """Checklist: sample without filters and without a minimum length, or replay them; ours are refused."""
+    with pytest.raises(TrineError, match=f"{key}.*the ratio is not 1 and KL turns negative"):
+        validated(PpoConfig, GIVEN | {key: 1}, "trine ppo")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -11,6 +11,7 @@ from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.finetuning import FinetuneConfig
+from trine.config.rl import PpoConfig
 from trine.config.text import PretrainConfig
 from trine.data.task_texts import read_task_texts
 from trine.model.config import gpt2_config
@@ -103,10 +104,17 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
         load(text, tmp_path)
 
 
+GIVEN = {
+    "gpt1-reviews": ["reviews=r.jsonl"],
+    "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
+}
+"""What recipes are to be given."""
+
+
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
-    recipe = load_recipe(name, OUT, 0, None, overrides=["reviews=r.jsonl"] if name == "gpt1-reviews" else ())
-    makes = PretrainConfig | ControlConfig | FinetuneConfig | EvaluateConfig
+    recipe = load_recipe(name, OUT, 0, None, overrides=GIVEN.get(name, ()))
+    makes = PretrainConfig | ControlConfig | FinetuneConfig | PpoConfig | EvaluateConfig
     assert [step for step in recipe.steps if isinstance(step.config, makes)]
 
 

@@ -17,12 +17,13 @@ from trine.config.rl import KlConfig
 from trine.records import Term
 from trine.stages.control.control import ControlObjective
 from trine.stages.control.control import run as run_control
+from trine.stages.rl.phases import PHASES, PREFIX
 from trine.stages.rl.ppo import PpoObjective
 from trine.training.loop import Loop
 from trine.training.run_folder import RunFolder
 
 OPTIMIZER = OptimizerConfig(kind="adamw", learning_rate=1e-3, clip_norm=1.0)
-CLOCK = {"seconds"}
+CLOCK = {"seconds", *(f"{PREFIX}{phase}" for phase in PHASES)}
 
 
 def rows_of(objective: PpoObjective, folder: Path, steps: int) -> list[dict[str, Any]]:

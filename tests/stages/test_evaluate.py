@@ -88,7 +88,7 @@ def test_one_single_prompt_is_enough(tmp_path: Path, shared: Path, ppo_run: Path
 
 def test_no_prompts_are_refused(tmp_path: Path, shared: Path, ppo_run: Path) -> None:
     (tmp_path / "none.jsonl").write_text("")
-    with pytest.raises(TrineError, match=r"none\.jsonl holds no prompts to evaluate on"):
+    with pytest.raises(TrineError, match=r"none\.jsonl holds no prompts"):
         run(evaluate_config(tmp_path / "out", shared, prompts=tmp_path / "none.jsonl"))
 
 

@@ -224,7 +224,7 @@ def test_alarms_and_samples_survive_a_resume(start: Path, tmp_path: Path) -> Non
     parts = trained(start, tmp_path / "parts", "length", **settings)
 
     def seen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+        return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
 
     assert seen(parts) == seen(whole)
     samples = [list(read_jsonl(tmp_path / name / "samples.jsonl")) for name in ("whole", "parts")]

@@ -29,7 +29,7 @@ def test_a_query_is_a_prefix_of_its_texts_tokens_of_every_length_between_the_two
         assert list(query.ids) == FORM.tokenizer.encode(text)[: len(query.ids)]
         assert query.query is not None
         assert text.startswith(query.query)
-        assert query.columns == {"label": 1}
+        assert query.columns == {"label": 1, "response": text.removeprefix(query.query)}
     assert {len(query.ids) for query in found} == set(range(2, 9))
 
 

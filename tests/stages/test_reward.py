@@ -115,7 +115,7 @@ def test_scores_may_be_normalized_on_another_policy_or_left_as_they_are(
 ) -> None:
     """1.21: `reference` is the policy PPO will start from, where that is not what the reward model was made of."""
     other = run(reward_config(tmp_path / "other", finetune_run, preferences_run, reference=str(pretrain_run)))
-    raw = run(reward_config(tmp_path / "raw", finetune_run, preferences_run, normalize=False))
+    raw = run(reward_config(tmp_path / "raw", finetune_run, preferences_run, normalize="off"))
     ours, theirs, none = (read_json(each / "done.json")["normalization"] for each in (reward_run, other, raw))
     assert ours["gain"] != theirs["gain"]
     assert (none["gain"], none["offset"], none["samples"]) == (1.0, 0.0, 0)
@@ -140,7 +140,7 @@ def test_the_kind_of_text_decides_how_cut_answers_are_read_and_the_folder_keeps_
         json.dumps({"prompt": "x", "chosen": "the cat sat. " * 9 + "\nIt is.", "rejected": "no"}) + "\n"
     )
     prose = run(
-        reward_config(tmp_path / "prose", finetune_run, tmp_path / "prose.jsonl", batch_size=1, normalize=False)
+        reward_config(tmp_path / "prose", finetune_run, tmp_path / "prose.jsonl", batch_size=1, normalize="off")
     )
     assert open_score_model(prose, hardware)[0].closed == "end" == read_json(prose / "done.json")["closed"]
     asked = run(reward_config(tmp_path / "asked", finetune_run, preferences_run, closed="as_is"))

@@ -14,7 +14,7 @@ from trine.runtime.errors import TrineError
 from trine.stages.rl.experience import pad_rollouts, response_mask
 from trine.stages.rl.ppo import gae_of_responses
 from trine.stages.rl.prompts import Prompt
-from trine.stages.rl.turns import ids_between, sample_turns
+from trine.stages.rl.turns import further_turns, ids_between
 from trine.stages.rl.user import User, import_user
 
 CHAT = tiny_chat()
@@ -42,7 +42,9 @@ def talked(
     sampling = Sampling(BUDGET, seed=3, eos_ids=CHAT.end_ids, **settings)  # type: ignore[arg-type]
     prompts = prompts_of("One?", "Two?", "Three?", "Four?", "Five?", "Six?", "Seven?", "Eight?", answer="no such words")
     user_of = import_user(f"tests.stages.talkers:{user}")
-    return sample_turns(engine or engine_of(), CHAT, prompts, sampling, user_of, max_turns)
+    engine = engine or engine_of()
+    first = engine.generate([prompt.ids for prompt in prompts], sampling)
+    return further_turns(engine, CHAT, first, prompts, sampling, user_of, max_turns)
 
 
 def test_what_the_policy_did_not_write_is_in_no_mask_and_no_flat_tensor() -> None:

@@ -19,7 +19,8 @@ from trine.config.stage import Stage
 from trine.records import Term
 from trine.runtime.files import write_folder
 from trine.runtime.signals import stop_request
-from trine.training.loop import Loop, StepObjective
+from trine.training.loop import Loop
+from trine.training.objective import StepObjective
 from trine.training.stage_run import StageRun, stage_run
 
 FITTING = Stage(

@@ -51,6 +51,13 @@ class Line:
     def restore(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
 
+    def tensors(self, step: int) -> dict[str, Tensor]:
+        return {}
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None: ...
+
+    def note(self, figures: dict[str, float]) -> None: ...
+
     def observations(self, taken: bool = True) -> dict[str, float]:
         return {"seen": float(self.seen)}
 

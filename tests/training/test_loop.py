@@ -24,7 +24,8 @@ from trine.stages.language_modelling import LanguageModelLoss
 from trine.stages.preferences.reward_items import pair_item
 from trine.stages.preferences.reward_objective import RewardObjective
 from trine.stages.pretraining.objective import PretrainObjective
-from trine.training.loop import Effort, Loop, Objective
+from trine.training.loop import Effort, Loop
+from trine.training.objective import Objective
 from trine.training.optimizers import make_optimizers
 from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""Policy gradients without a critic: a response is judged against the other responses to its prompt.
+"""Policy gradients without a critic: a response is compared with the other responses to its prompt.
 
     GRPO             score less the group's mean, over the group's deviation (Shao et al. 2024; DeepSeek-AI 2025)
     Dr. GRPO         score less the group's mean (Liu et al. 2025)

@@ -20,6 +20,8 @@ from trine.runtime.errors import TrineError
 
 # Fields of a path that are written, not read.
 _WRITTEN = ("out", "film")
+# Fields of records, which may be a data set on the hub.
+OF_RECORDS = ("examples", "held_out", "prompts", "records", "labels", "scores", "pairs", "rankings", "judgements")
 
 
 def check_inputs(config: Config, earlier: Mapping[Path, StageConfig], place: str) -> list[str]:
@@ -54,8 +56,10 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
             yield from (
                 partial(_check_adapter if name == "adapter" else _check_name, str(each), name) for each in names
             )
-        elif isinstance(value, Path) and isinstance(config, StageConfig):
-            yield partial(_check_path, value, name)
+        elif isinstance(config, StageConfig):
+            given = value if isinstance(value, tuple) and name in OF_RECORDS else (value,)
+            paths = [each for each in given if isinstance(each, Path)]
+            yield from (partial(_check_path, each, name) for each in paths if not _made_before(each, earlier))
     for value in dict(config).values():
         if isinstance(value, HardwareConfig):
             yield partial(_check_hardware, value)
@@ -108,7 +112,7 @@ def _check_name(name: str, field: str) -> str | None:
 def _check_path(path: Path, name: str) -> str | None:
     from trine.catalog.locating import is_hub_data_set
 
-    if name in ("examples", "held_out", "prompts") and is_hub_data_set(path):
+    if name in OF_RECORDS and is_hub_data_set(path):
         return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")

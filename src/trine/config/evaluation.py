@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from trine.config.base import ModelName, PositiveFloat, PositiveInt, StageConfig, Word
+from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig, Word
 from trine.config.resumption import ByContent, MayChange
-from trine.records import Closing
+from trine.records import Closing, Form
 
 BEFORE_AND_AFTER = "ppo"
 """the task that compares a policy before and after PPO; it has no file"""
@@ -47,13 +47,22 @@ class EvaluateConfig(StageConfig):
     after: ByContent[ModelName | None] = None
     """ppo: the policy after PPO"""
     base: ByContent[ModelName | None] = None
-    """ppo: the pretrained model, which completes the prompts as plain text"""
+    """ppo, with form chat: the pretrained model, which completes the prompts as plain text"""
     reward: ByContent[ModelName | None] = None
     """ppo: reward model that the policy was trained against"""
     held_out_reward: ByContent[ModelName | None] = None
     """ppo: held-out reward model, one that the policy was not trained against"""
     prompts: ByContent[Path | None] = None
-    """ppo: JSONL of held-out examples"""
+    """ppo: held-out examples, in any form that trine ppo reads; where all have an answer, a person's is shown too"""
+    form: Form = "chat"
+    """ppo: chat, conversations to answer; text: plain text to go on with"""
+    query_tokens: tuple[PositiveInt, ...] = ()
+    """ppo, with form text: two numbers: the query is only the first so many tokens of a record's text, a number between
+    them that the seed draws for each, and what follows is a person's answer; empty: all of the text"""
+    max_prompts: NonNegativeInt = 0
+    """ppo: use at most this many of the prompts, chosen by seed; 0 uses all"""
+    stop_strings: tuple[str, ...] = ()
+    """ppo: a response ends with the first of these that it writes"""
     max_new_tokens: PositiveInt = 64
     """ppo: token budget of a response"""
     temperature: PositiveFloat = 1.0
@@ -71,9 +80,13 @@ class EvaluateConfig(StageConfig):
             raise ValueError("give models and tasks to ask them; or before, after and what else the task ppo needs")
         if self.compares_policies:
             values = [*self.policies, self.base, self.reward, self.held_out_reward, self.prompts]
-            missing = [name for name, value in zip(_POLICIES, values, strict=True) if value is None]
+            needed = [name for name in _POLICIES if name != "base" or self.form == "chat"]
+            given = dict(zip(_POLICIES, values, strict=True))
+            missing = [name for name in needed if given[name] is None]
             if missing:
                 raise ValueError(f"the task {BEFORE_AND_AFTER} needs {', '.join(missing)} too")
+        if self.query_tokens and (self.form == "chat" or len(self.query_tokens) != 2):
+            raise ValueError("query_tokens are two numbers of tokens of plain text, fewest and most: add form=text")
         if self.asked_tasks and not self.models and not self.write_examples:
             raise ValueError("tasks need models to ask")
         for name in self.models:

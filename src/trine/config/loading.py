@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from trine.config.base import Config
-from trine.config.renamed import new_name
+from trine.config.renamed import new_name, why_refused
 from trine.config.resumption import with_inputs
 from trine.config.values import Refused
 from trine.config.yaml_text import read_file, read_mapping
@@ -21,11 +21,15 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """'; it is now x' for a key that was renamed, '; did you mean x?' when there is one alike, else all known keys."""
+    """'; it is now x' for a key that was renamed, why one is refused, '; did you mean x?' when there is one alike, else
+    all known keys."""
     known = sorted(known)
     renamed = new_name(key, known)
     if renamed:
         return f"; it is now {renamed!r}"
+    refused = why_refused(key, known)
+    if refused:
+        return f": {refused}"
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 

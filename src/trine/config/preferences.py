@@ -93,8 +93,7 @@ class RewardConfig(StageConfig):
     """Train a reward model on labels, scores, pairs and rankings."""
 
     first = (
-        "labels", "scores", "pairs", "rankings", "preferences", "held_out", "held_out_share", "form", "epochs",
-        "batch_size", "micro_batch_size", "optimizer.learning_rate", "lora.rank",
+        "labels", "scores", "pairs", "rankings", "held_out_share", "form", "epochs", "optimizer.learning_rate",
     )  # fmt: skip
 
     model: ByContent[ModelName]
@@ -159,9 +158,9 @@ class RewardConfig(StageConfig):
     """weight of (chosen + rejected)^2, which keeps the scores of pairs and rankings near 0; 0.01 is usual"""
     parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
-    normalize: bool | None = None
+    normalize: Literal["auto", "on", "off"] = "auto"
     """after training, scale the scores to mean 0 and variance 1 over fresh samples of the reference policy, on the
-    prompts of the training records, scored as PPO would score them; null: of pairs and rankings alone, since the score
+    prompts of the training records, scored as PPO would score them; auto: of pairs and rankings alone, since the score
     of a label is its log-odds, and of a score its standardised value"""
     reference: ByContent[ModelName | None] = None
     """policy that is sampled from to normalize: the one PPO will start from; null: `model`"""

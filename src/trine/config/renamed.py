@@ -35,6 +35,25 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "value_clip": ("value_clip_range",),
 }
 
+_FILTER = (
+    "rollouts are sampled from the policy as it is, at `temperature`; under a filter they would come from another "
+    "distribution than the one whose log-probabilities are trained, so that the ratio is not 1 and KL turns negative"
+)
+FILTERS = {
+    "min_new_tokens": f"{_FILTER}. Ask for length by the reward",
+    "min_length": f"{_FILTER}. Ask for length by the reward",
+    "top_k": _FILTER,
+    "top_p": _FILTER,
+    "min_p": _FILTER,
+    "repetition_penalty": f"{_FILTER}. Ask for variety by the reward",
+}
+"""Settings of generation that training on rollouts does not have, and why."""
+
+
+def why_refused(key: str, known: Iterable[str]) -> str | None:
+    """Why a config that trains on what it samples (`iterations` of `max_new_tokens`) has no setting `key`."""
+    return FILTERS.get(key) if {"iterations", "max_new_tokens"} <= set(known) else None
+
 
 def new_name(key: str, known: Iterable[str]) -> str | None:
     """The name among `known` that dotted `key` has today, if it once had a name that `key` is."""

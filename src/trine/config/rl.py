@@ -13,6 +13,7 @@ from trine.config.base import (
     OptimizerConfig,
     PositiveFloat,
     PositiveInt,
+    Share,
 )
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
@@ -46,10 +47,38 @@ class KlConfig(Config):
         return self
 
 
+class CriticTrainingConfig(Config):
+    """How a critic of its own is trained, where that is not as the policy is."""
+
+    epochs: PositiveInt | None = None
+    """the critic's passes over each iteration's responses; null: as many as the policy's"""
+    explained_variance: Share | None = None
+    """end the warm-up with the first iteration in which the critic explains this share of the variance of what fresh
+    responses earn; critic_warmup is then the most iterations that it takes"""
+    learning_rate: PositiveFloat | None = None
+    """peak learning rate of the critic's trunk; null: optimizer's. Any of these three gives the critic an optimizer of
+    its own, whose gradients are clipped apart from the policy's"""
+    decay: Literal["cosine", "linear", "constant", "wsd"] | None = None
+    """learning-rate schedule of the critic; null: optimizer's"""
+    warmup_share: Share | None = None
+    """share of all steps over which the critic's learning rate rises; null: as optimizer has it"""
+
+    def optimizer(self, policy: OptimizerConfig) -> OptimizerConfig | None:
+        """The critic's own optimizer, where it has one; what is not given is as the policy's is."""
+        given = {
+            name: getattr(self, name)
+            for name in ("learning_rate", "decay", "warmup_share")
+            if getattr(self, name) is not None
+        }
+        if not given:
+            return None
+        return policy.model_copy(update={**given, **({"warmup_steps": None} if "warmup_share" in given else {})})
+
+
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "lora.rank", "show")
+    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show")
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
@@ -88,18 +117,46 @@ class PpoConfig(PolicyGradientConfig):
     value_head: Literal["zero", "fitted"] = "zero"
     """zero: values start at 0; fitted: the value head is fitted to the scores of the first iteration's responses before
     anything is updated (ridge regression), which is worth many updates of a critic"""
+    critic_model: ByContent[ModelName | None] = None
+    """a critic of its own that begins as this one, head and all: critic/ of an earlier run, or a reward model; it takes
+    the place of `critic`"""
     critic_warmup: NonNegativeInt = 0
-    """first iterations that train the critic only"""
+    """first iterations that train the critic only; with critic_training.explained_variance the most of them"""
+    critic_training: CriticTrainingConfig = CriticTrainingConfig()
     iterations: Extends[PositiveInt] = 100
     """number of iterations, each a rollout and its updates. More than a run has extends it"""
     batch_size: PositiveInt = 64
-    """responses per iteration (rollout)"""
+    """responses per iteration (rollout), over all processes"""
+    samples_per_prompt: PositiveInt = 1
+    """responses to each prompt, a group, of which batch_size has so many"""
     minibatch_size: PositiveInt = 32
-    """responses per optimizer step"""
+    """responses per optimizer step, over all processes"""
     micro_batch_size: ChangesBits[PositiveInt] = 32
-    """responses per forward pass; changes memory, not results"""
+    """responses per forward pass, in one process; changes memory, not results"""
+    recompute_blocks: MayChange[bool] = False
+    """gradient checkpointing: keep block inputs, recompute the rest in the backward pass; less memory, about a
+    third more time, the same results"""
+    parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
+    """under torchrun: ddp keeps policy and critic whole in every process, fsdp shards them over all; auto is ddp. Each
+    process samples and scores its share of a batch; the reference and the reward model are whole in every one"""
+    reward_overlap: ChangesBits[NonNegativeInt] = 0
+    """for a slow reward: sample the batch in so many parts, each scored in a thread of its own while the next is
+    sampled and while log-probabilities are computed; 0: scored when all is sampled, in one call"""
     epochs: PositiveInt = 2
     """passes over each iteration's responses"""
+    early_stop_kl: PositiveFloat | None = None
+    """skip the policy's remaining updates of an iteration once an update finds it so far from the policy that sampled:
+    approximate_kl, in nats per token; a critic of its own goes on. null: all updates are made"""
+    old_log_probs: Literal["trainer", "engine", "corrected"] = "trainer"
+    """trainer: log-probabilities of the policy that sampled are computed by the trainer, so that the first ratio is 1;
+    engine: those that came with the samples, which saves that pass; corrected: the trainer's, and each token's loss is
+    weighted by trainer's over engine's probability. The last two take a weight of at most importance_cap"""
+    importance_cap: PositiveFloat = 2.0
+    """truncated importance sampling: the most that one token's ratio of probabilities weighs, with old_log_probs engine
+    or corrected"""
+    return_lambda: Share | None = None
+    """lambda of the returns that the critic learns, apart from the advantages' (VAPO: 1 there and less here); null:
+    gae_lambda"""
     max_new_tokens: PositiveInt = 64
     """token budget of a response"""
     stop_strings: tuple[str, ...] = ()
@@ -113,11 +170,27 @@ class PpoConfig(PolicyGradientConfig):
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
     """subtracted from the score of a response that has no end token within max_new_tokens. 0, the default, leaves it
     what the reward says of the cut text; where answers are meant to end, 1 to 3 deviations teach it"""
+    penalty_unit: Literal["score", "deviation"] = "score"
+    """what missing_eos_penalty counts in: units of the score, or standard deviations of the scores of fresh samples,
+    those of the first iteration"""
     missing_eos_score: float | None = None
     """score of such a response in place of the reward's; null keeps the reward's"""
+    score_scaling: Literal["none", "scale", "normalize"] = "none"
+    """scale: divide scores by the standard deviation of all scores so far; normalize: subtract their mean first"""
+    score_clip: PositiveFloat | None = None
+    """scores, once scaled, are limited to this range around 0; null: not"""
+    held_out: ByContent[Path | None] = None
+    """prompts that are never trained on, in the form of `prompts`: at every evaluation (loop.evaluate_every, and the
+    end) the policy answers them, and score and KL are logged as held_out/score and held_out/kl"""
+    held_out_size: MayChange[PositiveInt] = 64
+    """the most held-out prompts of an evaluation, the first ones"""
+    keep_best: MayChange[bool] = False
+    """with held_out: keep the policy of the evaluation with the best held-out score, as best/"""
+    best_max_kl: MayChange[PositiveFloat | None] = None
+    """with keep_best: only of evaluations whose KL to the reference is at most so many nats a response"""
     held_out_reward: ByContent[ModelName | None] = None
     """a second reward, named as reward is, which nothing is trained on: it scores the same responses, and an alarm
-    tells when it falls while the reward rises"""
+    tells when it falls while the reward rises; it scores the responses to `held_out` too, in place of the reward"""
     held_out_every: MayChange[PositiveInt] = 1
     """with held_out_reward: iterations from one scoring by it to the next"""
     samples_every: MayChange[NonNegativeInt] = 10
@@ -133,13 +206,25 @@ class PpoConfig(PolicyGradientConfig):
     )
     loop: LoopConfig = LoopConfig(save_every=40)
 
+    @property
+    def own_critic(self) -> bool:
+        """Whether the critic has a trunk of its own."""
+        return self.critic != "shared" or self.critic_model is not None
+
+    @property
+    def trains_critic_alone(self) -> bool:
+        """Whether there are updates that leave policy or critic as it is."""
+        several = self.critic_training.epochs not in (None, self.epochs)
+        return self.own_critic and (several or self.critic_warmup > 0 or self.early_stop_kl is not None)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps of an iteration: the passes of policy or critic, whichever are more."""
+        return max(self.epochs, self.critic_training.epochs or 0) * (self.batch_size // self.minibatch_size)
+
     @model_validator(mode="after")
     def _agree(self) -> "PpoConfig":
         """Sizes that divide, and a critic that there is."""
-        if self.critic_warmup and self.critic == "shared":
-            raise ValueError(
-                "critic_warmup needs a critic of its own: set critic to policy or reward, or critic_warmup to 0"
-            )
         function = self.reward is not None and ":" in self.reward and not Path(self.reward).exists()
         if self.critic == "reward" and (function or self.reward is None):
             what = f"reward={self.reward} is a function" if function else "there is none"
@@ -148,10 +233,40 @@ class PpoConfig(PolicyGradientConfig):
             raise ValueError(
                 f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a function"
             )
-        for name, part in (("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")):
+        sizes = ("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")
+        for name, part in (*sizes, ("batch_size", "samples_per_prompt")):
             size, divisor = getattr(self, name), getattr(self, part)
             if size % divisor:
                 raise ValueError(f"{name}={size} is not a multiple of {part}={divisor}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_critic_it_speaks_of(self) -> "PpoConfig":
+        training = self.critic_training
+        if self.critic_model is not None and self.critic != "shared":
+            raise ValueError(f"critic_model takes the place of critic={self.critic}: leave out one of them")
+        if self.critic_model is not None and self.value_head == "fitted":
+            raise ValueError("value_head=fitted replaces the head that critic_model brings: leave out one of them")
+        for name, given in (("critic_warmup", self.critic_warmup), ("critic_training", training.model_fields_set)):
+            if given and not self.own_critic:
+                raise ValueError(
+                    f"{name} needs a critic of its own: set critic to policy or reward, or leave {name} out"
+                )
+        if training.explained_variance is not None and not self.critic_warmup:
+            raise ValueError(
+                "critic_training.explained_variance ends a warm-up early: say by critic_warmup how many iterations it "
+                "may take at most"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluates_what_it_keeps(self) -> "PpoConfig":
+        if self.keep_best and self.held_out is None:
+            raise ValueError("keep_best compares held-out scores: give held_out, prompts that are not trained on")
+        if self.best_max_kl is not None and not self.keep_best:
+            raise ValueError("best_max_kl bounds what keep_best keeps: add keep_best=true")
+        if self.penalty_unit == "deviation" and not self.missing_eos_penalty:
+            raise ValueError("penalty_unit=deviation is the unit of missing_eos_penalty, which is 0")
         return self
 
     @model_validator(mode="after")

@@ -120,12 +120,15 @@ class AnswerRows:
 
     def bias(self, dtype: torch.dtype) -> Tensor:
         """[R, T, T] additive attention bias: a position sees the prompt and its own answer up to itself."""
-        keys = self.segments.unsqueeze(1)
-        seen = (keys == 0) | (keys == self.segments.unsqueeze(2))
-        length = self.ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril_()
-        zeros = torch.zeros(seen.shape, dtype=dtype, device=self.ids.device)
-        return zeros.masked_fill_(~(seen & causal), float("-inf"))
+        return segments_bias(self.segments, dtype)
+
+
+def segments_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """[R, T, T] additive attention bias of `AnswerRows.segments`."""
+    keys, length = segments.unsqueeze(1), segments.shape[1]
+    seen = (keys == 0) | (keys == segments.unsqueeze(2))
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril_()
+    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill_(~(seen & causal), float("-inf"))
 
 
 def pack_answers(rows: Sequence[Sequence[Sequence[int]]]) -> AnswerRows:

@@ -173,16 +173,19 @@ class Engine:
         sampling: Sampling | Sequence[Sampling],
         *,
         samples: int = 1,
+        first: int = 0,
         on_finished: Callable[[int], None] | None = None,
     ) -> list[Rollout]:
         """`samples` rollouts for each prompt, in order: all of prompt 0, then all of prompt 1 ...
 
         With one `sampling` the i-th rollout samples from (seed, i), so equal prompts get different answers; with one
-        for each prompt every prompt samples from its own seed, sample j from (seed, j). `on_finished` is called with
-        the number of rollouts finished since the last call. Raises `TrineError` before anything starts where a prompt
-        or its settings cannot be used, and `GenerationError`, which carries the other rollouts, where a request fails.
+        for each prompt every prompt samples from its own seed, sample j from (seed, j). `first`: the number of the
+        first prompt, where a batch is generated in several calls, or by several processes, as one call would.
+        `on_finished` is called with the number of rollouts finished since the last call. Raises `TrineError` before
+        anything starts where a prompt or its settings cannot be used, and `GenerationError`, which carries the other
+        rollouts, where a request fails.
         """
-        requests = self.make_requests(prompts, sampling, samples)
+        requests = self.make_requests(prompts, sampling, samples, first)
         callback("on_finished", on_finished)
         with self.one_thread:
             self.admission.waiting.extend(requests)
@@ -281,14 +284,20 @@ class Engine:
             self.admission.retire()
 
     def make_requests(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], samples: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        samples: int = 1,
+        first: int = 0,
     ) -> list[Request]:
         """Checked requests in the order of `generate`, not yet queued. May be called from any thread."""
         shared, samples = isinstance(sampling, Sampling), _positive("samples", samples)
         given = as_prompts(prompts)
         return [
             self._make_request(prompt, setting, number, sample, number * samples + sample if shared else sample)
-            for number, (prompt, setting) in enumerate(zip(given, as_settings(sampling, len(given)), strict=True))
+            for number, (prompt, setting) in enumerate(
+                zip(given, as_settings(sampling, len(given)), strict=True), first
+            )
             for sample in range(samples)
         ]
 

@@ -85,21 +85,32 @@ class ScoreModel(nn.Module):
 
 
 class PolicyWithValue(nn.Module):
-    """A policy and a value head on one trunk, or on two when `critic` is given (Ouyang et al. 2022)."""
+    """A policy and a value head on one trunk, or on two when `critic` is given (Ouyang et al. 2022).
 
-    def __init__(self, policy: Transformer, critic: Transformer | None = None) -> None:
+    `value_offset` is added to every value: a critic that begins as a reward model keeps the offset of that. Without
+    `valued` there is no value head, for algorithms that have no critic (GRPO, RLOO).
+    """
+
+    def __init__(self, policy: Transformer, critic: Transformer | None = None, *, valued: bool = True) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
-        self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
+        if valued:
+            self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
+        self.value_offset = 0.0
 
     def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T]."""
         hidden = self.policy(ids)[rows, columns]
         value_hidden = hidden if self.critic is None else self.value_hidden(ids, rows, columns)
-        return hidden, self.value_head(value_hidden)
+        return hidden, self.values(value_hidden)
 
     def value_hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """What the value head reads, [N, D]: hidden states of the critic, or of the policy where they share a trunk."""
         hidden: Tensor = (self.critic or self.policy)(ids)
         return hidden[rows, columns]
+
+    def values(self, value_hidden: Tensor) -> Tensor:
+        """Values [N], in fp32, of hidden states [N, D]."""
+        values: Tensor = self.value_head(value_hidden)
+        return values + self.value_offset if self.value_offset else values

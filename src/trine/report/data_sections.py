@@ -19,10 +19,33 @@ def functions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     )
     counts = {"train": "for training", "held_out_reward": "for the held-out reward model", "held_out": "held out"}
     rows = [(label, whole(run.results.get(key))) for key, label in counts.items() if key in run.results]
-    row = _first(run, recipe)
-    samples = [] if row is None else [Sample(_prompt(row), [_text(row, "response", "person", "What a person wrote")])]
+    row = first_record(run, recipe)
+    samples = (
+        [] if row is None else [Sample(prompt_text(row), [_text(row, "response", "person", "What a person wrote")])]
+    )
     tables = [*_counted("tasks", rows), *(table for table in (account_table(run.results),) if table.rows)]
     return Section(titled("Tasks", run, recipe), words, tables, samples=samples)
+
+
+def split_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """The parts, how many texts and groups each has, and their labels."""
+    by = run.config.get("by")
+    words = (
+        "The texts were divided into parts that have no "
+        f"{by or 'text'} in common: what is measured on one part says something of texts that the others never showed."
+    )
+    labels = run.results.get("labels", {})
+    rows = [
+        (name, whole(part.get("records")), whole(part.get("groups")), _labels(labels.get(name, {})))
+        for name, part in run.results.get("parts", {}).items()
+    ]
+    heading = ("part", "texts", by or "different texts", "labels")
+    tables = [Table(heading, rows, brief=False, title="Parts")] if rows else []
+    return Section(titled("Parts of the texts", run, recipe), words, tables)
+
+
+def _labels(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{label or 'none'} {whole(count)}" for label, count in sorted(counts.items()))
 
 
 def preferences_section(run: FinishedStage, recipe: RecipeRun) -> Section:
@@ -33,12 +56,12 @@ def preferences_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     )
     counts = {"train": "pairs to train on", "held_out": "pairs held out", "left_out": "samples cut at max_new_tokens"}
     rows = [(label, whole(run.results.get(key))) for key, label in counts.items() if key in run.results]
-    row = _first(run, recipe)
+    row = first_record(run, recipe)
     sides = [] if row is None else [
         _text(row, "chosen", "person", "Chosen: what a person wrote"),
         _text(row, "rejected", "before", "Rejected: what the model sampled"),
     ]  # fmt: skip
-    samples = [] if row is None else [Sample(_prompt(row), sides)]
+    samples = [] if row is None else [Sample(prompt_text(row), sides)]
     return Section(titled("Preference pairs", run, recipe), words, _counted("pairs", rows), samples=samples)
 
 
@@ -46,14 +69,15 @@ def _counted(name: str, rows: Sequence[tuple[str, ...]]) -> list[Table]:
     return [Table(("", name), rows, brief=False, title=f"Number of {name}")] if rows else []
 
 
-def _first(run: FinishedStage, recipe: RecipeRun) -> dict[str, Any] | None:
+def first_record(run: FinishedStage, recipe: RecipeRun) -> dict[str, Any] | None:
+    """The first record of the run's train.jsonl; None where it cannot be read."""
     reader = RunReader()
     row = reader.first_row(run.folder / "train.jsonl")
     recipe.notes.extend(reader.notes)
     return row
 
 
-def _prompt(row: dict[str, Any]) -> str:
+def prompt_text(row: dict[str, Any]) -> str:
     """The text of a prompt, which is a text or a list of messages."""
     prompt = row.get("prompt", "")
     if isinstance(prompt, list):

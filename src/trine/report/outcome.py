@@ -12,6 +12,9 @@ from trine.report.sections import Answer, Plot, Sample, Section, titled, units
 from trine.report.tables import ABSENT, Table, number, percent, share_of, signed, whole
 
 REWARDS = ("reward", "held_out_reward")
+SIDES: dict[Literal["before", "after", "person"], str] = {
+    "before": "Before PPO", "after": "After PPO", "person": "What a person wrote",
+}  # fmt: skip
 HEADLINE = "Rewards, before and after PPO: mean and median"
 
 
@@ -57,13 +60,36 @@ def rewards_table(run: FinishedStage) -> Table:
             deviations = results.get(f"{reward}_gain_in_deviations", {}).get(statistic)
             label = f"{reward_label(reward, run)}, {statistic}"
             rows.append((label, number(before, 2), number(after, 2), gain, signed(deviations)))
+        rows += _label_rows(results, reward, run)
     caption = (
         f"{whole(results.get('prompts'))} answers to held-out prompts on each side. In deviations: the gain over the "
         "standard deviation of the scores before. ± is one standard error of the mean gain, answer by answer."
     )
+    if any("half the score" in row[0] for row in rows):
+        caption += (
+            " Where a score is the log-odds of a label, above 0 is called positive, and half the score is about the "
+            "positive logit of a classifier with two logits, which is what is often averaged."
+        )
     return Table(
         ("score", "before", "after", "gain", "in deviations"), rows, caption, title="Means and medians", open=True
     )
+
+
+def _label_rows(results: dict[str, Any], reward: str, run: FinishedStage) -> list[tuple[str, ...]]:
+    """Of plain text, whose reward models are learned from labels: how much is above 0, and half of the log-odds."""
+    sides = [results[side][reward] for side in ("before", "after")]
+    if any("positive_share" not in side for side in sides):
+        return []
+    shares = [float(side["positive_share"]) for side in sides]
+    label = reward_label(reward, run)
+    halves = {statistic: [float(side["half_score"][statistic]) for side in sides] for statistic in ("mean", "median")}
+    return [
+        (f"{label}, share above 0", *map(percent, shares), f"{100 * (shares[1] - shares[0]):+.1f} points", ABSENT),
+        *(
+            (f"{label}, half the score, {name}", *(number(each, 2) for each in pair), signed(pair[1] - pair[0]), ABSENT)
+            for name, pair in halves.items()
+        ),
+    ]
 
 
 def _standard_error(results: dict[str, Any], reward: str) -> float | None:
@@ -94,16 +120,22 @@ def changes_table(run: FinishedStage) -> Table:
     names = [name for name in ("before", "after", "person") if name in run.results]
     sides = [run.results[name] for name in names]
     parsing = [side.get("parsing", {}) for side in sides]
-    rows: list[tuple[str, ...]] = [
-        ("KL to the reference, nats per response", *(_kl(run, name) for name in names)),
+    parsed: list[tuple[str, ...]] = [
         ("completions that parse", *(_parsing(part, "share", _total(part)) for part in parsing)),
         ("  of those ended by themselves", *(_parsing(part, "ended_share", part.get("ended")) for part in parsing)),
         ("  of those cut at max_new_tokens", *(_parsing(part, "cut_share", part.get("cut")) for part in parsing)),
+    ]
+    rows: list[tuple[str, ...]] = [
+        ("KL to the reference, nats per response", *(_kl(run, name) for name in names)),
+        *(parsed if any(parsing) else []),
         ("ended by themselves", *(percent(side.get("ended_share")) for side in sides)),
         ("distinct-2", *(number(side.get("distinct_2")) for side in sides)),
         ("mean length, tokens", *(number(side.get("length"), 1) for side in sides)),
     ]
     caption = "A completion cut at max_new_tokens counts up to its last complete statement. ± is one standard error."
+    if any("perplexity" in side for side in sides):
+        rows.append(("perplexity under the policy before", *(number(side.get("perplexity"), 1) for side in sides)))
+        caption = "Distinct-2 and perplexity are of the responses alone; what a person wrote is cut as samples are."
     headings = {"before": "before PPO", "after": "after PPO", "person": "a person"}
     return Table((run.name, *(headings[name] for name in names)), rows, caption, title="Before and after", open=True)
 
@@ -167,11 +199,7 @@ def samples_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     samples = [
         Sample(
             str(row.get("prompt", "")),
-            [
-                _answer("before", "Before PPO", row.get("before", {})),
-                _answer("after", "After PPO", row.get("after", {})),
-                _answer("person", "What a person wrote", row.get("person", {})),
-            ],
+            [_answer(side, heading, row[side]) for side, heading in SIDES.items() if side in row],
         )
         for row in run.samples
     ]

@@ -57,6 +57,11 @@ def tokenizer(results: Results) -> str:
     return f"{whole(results.get('vocab_size'))} tokens, {number(results.get('bytes_per_token'), 2)} bytes each"
 
 
+def split(results: Results) -> str:
+    parts = results.get("parts", {})
+    return ", ".join(f"{name} {whole(part['records'])} texts" for name, part in parts.items())
+
+
 def shards(results: Results) -> str:
     documents, tokens = (_over_parts(results, key) for key in ("documents", "tokens"))
     each = number(results.get("bytes_per_token"), 2)
@@ -90,8 +95,17 @@ def preferences(results: Results) -> str:
 
 
 def reward(results: Results) -> str:
-    pairs, accuracy = whole(results.get("training_pairs")), percent(results.get("accuracy"))
-    return f"trained on {pairs} pairs; accuracy {accuracy} on held-out pairs"
+    records = results.get("records", {}).get("train") or {"pair": results.get("training_pairs")}
+    trained = ", ".join(f"{whole(count)} {kind}s" for kind, count in records.items())
+    figures = {
+        "accuracy": "pairs", "held_out_label_accuracy": "labels", "held_out_ranking_accuracy": "rankings",
+    }  # fmt: skip
+    found = [f"{percent(results[key])} on held-out {kind}" for key, kind in figures.items() if key in results]
+    scores = results.get("held_out_score_spearman")
+    told = [f"accuracy {', '.join(found)}"] * bool(found) + [f"Spearman {number(scores)} of scores"] * (
+        scores is not None
+    )
+    return "; ".join([f"trained on {trained}", *told])
 
 
 def preview(results: Results) -> str:

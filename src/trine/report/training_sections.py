@@ -98,9 +98,20 @@ def accuracy_table(name: str, results: dict[str, Any]) -> Table:
     return Table((name, "accuracy", "pairs"), rows, caption, title="Accuracy beside baselines")
 
 
+REWARD_LOSSES = {
+    "ranking": "ranking loss, nats per pair",  # of runs that learned from pairs alone
+    "pair_loss": "loss of pairs, nats",
+    "ranking_loss": "loss of rankings, nats",
+    "label_loss": "loss of labels, nats",
+    "score_loss": "squared error of standardised scores",
+}
+
+
 def _reward_plots(run: FinishedStage) -> list[Plot]:
-    caption = "Ranking loss in training; ln 2 = 0.69 is chance."
-    plots = [replace(plot, caption=caption) for plot in loss_plot(run, "ranking", "ranking loss, nats per pair")]
+    caption = "Loss in training; of labels and pairs ln 2 = 0.69 is chance, of standardised scores 1."
+    plots = [
+        replace(plot, caption=caption) for key, label in REWARD_LOSSES.items() for plot in loss_plot(run, key, label)
+    ]
     plots += _accuracy_plot(run)
     results = run.results
     if results.get("reliability"):

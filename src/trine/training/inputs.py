@@ -12,6 +12,7 @@ from trine.catalog.rewards import is_function
 from trine.config.registry import STAGES
 from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
+from trine.data.record_files import is_record_file
 from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
@@ -64,10 +65,18 @@ def _data_set_fingerprint(name: str) -> str:
     return sha256_of(name.partition("@")[0], data_set_commit(name))
 
 
+def _records_fingerprint(name: str, place: Path) -> str:
+    """Of records in a file, in a run's folder, or in all files in and below another folder."""
+    if not place.is_dir() or is_class_folder(place) or (place / "run.json").exists():
+        return input_fingerprint(name, place)
+    files = sorted(path for path in place.rglob("*") if path.is_file() and is_record_file(path.name))
+    return sha256_of(*(f"{path.relative_to(place).as_posix()}:{sha256_of_file(path)}" for path in files))
+
+
 def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
     """Of what the setting `name` names: paths, a model, or a reward `package.module:function`, known by its source."""
     if isinstance(value, tuple):
-        return sha256_of(*(input_fingerprint(name, each) for each in value))
+        return sha256_of(*(_records_fingerprint(name, each) for each in value))
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if name == "adapter":

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,72 +28,11 @@ from trine.training.checkpoints import (
     save_checkpoint,
 )
 from trine.training.guard import StepGuard
+from trine.training.objective import Objective
 from trine.training.optimizers import set_learning_rates
 from trine.training.parallel import Parallel, clip_gradients, local
 from trine.training.run_folder import RunFolder
 from trine.training.schedules import schedule_warning, step_before_decay
-
-Batch = TypeVar("Batch")
-
-
-class Objective(Protocol[Batch]):
-    """What a stage trains: where its batches come from and what their loss is."""
-
-    name: str
-
-    def batches(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of one optimizer step, a function of `step` (and, for PPO, of the weights)."""
-        ...
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """How many tokens, pairs, ... each term of `batch` that is a sum is over; a maximum has none."""
-        ...
-
-    def terms(self, batch: Batch) -> dict[str, Term]:
-        """The loss of `batch` as named terms. Those of weight 0 are only logged."""
-        ...
-
-    def evaluate(self, final: bool) -> dict[str, Any]:
-        """Figures on held-out data."""
-        ...
-
-    def may_save(self, step: int) -> bool:
-        """Whether weights, optimizer state and `state` are all that is needed to resume after `step` steps."""
-        ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-    def observations(self, taken: bool = True) -> dict[str, float]:
-        """More figures of the last step, for the log; from `tokens` the loop computes tokens per second.
-
-        Called once a step. A step that is not `taken` was dropped by the guard: no running state may learn from it.
-        """
-        ...
-
-    def describe_batch(self, step: int) -> dict[str, Any]:
-        """Identifies the batch, for debugging."""
-        ...
-
-
-class StepObjective:
-    """Base of objectives whose batches are a function of the step alone: nothing to save but the step."""
-
-    def may_save(self, step: int) -> bool:
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The data position is the step."""
-
-    def observations(self, taken: bool = True) -> dict[str, float]:
-        return {}
-
-    def describe_batch(self, step: int) -> dict[str, Any]:
-        return {}
 
 
 @dataclass(frozen=True)
@@ -116,7 +55,7 @@ class Loop:
 
     `parallel`: the processes that train together. `watch_spikes`: a spike of loss or gradient norm is a bad step too,
     as a non-finite one always is. `log_every`: steps per row of the log, for an objective that can be saved between
-    rows only.
+    rows only. `clipped`: parameters whose gradients are clipped together, and their largest norm; by default all are.
     """
 
     def __init__(
@@ -132,12 +71,14 @@ class Loop:
         watch_spikes: bool = False,
         effort: Effort | None = None,
         log_every: int = 1,
+        clipped: Sequence[tuple[Sequence[nn.Parameter], float]] = (),
     ) -> None:
         self.objective, self.model, self.optimizers, self.steps, self.run = objective, model, optimizers, steps, run
         self.config, self.optimizer_config = settings
         self.parallel, self.effort, self.log_every = parallel or Parallel(), effort, log_every
         self.world = self.parallel.world
         self.parameters = list(model.parameters())
+        self.clipped = clipped or [(self.parameters, self.optimizer_config.clip_norm)]
         self.guard = StepGuard(self.config, spikes=watch_spikes)
         self._before_step: tuple[dict[str, Any], Tensor] = ({}, torch.get_rng_state())
         self._unlogged: list[dict[str, float]] = []
@@ -179,10 +120,15 @@ class Loop:
         if self.objective.may_save(step):
             self._before_step = self.objective.state(), torch.get_rng_state()
         batches = self._batches(step)
+        if not batches:
+            return {**self.objective.observations(), **self._skipped()}
+        started = time.perf_counter()
         totals = self.world.all_reduce_sum(add_up([self.objective.counts(batch) for batch in batches]))
         terms = self._backward(batches, totals)
-        norm = clip_gradients(self.parameters, self.optimizer_config.clip_norm)
+        seconds = time.perf_counter() - started
+        norm = math.hypot(*(clip_gradients(parameters, largest) for parameters, largest in self.clipped))
         figures = self._reduced(terms, totals)
+        self.objective.note({**figures, "gradient_seconds": seconds})
         loss = sum(term.weight * figures.get(name, 0.0) for name, term in terms[-1].items())
         problem = self.guard.problem(step, loss, norm)
         if problem is not None:
@@ -308,6 +254,7 @@ class Loop:
         for index, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{index}")
         tensors["torch_random_state"] = torch.get_rng_state() if random_state is None else random_state
+        tensors |= {f"objective/{name}": tensor for name, tensor in self.objective.tensors(step).items()}
         state = {"objective": objective or self.objective.state(), "guard": self.guard.state(), "steps": self.steps}
         state |= {"rows": dict(self.run.rows)}
         keep, protected = self.config.keep_checkpoints, self._before_decay
@@ -366,6 +313,8 @@ class Loop:
             restore_optimizer(optimizer, f"optimizer{index}", tensors)
         torch.set_rng_state(tensors["torch_random_state"])
         self.objective.restore(state["objective"])
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith("objective/")}
+        self.objective.restore_tensors({name.removeprefix("objective/"): tensor for name, tensor in own.items()})
         self.guard.restore(state["guard"])
 
 

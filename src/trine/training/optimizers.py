@@ -191,9 +191,15 @@ def make_optimizers(
 def set_learning_rates(
     optimizers: Iterable[torch.optim.Optimizer], step: int, steps: int, config: OptimizerConfig
 ) -> float:
-    """Give every group its learning rate at `step`; returns that of the first."""
-    share = learning_rate_share(step, steps, config)
+    """Give every group its learning rate at `step`, by `config` or its own `schedule`; returns that of the first."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-    return config.learning_rate * share
+            group["lr"] = group["peak"] * learning_rate_share(step, steps, group.get("schedule", config))
+    return config.learning_rate * learning_rate_share(step, steps, config)
+
+
+def give_schedule(optimizers: Iterable[torch.optim.Optimizer], config: OptimizerConfig) -> None:
+    """Let all groups of these optimizers follow `config`'s schedule in place of the loop's."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["schedule"] = config

@@ -43,16 +43,23 @@ class Parallel:
         yield
 
 
-def parallelise(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind) -> Parallel:
+def parallelise(
+    module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind, *, partly_used: bool = False
+) -> Parallel:
     """Wrap `module` for the processes of `world`; call the result's `module` in its place.
 
     With fsdp each of `blocks` is gathered just before it runs, and parameters become shards (DTensor): make the
-    optimizers after this.
+    optimizers after this. `partly_used`: there are steps in which some parameters get no gradient, the same in all
+    processes.
     """
-    return Parallel(world, module) if world.size == 1 else wrapped(module, blocks, world, kind)
+    if world.size == 1:
+        return Parallel(world, module)
+    return wrapped(module, blocks, world, kind, partly_used=partly_used)
 
 
-def wrapped(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind) -> Parallel:
+def wrapped(
+    module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: Kind, *, partly_used: bool = False
+) -> Parallel:
     """`parallelise` for any number of processes, one too, that PyTorch's process group knows."""
     if kind == "fsdp":
         return Parallel(world, _fully_sharded(module, blocks, world))
@@ -60,6 +67,7 @@ def wrapped(module: nn.Module, blocks: Sequence[nn.Module], world: World, kind: 
         module,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        find_unused_parameters=partly_used,
     )
     return Parallel(world, replicated, divides_by=world.size)
 
@@ -75,6 +83,13 @@ def _fully_sharded(module: nn.Module, blocks: Sequence[nn.Module], world: World)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     return module
+
+
+def reshard(module: nn.Module | None) -> None:
+    """Make the parameters of an FSDP module shards again, which a forward pass leaves gathered: before they are set."""
+    to_shards: Any = getattr(module, "reshard", None)
+    if to_shards is not None:
+        to_shards()
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -25,8 +25,9 @@ from trine.runtime.files import write_folder
 from trine.runtime.seeds import seed_torch
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.inputs import input_fingerprint
-from trine.training.loop import Loop, Objective
-from trine.training.optimizers import make_optimizers
+from trine.training.loop import Loop
+from trine.training.objective import Objective
+from trine.training.optimizers import give_schedule, make_optimizers
 from trine.training.parallel import Parallel
 from trine.training.run_folder import RunFolder, open_run
 
@@ -54,6 +55,22 @@ class TrainingConfig(Protocol):
 
     @property
     def loop(self) -> LoopConfig: ...
+
+
+@dataclass(frozen=True)
+class TrainedApart:
+    """A part of a model that is trained by an optimizer of its own; `shape`: of its Transformer.
+
+    `prefixes`: what the names of its parameters begin with.
+    """
+
+    prefixes: tuple[str, ...]
+    optimizer: OptimizerConfig
+    shape: ModelConfig
+
+    def holds(self, name: str) -> bool:
+        """Whether the parameter called `name` is of this part."""
+        return name.startswith(self.prefixes)
 
 
 @dataclass(frozen=True)
@@ -91,15 +108,27 @@ class StageRun:
         shape: ModelConfig,
         steps: int,
         parallel: Parallel | None = None,
+        apart: TrainedApart | None = None,
     ) -> dict[str, Any]:
         """Train what is not frozen in `model` (`shape`: of its Transformer); returns the final evaluation.
 
-        `parallel`: the module that several processes train together, where the stage runs in several.
+        `parallel`: the module that several processes train together, where the stage runs in several. `apart`: a part
+        of `model` with an optimizer, a schedule and a clipped norm of its own.
         """
         optimizer, compute = config.lora.optimizer(config.optimizer), self.hardware.compute_dtype
-        optimizers = make_optimizers(model.named_parameters(), optimizer, shape, compute, self.world)
+        own = [] if apart is None else [pair for pair in model.named_parameters() if apart.holds(pair[0])]
+        rest = [pair for pair in model.named_parameters() if apart is None or not apart.holds(pair[0])]
+        optimizers = make_optimizers(rest, optimizer, shape, compute, self.world)
+        clipped = [([each for _, each in rest], optimizer.clip_norm)]
+        if apart is not None:
+            others = make_optimizers(own, config.lora.optimizer(apart.optimizer), apart.shape, compute, self.world)
+            give_schedule(others, apart.optimizer)
+            optimizers += others
+            clipped.append(([each for _, each in own], apart.optimizer.clip_norm))
         settings = (config.loop, optimizer)
-        return Loop(objective, model, optimizers, steps, settings, self.folder, parallel=parallel).train()
+        return Loop(
+            objective, model, optimizers, steps, settings, self.folder, parallel=parallel, clipped=clipped
+        ).train()
 
     def write_model(self, name: str, tokenizer: Tokenizer, save: Callable[[Path], None]) -> None:
         """Write the folder `name` of the run, whole or not at all: what `save` writes, and the tokenizer."""

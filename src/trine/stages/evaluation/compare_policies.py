@@ -1,7 +1,9 @@
 """The task `ppo` of `trine evaluate`: what PPO changed, the policy before and after, on held-out prompts.
 
 Both answer the same prompts with the same seeds. Reported: scores of the reward it learned from and of a held-out
-reward model, KL to the reference, share that parses, distinct-2, length; samples beside what the person wrote.
+reward model, KL to the policy before, distinct-2, length; of code what parses; of plain text the share of scores above
+0, half of the scores (`half_score`: where a score is the log-odds of two labels, this is about the positive logit of a
+classifier with a logit for each), and the perplexity under the policy before. Samples stand beside what a person wrote.
 """
 
 from dataclasses import dataclass, replace
@@ -9,27 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_statistics import distinct_share, mean_median_deviation
 from trine.catalog.loading import open_model
 from trine.catalog.rewards import open_reward
 from trine.config.evaluation import EvaluateConfig
-from trine.data.files import read_examples
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
-from trine.records import Answer, Closing, Example, Message, Rollout
+from trine.records import Answer, Closing, Message, Rollout
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
-from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar
-from trine.runtime.seeds import derive_seed
+from trine.runtime.seeds import derive_seed, generator_for
 from trine.stages.rl.experience import pad_rollouts
-from trine.stages.rl.prompts import Prompt
-from trine.tokenizer.chat_format import Chat, chat_format
+from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.tokenizer.chat_format import Chat
+from trine.tokenizer.text_format import TextFormat, answer_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.run_folder import RunFolder
 
@@ -39,6 +41,7 @@ PLAIN_PROMPTS = (
     "from sklearn.model_selection import train_test_split\n\nX_train, X_test, y_train, y_test =",
 )
 FUNCTION_PROMPT = 'def print_hello_world():\n    """Print \'Hello, World!\' to the screen."""'
+REWARDS = ("reward", "held_out_reward")
 
 
 @dataclass(frozen=True)
@@ -53,61 +56,75 @@ class Side:
         return [answer.response for answer in self.answers]
 
 
+Sides = dict[str, Side]
+Scores = dict[str, dict[str, list[float]]]
+"""of each reward, of each side: a score for every answer"""
+
+
 def compare_policies(config: EvaluateConfig, hardware: Hardware, folder: RunFolder) -> dict[str, Any]:
     """The figures of both policies; writes samples.jsonl."""
-    prompts = Path(str(config.prompts))
-    examples = read_examples(prompts)
-    if not examples:
-        raise TrineError(f"{prompts} holds no prompts to evaluate on")
-    examples = examples * config.samples
     (before, tokenizer), (after, _) = (open_model(str(policy), hardware) for policy in config.policies)
-    chat = chat_format(tokenizer)
-    sides = {
-        "before": _answer(before, examples, chat, config),
-        "after": _answer(after, examples, chat, config),
-        "person": _persons(examples, chat),
-    }
-    scores = {
-        reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed)
-        for reward in ("reward", "held_out_reward")
-    }
-    results = _figures(sides, scores, examples)
-    results["kl"] = _kl(after, before, sides["after"].rollouts, config.temperature, tokenizer.pad)
-    results["completions"] = _completions(config, chat, before, after, hardware)
-    write_jsonl(folder.path / "samples.jsonl", _samples(examples, sides, scores, config.shown))
+    form = answer_format(tokenizer, config.form)
+    prompts = _prompts(config, form, before) * config.samples
+    sides = {"before": _answer(before, prompts, form, config), "after": _answer(after, prompts, form, config)}
+    if all(prompt.columns.get("response") for prompt in prompts):
+        sides["person"] = _persons(prompts, form, config)
+    scores = {reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed) for reward in REWARDS}
+    results = _figures(sides, scores, prompts, config)
+    after_sums, before_sums = (
+        summed_log_probs(model, sides["after"].rollouts, config.temperature, tokenizer.pad) for model in (after, before)
+    )
+    results["kl"] = float((after_sums - before_sums).mean())
+    if isinstance(form, TextFormat):
+        for name, side in sides.items():
+            results[name]["perplexity"] = perplexity(before, side.rollouts, tokenizer.pad)
+    else:
+        results["completions"] = _completions(config, form, before, after, hardware)
+    write_jsonl(folder.path / "samples.jsonl", _samples(prompts, sides, scores, config))
     return results
 
 
-def _answer(model: Transformer, examples: list[Example], chat: Chat, config: EvaluateConfig) -> Side:
+def _prompts(config: EvaluateConfig, form: Chat | TextFormat, model: Transformer) -> list[Prompt]:
+    """The held-out prompts that leave room for an answer, at most `max_prompts` of them."""
+    room = model.config.context - config.max_new_tokens
+    prompts = read_prompts(Path(str(config.prompts)), form, room, config.query_tokens, config.seed)
+    if not config.max_prompts or len(prompts) <= config.max_prompts:
+        return prompts
+    order = generator_for(config.seed, "evaluation prompts").permutation(len(prompts))[: config.max_prompts]
+    return [prompts[place] for place in sorted(order.tolist())]
+
+
+def _answer(model: Transformer, prompts: list[Prompt], form: Chat | TextFormat, config: EvaluateConfig) -> Side:
     sampling = Sampling(
-        config.max_new_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=chat.end_ids
-    )
-    with progress_bar("answering", len(examples)) as bar:
-        prompts = [chat.prompt_ids(example.prompt) for example in examples]
-        rollouts = Engine(model).generate(prompts, sampling, on_finished=bar.advance_or_stop)
-    return _side(rollouts, examples, chat)
-
-
-def _side(rollouts: list[Rollout], examples: list[Example], chat: Chat) -> Side:
+        config.max_new_tokens, config.temperature, derive_seed(config.seed, "evaluate"), eos_ids=form.end_ids,
+        stop_strings=config.stop_strings,
+    )  # fmt: skip
+    with progress_bar("answering", len(prompts)) as bar:
+        engine = Engine(model, tokenizer=form.tokenizer)
+        rollouts = engine.generate([prompt.ids for prompt in prompts], sampling, on_finished=bar.advance_or_stop)
     answers = [
-        Prompt(rollout.prompt_ids, example.prompt, example.columns).answer(rollout, chat)
-        for example, rollout in zip(examples, rollouts, strict=True)
+        prompt.answer(rollout, form, config.stop_strings) for prompt, rollout in zip(prompts, rollouts, strict=True)
     ]
     return Side(rollouts, answers)
 
 
-def _persons(examples: list[Example], chat: Chat) -> Side:
-    """What people wrote, as if it had been sampled: the measure of every figure."""
-    rollouts = [
-        Rollout(tuple(chat.prompt_ids(example.prompt)), tuple(chat.response_ids(example.response)), (), "eos")
-        for example in examples
-    ]
-    side = _side(rollouts, examples, chat)
-    return replace(side, answers=[replace(a, response=e.response) for a, e in zip(side.answers, examples, strict=True)])
+def _persons(prompts: list[Prompt], form: Chat | TextFormat, config: EvaluateConfig) -> Side:
+    """What people wrote, as if it had been sampled: the measure of every figure. Plain text is cut as samples are."""
+    rollouts = []
+    for prompt in prompts:
+        ids = tuple(form.response_ids(str(prompt.columns["response"])))
+        cut = isinstance(form, TextFormat) and len(ids) > config.max_new_tokens
+        ids = ids[: config.max_new_tokens] if cut else ids
+        rollouts.append(Rollout(prompt.ids, ids, (0.0,) * len(ids), "length" if cut else "eos"))
+    answers = [prompt.answer(rollout, form) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+    if isinstance(form, TextFormat):
+        return Side(rollouts, answers)
+    texts = [str(prompt.columns["response"]) for prompt in prompts]  # as it was written
+    return Side(rollouts, [replace(answer, response=text) for answer, text in zip(answers, texts, strict=True)])
 
 
 def _score(
-    name: str, sides: dict[str, Side], policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
+    name: str, sides: Sides, policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
     reward = open_reward(name, hardware, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
@@ -117,18 +134,20 @@ def _score(
     return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 
-def _figures(
-    sides: dict[str, Side], scores: dict[str, dict[str, list[float]]], examples: list[Example]
-) -> dict[str, Any]:
-    results: dict[str, Any] = {"prompts": len(examples), "scores": scores}
+def _figures(sides: Sides, scores: Scores, prompts: list[Prompt], config: EvaluateConfig) -> dict[str, Any]:
+    results: dict[str, Any] = {"prompts": len(prompts), "scores": scores}
     for name, side in sides.items():
         results[name] = {
             **{reward: mean_median_deviation(scores[reward][name]) for reward in scores},
-            "parsing": _parsing(side, examples),
             "distinct_2": distinct_share([rollout.response_ids for rollout in side.rollouts], 2),
             "length": mean_median_deviation([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
             "ended_share": sum(rollout.ended for rollout in side.rollouts) / len(side.rollouts),
         }
+        if config.form == "chat":
+            results[name]["parsing"] = _parsing(side, prompts)
+        else:
+            for reward in scores:
+                results[name][reward] |= of_labels(scores[reward][name])
     for reward in scores:
         gain = {
             statistic: results["after"][reward][statistic] - results["before"][reward][statistic]
@@ -139,10 +158,23 @@ def _figures(
     return results
 
 
-def _parsing(side: Side, examples: list[Example]) -> dict[str, float]:
+def of_labels(scores: list[float]) -> dict[str, Any]:
+    """Of scores that are log-odds: how many are above 0, and half of them, in mean and median.
+
+    >>> of_labels([-1.0, 3.0])
+    {'positive_share': 0.5, 'half_score': {'mean': 0.5, 'median': 0.5}}
+    """
+    halves = mean_median_deviation([score / 2 for score in scores])
+    return {
+        "positive_share": sum(score > 0 for score in scores) / len(scores),
+        "half_score": {name: halves[name] for name in ("mean", "median")},
+    }
+
+
+def _parsing(side: Side, prompts: list[Prompt]) -> dict[str, float]:
     check: ParseCheck = check_parsing(
-        (example.prompt[-1].content, text, rollout.ended)
-        for example, text, rollout in zip(examples, side.texts, side.rollouts, strict=True)
+        (prompt.messages[-1].content, text, rollout.ended)
+        for prompt, text, rollout in zip(prompts, side.texts, side.rollouts, strict=True)
     )
     return {
         "share": check.share,
@@ -154,19 +186,21 @@ def _parsing(side: Side, examples: list[Example]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _kl(policy: Transformer, reference: Transformer, rollouts: list[Rollout], temperature: float, pad: int) -> float:
-    """Mean over responses of the sum over tokens of log policy - log reference, nats."""
-    total = 0.0
+def summed_log_probs(model: Transformer, rollouts: list[Rollout], temperature: float, pad: int) -> Tensor:
+    """[B], float64 on the CPU: of every rollout the sum over its written tokens of log-probabilities, nats."""
+    sums = torch.zeros(len(rollouts), dtype=torch.float64)
     for start in range(0, len(rollouts), ROWS_AT_ONCE):
-        padded = pad_rollouts(rollouts[start : start + ROWS_AT_ONCE], pad, policy.output_weight.device)
-        logs = [
-            target_log_probs(
-                model(padded.ids)[padded.rows, padded.columns], model.output_weight, padded.targets, temperature
-            )
-            for model in (policy, reference)
-        ]
-        total += float((logs[0] - logs[1]).double().sum())
-    return total / len(rollouts)
+        padded = pad_rollouts(rollouts[start : start + ROWS_AT_ONCE], pad, model.output_weight.device)
+        hidden = model(padded.ids)[padded.rows, padded.columns]
+        found = target_log_probs(hidden, model.output_weight, padded.targets, temperature)
+        sums.index_add_(0, padded.rows.cpu() + start, found.cpu().double())
+    return sums
+
+
+def perplexity(model: Transformer, rollouts: list[Rollout], pad: int) -> float:
+    """exp of the mean over response tokens of -log-probability under `model`, at temperature 1."""
+    tokens = sum(len(rollout.written_places) for rollout in rollouts)
+    return float(torch.exp(-summed_log_probs(model, rollouts, 1.0, pad).sum() / max(tokens, 1)))
 
 
 def _completions(
@@ -189,26 +223,28 @@ def _completions(
     return [*rows, {"prompt": FUNCTION_PROMPT, **answered}]
 
 
-def _samples(
-    examples: list[Example], sides: dict[str, Side], scores: dict[str, dict[str, list[float]]], shown: int
-) -> list[dict[str, Any]]:
+def _samples(prompts: list[Prompt], sides: Sides, scores: Scores, config: EvaluateConfig) -> list[dict[str, Any]]:
     """Every n-th prompt: nothing is chosen by how it looks."""
-    every = max(1, len(examples) // shown)
+    every = max(1, len(prompts) // config.shown)
     return [
         {
-            "prompt": examples[index].prompt[-1].content,
-            "name": examples[index].name,
+            "prompt": prompts[index].messages[-1].content if config.form == "chat" else prompts[index].query,
+            "name": prompts[index].name,
             **{
                 name: {
-                    "text": side.texts[index]
-                    if side.rollouts[index].ended
-                    else cut_at_last_line(side.texts[index]) + " …",
-                    "reward": scores["reward"][name][index],
-                    "held_out_reward": scores["held_out_reward"][name][index],
+                    "text": _shown(side.answers[index], config),
+                    **{reward: scores[reward][name][index] for reward in REWARDS},
                 }
                 for name, side in sides.items()
             },
         }
-        for index in range(0, every * shown, every)
-        if index < len(examples)
+        for index in range(0, every * config.shown, every)
+        if index < len(prompts)
     ]
+
+
+def _shown(answer: Answer, config: EvaluateConfig) -> str:
+    """The text; of one that was cut, code to its last whole line."""
+    if answer.ended:
+        return answer.response
+    return (answer.response if config.form == "text" else cut_at_last_line(answer.response)) + " …"

@@ -26,7 +26,7 @@ from trine.stages.evaluation.summary import Figures, differences, figures
 from trine.stages.evaluation.task import ItemResult, Subject, Task, TaskRun
 from trine.stages.evaluation.task_files import make_task, read_tasks, task_fingerprint
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.inputs import fingerprint, model_fingerprint
+from trine.training.inputs import input_fingerprint, model_fingerprint
 from trine.training.run_folder import RunFolder, open_run
 
 ANSWERS, EXAMPLES = "answers", "examples"
@@ -51,8 +51,8 @@ def _inputs(config: EvaluateConfig, files: Sequence[TaskFile]) -> dict[str, str]
     if config.compares_policies:
         roles = ("before", "after", "base", "reward", "held_out_reward")
         named = {role: getattr(config, role) for role in roles}
-        found = {role: model_fingerprint(name) for role, name in named.items() if name is not None}
-        found["prompts"] = fingerprint(Path(str(config.prompts)))
+        found = {role: input_fingerprint(role, name) for role, name in named.items() if name is not None}
+        found["prompts"] = input_fingerprint("prompts", Path(str(config.prompts)))
     if config.models:
         found["models"] = sha256_of(*map(model_fingerprint, config.models))
     if files:

@@ -29,7 +29,7 @@ from trine.stages.finetuning.watched_tasks import WatchedTasks
 from trine.stages.language_modelling import LanguageModelLoss, loss_sum, shared_loss_sum, whole_model
 from trine.tokenizer.chat_format import Chat, format_to_learn
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.parallel import Parallel, parallelise
 from trine.training.stage_run import StageRun, stage_run
 

@@ -20,7 +20,7 @@ from trine.data.rows import Batch
 from trine.model.classifier import TaskModel
 from trine.records import Term, TokenSpan
 from trine.runtime.seeds import generator_for
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.parallel import Parallel
 
 

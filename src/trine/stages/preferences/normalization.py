@@ -76,7 +76,7 @@ def fresh_answers(
     if not fitting:
         raise TrineError(
             f"no prompt of the training records leaves room for max_new_tokens={config.max_new_tokens} within "
-            f"{context} tokens, so that the scores cannot be normalized on samples: lower it, or set normalize to false"
+            f"{context} tokens, so that the scores cannot be normalized on samples: lower it, or set normalize=off"
         )
     order = generator_for(config.seed, "normalization prompts").permutation(len(fitting)).tolist()
     chosen = [fitting[order[place % len(order)]] for place in range(config.normalization_samples)]

@@ -178,7 +178,7 @@ def _finish(
     scale = Normalization()
     prompts = [judgement.answers[0] for judgement in records.train]
     free = all(judgement.ranking is not None and asked_of(judgement) for judgement in records.train)
-    if free if config.normalize is None else config.normalize:
+    if config.normalize == "on" or (config.normalize == "auto" and free):
         scale = normalize(model, tokenizer, prompts, config, stage)
     stage.write_model("model", tokenizer, lambda folder: save_score_model(model, folder, pad_token_id=tokenizer.pad))
     return scale

@@ -83,13 +83,7 @@ def standard_of(judgements: Sequence[Judgement]) -> Standard:
 
 
 class Renderer:
-    """Turns judgements into items for `model`; `account` counts those that were cut or dropped.
-
-    Example::
-
-        renderer = Renderer(model, tokenizer, config, standard)
-        items = renderer.items(judgements)
-    """
+    """Turns judgements into items for `model`; `account` counts those that were cut or dropped."""
 
     def __init__(self, model: ScoreModel, tokenizer: Tokenizer, config: RewardConfig, standard: Standard) -> None:
         self.format = answer_format(tokenizer, model.form)

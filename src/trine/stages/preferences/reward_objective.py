@@ -13,7 +13,7 @@ from trine.stages.preferences.judged import Judged, held_out_figures
 from trine.stages.preferences.reward_batches import AnswerScores, RewardBatch, pack_items, score_items
 from trine.stages.preferences.reward_items import Item
 from trine.stages.preferences.reward_losses import counts_of, terms_of
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.parallel import Parallel
 
 BATCHES_SORTED_TOGETHER = 8

@@ -16,7 +16,7 @@ from trine.data.rows import Batch, RowSampler, window_batch
 from trine.data.shards import Shard
 from trine.records import Term
 from trine.stages.language_modelling import loss_sum, shared_loss_sum
-from trine.training.loop import StepObjective
+from trine.training.objective import StepObjective
 from trine.training.parallel import Parallel
 
 EVALUATION_ROWS = 32

@@ -6,14 +6,16 @@ holds a token that it did not write. Shapes: B responses, T row length, R longes
 policy wrote, of all rows (row by row).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trine.data.packing import pad
 from trine.records import Answer, Rollout
+from trine.stages.rl.exchange import rollouts_as_bytes, rollouts_from_bytes
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,22 @@ class TokenFigures:
 
 @dataclass(frozen=True)
 class UpdateBatch(TokenFigures):
-    """What an update learns from, flat: every tensor is [N], on the device of the policy."""
+    """What an update learns from, flat: every tensor is [N], on the device of the policy.
+
+    `importance`: the weight of each token's policy loss.
+    """
 
     advantages: Tensor
     returns: Tensor
+    importance: Tensor
 
 
 @dataclass(frozen=True)
 class Experience:
     """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
 
-    `scores` [B] are the reward's own; `rewards` are what every token earns. `answers`: the rollouts as rewards see
-    them.
+    `scores` [B] are the reward's own, NaN where it does not apply to a response: no update learns from that one.
+    `rewards` are what every token earns. `answers`: this process's rollouts as rewards see them; none once resumed.
     """
 
     rollouts: list[Rollout]
@@ -74,7 +80,13 @@ class Experience:
     advantages: Tensor
     returns: Tensor
     rewards: Tensor
+    importance: Tensor
     answers: Sequence[Answer] = ()
+
+    @property
+    def learned(self) -> Tensor:
+        """[B, R]: the response tokens that updates learn from."""
+        return self.mask & ~self.scores.isnan().unsqueeze(1)
 
     def flat(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """`values` [B, R] at the response tokens of `rows`, as [N]."""
@@ -82,9 +94,26 @@ class Experience:
         return values[chosen][self.mask[chosen]]
 
     def update_batch(self, rows: Sequence[int], device: torch.device) -> UpdateBatch:
-        """The response tokens of `rows`."""
-        names = UpdateBatch.__dataclass_fields__
-        return UpdateBatch(**{name: self.flat(getattr(self, name), rows).to(device) for name in names})
+        """The response tokens of `rows` that are learned from."""
+        chosen, names = list(rows), UpdateBatch.__dataclass_fields__
+        learned = self.learned[chosen]
+        return UpdateBatch(**{name: getattr(self, name)[chosen][learned].to(device) for name in names})
+
+    def learned_of(self, rows: Sequence[int], flat: Tensor) -> Tensor:
+        """Of something [N] of all response tokens of `rows`, that of the tokens that are learned from."""
+        kept = self.flat(self.learned, rows)
+        return flat if bool(kept.all()) else flat[kept.to(flat.device)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it but the answers, for a checkpoint."""
+        names = [name for name in self.__dataclass_fields__ if name not in ("rollouts", "answers")]
+        return {"rollouts": rollouts_as_bytes(self.rollouts), **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "Experience":
+        """What `tensors` gave."""
+        rest: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name != "rollouts"}
+        return cls(rollouts=rollouts_from_bytes(tensors["rollouts"]), **rest)
 
 
 def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
@@ -93,6 +122,19 @@ def response_mask(rollouts: Sequence[Rollout]) -> Tensor:
     for row, rollout in enumerate(rollouts):
         mask[row, list(rollout.written_places)] = True
     return mask
+
+
+def padded_log_probs(rollouts: Sequence[Rollout], mask: Tensor) -> Tensor:
+    """The engine's log-probabilities [B, R], 0 where `mask` is not set."""
+    found = torch.zeros(mask.shape)
+    for row, rollout in enumerate(rollouts):
+        found[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
+    return torch.where(mask, found, 0.0)
+
+
+def importance_weights(rollouts: Sequence[Rollout], old_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """min(pi / pi of the engine, `cap`) of every token [B, R] (Yao et al. 2025, truncated importance sampling)."""
+    return torch.where(mask, (old_log_probs - padded_log_probs(rollouts, mask)).exp().clamp(max=cap), 1.0)
 
 
 def fill_rows(padded: Tensor, mask: Tensor, rows: Sequence[int], flat: Tensor) -> None:

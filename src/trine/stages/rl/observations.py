@@ -3,6 +3,7 @@
 Nothing here changes what is trained: an observer reads, and what it must remember is part of a checkpoint.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
 from trine.rewards.base import Reward, RewardInParts
 from trine.rewards.function import prompt_text
+from trine.runtime.distributed import ALONE, World
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
-from trine.stages.rl.experience import Experience
+from trine.stages.rl.experience import Experience, padded_log_probs
 from trine.stages.rl.followed import Followed
 from trine.training.run_folder import RunFolder
 
@@ -28,7 +30,7 @@ class Observer:
     """Sees every iteration and every update of an objective; changes nothing.
 
     `held_out`: a reward that is never trained on. `folder`: where samples are logged. `followed`: what follows single
-    samples through an update (`followed.py`).
+    samples through an update (`followed.py`). `world`: the processes, each of which has the answers to its prompts.
     """
 
     def __init__(
@@ -38,15 +40,18 @@ class Observer:
         held_out: Reward | None = None,
         folder: RunFolder | None = None,
         followed: Followed | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
+        self.world = world
         self.watch = Watch(critic_from=config.critic_warmup)
 
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
-        figures = rollout_statistics(experience) | part_means(reward, experience.answers)
+        figures = rollout_statistics(experience) | part_means(reward, experience.answers, self.world)
         if self.held_out is not None and iteration % self.config.held_out_every == 0:
-            figures |= _held_out_figures(self.held_out.score(experience.answers))
+            scores = self.held_out.score(experience.answers).to(self.world.device)
+            figures |= _held_out_figures(self.world.all_gather(scores).cpu())
         figures |= self._alarms(iteration, figures)
         self._log_samples(iteration, experience)
         if self.followed is not None:
@@ -76,7 +81,7 @@ class Observer:
         every, config = self.config.samples_every, self.config
         if self.folder is None or not every or iteration % every:
             return
-        step = iteration * config.epochs * (config.batch_size // config.minibatch_size) + 1  # the row with its figures
+        step = iteration * config.steps_per_iteration + 1  # the row with its figures
         kl = response_kl(experience).tolist()
         self.folder.log_samples(
             [
@@ -101,6 +106,7 @@ def _prompt(answer: Answer) -> str:
 
 
 def _held_out_figures(scores: Tensor) -> dict[str, float]:
+    scores = scores[~scores.isnan()]
     found = mean_median_deviation(scores.tolist())
     return {
         "held_out_score": found["mean"],
@@ -110,10 +116,11 @@ def _held_out_figures(scores: Tensor) -> dict[str, float]:
     }
 
 
-def part_means(reward: Reward, answers: Sequence[Answer]) -> dict[str, float]:
-    """`part_NAME`: the mean of every part of the reward over the answers it applies to."""
+def part_means(reward: Reward, answers: Sequence[Answer], world: World = ALONE) -> dict[str, float]:
+    """`part_NAME`: the mean of every part of the reward over the answers of all processes that it applies to."""
     parts = reward.parts(answers) if isinstance(reward, RewardInParts) else {}
-    applied = {name: values[~values.isnan()] for name, values in parts.items()}
+    everywhere = {name: world.all_gather(values.to(world.device)).cpu() for name, values in parts.items()}
+    applied = {name: values[~values.isnan()] for name, values in everywhere.items()}
     return {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
 
 
@@ -124,13 +131,14 @@ def rollout_statistics(experience: Experience) -> dict[str, float]:
     that were sampled, an unbiased estimate of the entropy per token.
     """
     mask, rollouts = experience.mask, experience.rollouts
-    scores, lengths = mean_median_deviation(experience.scores.tolist()), mask.sum(1).float()
+    scored = experience.scores[~experience.scores.isnan()]
+    scores, lengths = mean_median_deviation(scored.tolist()), mask.sum(1).float()
     kl = response_kl(experience)
     return {
         "score": scores["mean"],
         "score_median": scores["median"],
         "score_deviation": scores["deviation"],
-        "score_error": standard_error(experience.scores),
+        "score_error": standard_error(scored),
         "zero_variance_share": zero_variance_share(rollouts, experience.scores),
         "kl": float(kl.mean()),
         "kl_error": standard_error(kl),
@@ -139,7 +147,7 @@ def rollout_statistics(experience: Experience) -> dict[str, float]:
         "length_shortest": float(lengths.min()),
         "length_longest": float(lengths.max()),
         "ended_share": sum(rollout.ended for rollout in rollouts) / len(rollouts),
-        "explained_variance": explained_variance(experience.old_values, experience.returns, mask),
+        "explained_variance": explained_variance(experience.old_values, experience.returns, experience.learned),
         "engine_difference": float(masked_mean(_engine_difference(experience), mask)),
     }
 
@@ -156,9 +164,10 @@ def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
     Where no prompt has several responses, all of them are the one group.
     """
     groups: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    for rollout, score in zip(rollouts, scores.tolist(), strict=True):
+    scored = [pair for pair in zip(rollouts, scores.tolist(), strict=True) if not math.isnan(pair[1])]
+    for rollout, score in scored:
         groups[rollout.prompt_ids].append(score)
-    several = [group for group in groups.values() if len(group) > 1] or [scores.tolist()]
+    several = [group for group in groups.values() if len(group) > 1] or [[score for _, score in scored]]
     return statistics.fmean(max(group) == min(group) for group in several)
 
 
@@ -169,7 +178,4 @@ def standard_error(values: Tensor) -> float:
 
 def _engine_difference(experience: Experience) -> Tensor:
     """|engine's log-probability - trainer's|, [B, R]."""
-    engine_log_probs = torch.zeros(experience.mask.shape)
-    for row, rollout in enumerate(experience.rollouts):
-        engine_log_probs[row, : len(rollout.log_probs)] = torch.tensor(rollout.log_probs)
-    return (engine_log_probs - experience.old_log_probs).abs()
+    return (padded_log_probs(experience.rollouts, experience.mask) - experience.old_log_probs).abs()

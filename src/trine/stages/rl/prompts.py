@@ -22,7 +22,8 @@ from trine.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered: token ids, the messages or the plain text (`query`) they stand for, its record's other fields.
+    """What is answered: token ids, the messages or the plain text (`query`) they stand for, its record's other fields
+    and its name.
 
     `ids` may be those of a later turn of a conversation: then they begin with a rollout's prompt and end before the
     turn that is scored.
@@ -32,6 +33,7 @@ class Prompt:
     messages: tuple[Message, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     query: str | None = None
+    name: str = ""
 
     def answer(self, rollout: Rollout, form: Chat | TextFormat, stop_strings: Sequence[str] = ()) -> Answer:
         """A rollout of this prompt, as a reward sees it: of a conversation of several turns the last, after the others.
@@ -72,9 +74,11 @@ def read_prompts(
         prompts = read_queries(source, form, query_tokens, seed)
     else:
         prompts = [
-            Prompt(tuple(form.prompt_ids(example.prompt)), example.prompt, example.columns)
+            Prompt(tuple(form.prompt_ids(example.prompt)), example.prompt, example.columns, name=example.name)
             for example in read_exchanges(source, answered=False)
         ]
+    if not prompts:
+        raise TrineError(f"{source} holds no prompts")
     fitting = [prompt for prompt in prompts if len(prompt.ids) <= max_prompt_tokens]
     if not fitting:
         raise TrineError(f"{source}: no prompt leaves room for an answer: lower max_new_tokens, or shorten the prompts")
@@ -102,13 +106,17 @@ def read_queries(source: Path, form: TextFormat, query_tokens: Sequence[int], se
 
 
 def query_of(example: Example, form: TextFormat, size: int | None) -> Prompt:
-    """The first `size` tokens of a text, and of a character that they break the rest; None: all of it."""
+    """The first `size` tokens of a text, and of a character that they break the rest; None: all of it.
+
+    What follows in the text is the column `response`, as a person's answer is in a conversation.
+    """
     ids = form.query_ids(example.response)
     if size is None:
-        return Prompt(tuple(ids), columns=example.columns, query=example.response)
+        return Prompt(tuple(ids), columns=example.columns, query=example.response, name=example.name)
     given = len(ids) - len(form.tokenizer.encode(example.response))  # BOS is no token of the text
     end = next((end for end in range(given + size, len(ids)) if _is_whole(ids[:end], form)), len(ids))
-    return Prompt(tuple(ids[:end]), columns=example.columns, query=form.tokenizer.decode(ids[:end]))
+    columns = {**example.columns, "response": form.text(ids[end:])}
+    return Prompt(tuple(ids[:end]), columns=columns, query=form.tokenizer.decode(ids[:end]), name=example.name)
 
 
 def _is_whole(ids: Sequence[int], form: TextFormat) -> bool:

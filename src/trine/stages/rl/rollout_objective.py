@@ -1,63 +1,75 @@
 """Online RL on text as five steps, which PPO, GRPO, RLOO and REINFORCE++ share.
 
 An algorithm is a subclass that says two things: how advantages are made of scores (step 4) and what the loss of an
-update is (step 5). `start_iteration` reads top to bottom:
+update is (step 5); and whether it `needs_critic`. `start_iteration` reads top to bottom:
 
     1 sample    2 score    3 log-probabilities and values    4 advantages    5 epochs x minibatches of updates
 
 Invariants: the old log-probabilities are the trainer's own, taken in the very micro-batches of the first epoch, so that
 the first ratio is exactly 1. Temperature is the same wherever a log-probability is taken. Dropout does not exist in
-Trine's models. Everything random is a function of (seed, iteration).
+Trine's models. Everything random is a function of (seed, iteration). Of several processes each samples and scores its
+share of the prompts; then all know the whole iteration, and of every minibatch each trains its share, so that neither
+what is learned from nor its order depends on how many there are. A checkpoint may be taken after any step: within an
+iteration it holds all that was computed at its start, so that the old policy need not be known any more.
 """
 
 import itertools
-import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trine.algorithms.text_kl import adapted_kl_coefficient
-from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
+from trine.algorithms.advantages import generalized_advantages
+from trine.algorithms.masked import explained_variance
+from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_regression import ridge_regression
 from trine.algorithms.text_rewards import token_rewards
 from trine.config.rl import PpoConfig
 from trine.engine.engine import Engine
-from trine.engine.sampling import Sampling
 from trine.model.heads import PolicyWithValue
-from trine.model.lora import lora_off
 from trine.model.transformer import Transformer
-from trine.records import Rollout, Term
+from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
-from trine.runtime.progress import say
-from trine.runtime.seeds import derive_seed, generator_for
+from trine.runtime.errors import TrineError
+from trine.runtime.seeds import generator_for
 from trine.stages.policy_gradient import POLICY_TERMS
+from trine.stages.rl.exchange import sum_over_processes
 from trine.stages.rl.experience import (
     Experience,
     PaddedRollouts,
     TokenFigures,
     UpdateBatch,
     fill_rows,
-    final_scores,
+    importance_weights,
     pad_rollouts,
+    padded_log_probs,
     response_mask,
 )
 from trine.stages.rl.observations import Observer
-from trine.stages.rl.prompts import Prompt, choose_prompts
-from trine.stages.rl.turns import sample_turns
-from trine.stages.rl.user import import_user
+from trine.stages.rl.phases import Phases
+from trine.stages.rl.prompts import Prompt
+from trine.stages.rl.running_state import RunningState
+from trine.stages.rl.sampler import Sampler
+from trine.stages.rl.scoring import Scorer
+from trine.stages.rl.shaping import paid_scores
+from trine.stages.rl.token_pass import Part, TokenPass, token_outputs
 from trine.tokenizer.chat_format import Chat
 from trine.tokenizer.text_format import TextFormat
 from trine.training.iterations import IterationObjective
+from trine.training.parallel import Parallel, is_sharded, reshard, shard_like
 
 
 class RolloutObjective(IterationObjective[list[int]]):
     """Iterations of rollouts and updates; a micro-batch is a list of rows of the current iteration's experience.
 
     `reference` may be the policy itself when that has LoRA adapters: its frozen base is what it started from.
+    `parallel`: the processes, and the `TokenPass` of `model` that they train together. `held_out` gives the figures of
+    an evaluation.
     """
+
+    needs_critic: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,26 +79,24 @@ class RolloutObjective(IterationObjective[list[int]]):
         prompts: Sequence[Prompt],
         chat: Chat | TextFormat,
         config: PpoConfig,
+        parallel: Parallel | None = None,
     ) -> None:
-        super().__init__(config.epochs, config.batch_size // config.minibatch_size)
-        self.model, self.reference, self.reward, self.prompts = model, reference, reward, prompts
-        self.chat, self.config = chat, config
-        self.user = import_user(config.user) if config.user else None
-        self.engine = Engine(model.policy, rows=config.batch_size, tokenizer=chat.tokenizer)
-        self.device = model.policy.output_weight.device
-        self.kl_coefficient = self._adapted = max(config.kl.coefficient, _floor(config))
+        minibatches = config.batch_size // config.minibatch_size
+        super().__init__(config.steps_per_iteration // minibatches, minibatches)
+        self.model, self.reference, self.reward, self.chat, self.config = model, reference, reward, chat, config
+        parallel = parallel or Parallel()
+        self.world, self.device = parallel.world, model.policy.output_weight.device
+        self.module: nn.Module = parallel.module or TokenPass(model, config.temperature)
+        self.sampler = Sampler(model.policy, prompts, chat, config, self.world)
+        self.scorer = Scorer(reward, background=config.reward_overlap > 0)
+        self.running, self.phases = RunningState(config), Phases()
+        self.held_out: Callable[[], dict[str, Any]] = dict
         self.iteration = 0
+        self._part: Part = "both"
         self.observer = Observer(config)
         self._experience: Experience | None = None
 
     # What an algorithm decides
-
-    def token_rewards(self, scores: Tensor, figures: TokenFigures, mask: Tensor) -> Tensor:
-        """Rewards [B, R]: the score [B] on the last token, less beta times the log-ratio (k1) on each, unless KL is in
-        the loss."""
-        log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
-        charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
-        return token_rewards(scores, log_ratios, mask, charged)
 
     @abstractmethod
     def advantages(
@@ -98,58 +108,83 @@ class RolloutObjective(IterationObjective[list[int]]):
     def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
         """The terms of an update on N response tokens; all tensors are [N]."""
 
+    def token_rewards(self, scores: Tensor, figures: TokenFigures, mask: Tensor) -> Tensor:
+        """Rewards [B, R]: the score [B] on the last token, less beta times the log-ratio (k1) on each, unless KL is in
+        the loss."""
+        log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
+        charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
+        return token_rewards(scores, log_ratios, mask, charged)
+
     # An iteration, top to bottom
 
     def start_iteration(self, iteration: int) -> None:
         """Steps 1 to 4: all that stays fixed during the iteration's updates."""
-        config, self.iteration = self.config, iteration
-        self.kl_coefficient = self.next_kl_coefficient
+        self.iteration = iteration
+        self.running.begin(self.accepted)
 
         # 1. Sample responses from the policy as it is now. GRPO and RLOO: several a prompt, a group.
-        rollouts, prompts = self.sample(iteration)
+        rollouts, answers = self.sample(iteration)
 
-        # 2. Score them: a reward model, a function, any `Reward`.
-        answers = [
-            prompt.answer(rollout, self.chat, config.stop_strings)
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
-        ]
-        scores = self.reward.score(answers)
-
-        paid = final_scores(scores, rollouts, config.missing_eos_penalty, config.missing_eos_score)
+        # 2. Score them: a reward model, a function, any `Reward`. With `reward_overlap` a thread does, beside 1 and 3.
+        scores = self.score()
 
         # 3. Log-probabilities of policy and reference, and the critic's values. Without a critic the values are unused.
-        if iteration == 0 and config.value_head == "fitted":
-            self.fit_value_head(rollouts, paid)
-        mask = response_mask(rollouts)
-        figures = self.token_figures(rollouts, mask, iteration)
+        if self.needs_critic and iteration == 0 and self.config.value_head == "fitted":
+            self.fit_value_head(rollouts, self.paid(scores(), rollouts))
+        written = response_mask(rollouts)
+        figures = self.token_figures(rollouts, written, iteration)
 
         # 4. Advantages. PPO: GAE over tokens, against the critic's values. GRPO: the score less its group's mean, over
         #    the group's deviation, for every token alike. RLOO: the score less the mean of the others in its group.
-        advantages, returns = self.advantages(rollouts, paid, figures, mask)
+        paid, mask = self.paid(scores(), rollouts), written & ~scores().isnan().unsqueeze(1)
+        with self.phases.of("advantages"):
+            advantages, returns = self.advantages(rollouts, paid, figures, mask)
 
         # 5. Epochs x minibatches of updates: the loop asks `batches` for rows and `terms` for their loss. PPO: clipped
         #    ratio and value loss. GRPO: the ratio and a KL term. RLOO: the plain policy gradient.
         self._experience = Experience(
-            rollouts, scores, mask, figures.old_log_probs, figures.old_values, figures.reference_log_probs,
-            advantages, returns, self.token_rewards(paid, figures, mask), answers,
+            rollouts, scores(), written, figures.old_log_probs, figures.old_values, figures.reference_log_probs,
+            advantages, returns, self.token_rewards(paid, figures, mask),
+            self.importance(rollouts, figures.old_log_probs, written), answers,
         )  # fmt: skip
         self._observe(iteration)
 
-    def sample(self, iteration: int) -> tuple[list[Rollout], list[Prompt]]:
-        """The iteration's responses, and the prompt of each; in a conversation that of its last turn."""
-        config = self.config
-        prompts = choose_prompts(self.prompts, config.batch_size, iteration, config.seed)
-        sampling = Sampling(
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=derive_seed(config.seed, "rollout", iteration),
-            eos_ids=self.chat.end_ids,
-            stop_strings=config.stop_strings,
-        )
-        self.engine.refresh()
-        if self.user is not None and not isinstance(self.chat, TextFormat):
-            return sample_turns(self.engine, self.chat, prompts, sampling, self.user, config.max_turns)
-        return self.engine.generate([prompt.ids for prompt in prompts], sampling), prompts
+    def sample(self, iteration: int) -> tuple[list[Rollout], list[Answer]]:
+        """The responses of all processes, and this one's own as rewards see them; the scorer is given these too."""
+        answers: list[Answer] = []
+
+        def take(part: list[Answer]) -> None:
+            answers.extend(part)
+            self.scorer.add(part)
+
+        with self.phases.of("sampling"):
+            return self.sampler.iteration(iteration, take), answers
+
+    def score(self) -> Callable[[], Tensor]:
+        """A function that gives the scores [B] of all processes, once the thread that scores has them."""
+        found: list[Tensor] = []
+
+        def scores() -> Tensor:
+            if not found:
+                with self.phases.of("reward"):
+                    found.append(self.world.all_gather(self.scorer.scores().to(self.world.device)).cpu())
+                if bool(found[0].isnan().all()):
+                    raise TrineError("the reward applies to none of the iteration's responses: all scores are NaN")
+            return found[0]
+
+        if not self.config.reward_overlap:
+            scores()
+        return scores
+
+    def paid(self, scores: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
+        """What the responses are paid for their scores [B]; 0 where the reward does not apply (NaN)."""
+        return paid_scores(scores, rollouts, self.running.take_in_scores(scores), self.config).nan_to_num(0.0)
+
+    def importance(self, rollouts: Sequence[Rollout], old_log_probs: Tensor, mask: Tensor) -> Tensor:
+        """Weights [B, R] of the tokens' policy losses: 1, unless the engine's probabilities are corrected for."""
+        if self.config.old_log_probs != "corrected":
+            return torch.ones(mask.shape)
+        return importance_weights(rollouts, old_log_probs, mask, self.config.importance_cap)
 
     @torch.no_grad()
     def fit_value_head(self, rollouts: Sequence[Rollout], scores: Tensor) -> None:
@@ -157,41 +192,77 @@ class RolloutObjective(IterationObjective[list[int]]):
         size, hidden, targets = self.config.micro_batch_size, [], []
         for start in range(0, len(rollouts), size):
             padded = self.pad(rollouts[start : start + size])
-            hidden.append(self.model.value_hidden(padded.ids, padded.rows, padded.columns).float().cpu())
+            hidden.append(self._run(padded, "value_hidden")[0].float().cpu())
             targets.append(scores[padded.rows.cpu() + start])
-        self.model.value_head.weight.copy_(ridge_regression(torch.cat(hidden), torch.cat(targets)))
+        reshard(self.module)
+        weight = self.model.value_head.weight
+        found = ridge_regression(torch.cat(hidden), torch.cat(targets)).expand(weight.shape).to(self.device)
+        weight.copy_(shard_like(found, weight) if is_sharded(weight) else found)
 
     @torch.no_grad()
     def token_figures(self, rollouts: Sequence[Rollout], mask: Tensor, iteration: int) -> TokenFigures:
-        """One number per response token of every rollout, [B, R] on the CPU."""
-        old_log_probs, old_values, reference = (torch.zeros(mask.shape) for _ in range(3))
-        for rows in itertools.chain(*self._epoch(iteration, 0, rollouts)):
-            padded = self.pad([rollouts[row] for row in rows])
-            log_probs, _, values = self._forward(padded)
-            fill_rows(old_log_probs, mask, rows, log_probs)
-            fill_rows(old_values, mask, rows, values)
-            fill_rows(reference, mask, rows, self.reference_log_probs(padded))
-        return TokenFigures(old_log_probs, old_values, reference)
+        """One number per response token of every rollout, [B, R] on the CPU; each process computes its share."""
+        engine = self.config.old_log_probs == "engine"
+        part: Part = "policy" if not self.needs_critic else "critic" if engine else "both"
+        tables = [torch.zeros(mask.shape) for _ in range(3)]
+        with self.phases.of("log_probs"):
+            for rows in itertools.chain(*self._epoch(iteration, 0, rollouts)):
+                padded = self.pad([rollouts[row] for row in rows])
+                log_probs, _, values = self._forward(padded, part)
+                for table, flat in zip(tables, (log_probs, values, self.reference_log_probs(padded)), strict=True):
+                    fill_rows(table, mask, rows, flat)
+            old_log_probs, old_values, reference = (sum_over_processes(self.world, table) for table in tables)
+        return TokenFigures(padded_log_probs(rollouts, mask) if engine else old_log_probs, old_values, reference)
 
     # Updates
 
     def micro_batches(self, iteration: int, epoch: int, minibatch: int) -> list[list[int]]:
+        """This process's share of an update; none where neither policy nor critic has anything left to learn."""
+        self.iteration = iteration
+        policy, critic = self.trains_policy(epoch), self.trains_critic(epoch)
+        if not policy and not (critic and self.config.own_critic):
+            self.running.skipped += 1
+            return []
+        self._part = "both" if policy and critic else "policy" if policy else "critic"
         return self._epoch(iteration, epoch, self.experience.rollouts)[minibatch]
 
+    def trains_policy(self, epoch: int) -> bool:
+        """Whether the policy learns in this pass: not in the critic's warm-up, nor once it moved too far."""
+        return epoch < self.config.epochs and not self.running.warming_up and not self.running.stopped
+
+    def trains_critic(self, epoch: int) -> bool:
+        """Whether the critic learns in this pass."""
+        return self.needs_critic and epoch < (self.config.critic_training.epochs or self.config.epochs)
+
     def counts(self, batch: list[int]) -> dict[str, float]:
-        tokens = float(self.experience.mask[batch].sum())
+        tokens = float(self.experience.learned[batch].sum())
         return dict.fromkeys((*POLICY_TERMS, "value", "kl_loss"), tokens)
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         padded = self.pad([self.experience.rollouts[row] for row in batch])
         update = self.experience.update_batch(batch, self.device)
-        log_probs, entropy, values = self._forward(padded)
-        self.observer.update(batch, log_probs.detach(), values.detach())
-        peak = (log_probs - update.old_log_probs).detach().abs().max()
+        found = self._forward(padded, self._part)
+        self.observer.update(
+            batch,
+            found[0].detach() if self._part != "critic" else None,
+            found[2].detach() if self._part != "policy" else None,
+        )
+        log_probs, entropy, values = (self.experience.learned_of(batch, flat) for flat in found)
+        terms = self.loss(log_probs, entropy, values, update)
+        if self._part == "critic":
+            return {"value": terms["value"]}
+        if self._part == "policy":
+            terms.pop("value", None)
+        apart = (log_probs - update.old_log_probs).detach().abs()
         return {
-            **self.loss(log_probs, entropy, values, update),
-            "peak_log_ratio": Term(peak, weight=0.0, reduction="max"),
+            **terms,
+            "peak_log_ratio": Term(apart.max() if len(apart) else apart.sum(), weight=0.0, reduction="max"),
         }
+
+    @property
+    def engine(self) -> Engine:
+        """What samples."""
+        return self.sampler.engine
 
     @property
     def experience(self) -> Experience:
@@ -201,30 +272,31 @@ class RolloutObjective(IterationObjective[list[int]]):
         return self._experience
 
     def _epoch(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
-        """Row numbers by minibatch and micro-batch, a fresh permutation every epoch.
+        """Row numbers of this process by minibatch and micro-batch, a fresh permutation every epoch.
 
-        Within a minibatch rows are sorted by length, so that micro-batches hold little padding.
+        Within a minibatch rows are sorted by length, so that micro-batches hold little padding, and then dealt out.
         """
         size, micro = self.config.minibatch_size, self.config.micro_batch_size
         order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
         lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
         minibatches = [
-            sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)
+            sorted(order[start : start + size], key=lengths.__getitem__)[self.world.rank :: self.world.size]
+            for start in range(0, len(order), size)
         ]
-        return [[rows[start : start + micro] for start in range(0, size, micro)] for rows in minibatches]
+        return [[rows[start : start + micro] for start in range(0, len(rows), micro)] for rows in minibatches]
 
     # Forward passes
 
     def pad(self, rollouts: Sequence[Rollout]) -> PaddedRollouts:
         return pad_rollouts(rollouts, self.chat.tokenizer.pad, self.device)
 
-    def _forward(self, padded: PaddedRollouts) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, entropies and values [N] of the response tokens."""
-        hidden, values = self.model(padded.ids, padded.rows, padded.columns)
-        log_probs, entropy = token_log_probs(
-            hidden, self.model.policy.output_weight, padded.targets, self.config.temperature
-        )
-        return log_probs, entropy, values
+    def _run(self, padded: PaddedRollouts, part: Part) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = self.module(padded.ids, padded.rows, padded.columns, padded.targets, part)
+        return found
+
+    def _forward(self, padded: PaddedRollouts, part: Part = "both") -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values [N] of the response tokens; zeros for what `part` leaves out."""
+        return token_outputs(self._run(padded, part), part)
 
     @torch.no_grad()
     def outputs(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
@@ -234,47 +306,69 @@ class RolloutObjective(IterationObjective[list[int]]):
 
     def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
         """Log-probabilities [N] of the response tokens under the reference."""
-        with lora_off(self.reference):
-            hidden = self.reference(padded.ids)[padded.rows, padded.columns]
+        if self.reference is self.model.policy:
+            return self._run(padded, "reference")[0]
+        hidden = self.reference(padded.ids)[padded.rows, padded.columns]
         return target_log_probs(hidden, self.reference.output_weight, padded.targets, self.config.temperature)
 
     # State and figures
 
     @property
+    def kl_coefficient(self) -> float:
+        """That of this iteration."""
+        return self.running.kl_coefficient
+
+    @property
     def next_kl_coefficient(self) -> float:
-        """That of the next iteration: adapted, unless the guard dropped all that this one would have learned."""
-        return self._adapted if self.accepted else self.kl_coefficient
+        """That of the next iteration."""
+        return self.running.next_kl_coefficient(self.accepted)
+
+    def may_save(self, step: int) -> bool:
+        """After any step."""
+        return True
 
     def state(self) -> dict[str, Any]:
-        return {"kl_coefficient": self.next_kl_coefficient, "observer": self.observer.state()}
+        seen = {"updates": self.updates, "observer": self.observer.state()}
+        return self.running.state(self.accepted) | seen
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.kl_coefficient = self._adapted = float(state["kl_coefficient"])
+        self.running.restore(state)
+        self.updates = list(state.get("updates", self.updates))
         self.observer.restore(state.get("observer", {}))
 
+    def tensors(self, step: int) -> dict[str, Tensor]:
+        """Within an iteration, what it learns from."""
+        return self.experience.tensors() if step % self.steps_per_iteration else {}
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self._experience = Experience.of_tensors(tensors) if tensors else None
+
+    def note(self, figures: dict[str, float]) -> None:
+        self.phases.add("gradients", figures["gradient_seconds"])
+        self.running.take_in_update(figures)
+
+    def observations(self, taken: bool = True) -> dict[str, float]:
+        """An iteration's figures once; where the time of every step went; how many updates were skipped so far."""
+        skipped = {"updates_skipped": float(self.running.skipped)} if self.running.skipped else {}
+        return {**super().observations(taken), **self.phases.take(), **skipped}
+
+    def evaluate(self, final: bool) -> dict[str, Any]:
+        return self.held_out()
+
     def _observe(self, iteration: int) -> None:
-        """Note the iteration's figures; the KL coefficient follows them in the next iteration."""
-        config = self.config
-        self.observed = {
-            "iteration": float(iteration),
-            **self.observer.iteration(iteration, self.experience, self.reward),
-            "kl_coefficient": self.kl_coefficient,
-        }
-        kl = self.observed["kl"]
-        if not math.isfinite(kl):
-            say(
-                f"   KL of iteration {iteration} is {kl}: the reference gives a sampled token no probability; "
-                f"kl.coefficient stays {self.kl_coefficient:.4g}",
-                style="yellow",
-            )
-        if config.kl.target is not None:
-            adapted = adapted_kl_coefficient(
-                self.kl_coefficient, kl,
-                target=config.kl.target, horizon=config.kl.horizon, episodes=config.batch_size,
-            )  # fmt: skip
-            self._adapted = max(_floor(config), adapted)
+        """Note the iteration's figures; the KL coefficient and the critic's warm-up follow them."""
+        experience = self.experience
+        self.observed = {"iteration": float(iteration), **self.observer.iteration(iteration, experience, self.reward)}
+        self.observed["kl_coefficient"] = self.kl_coefficient
+        self.running.take_in_kl(iteration, self.observed["kl"])
+        if self.needs_critic:
+            earned = self.earned(experience)
+            explained = explained_variance(experience.old_values, earned, experience.learned)
+            self.observed["explained_variance_of_earnings"] = explained
+            self.running.take_in_explained_variance(iteration, explained)
 
-
-def _floor(config: PpoConfig) -> float:
-    """The least KL coefficient; a fixed one has none."""
-    return 0.0 if config.kl.target is None else config.kl.min_coefficient
+    def earned(self, experience: Experience) -> Tensor:
+        """What each response earns from a token on, [B, R]: the discounted sum of rewards; no value is part of it."""
+        return generalized_advantages(
+            experience.rewards, experience.old_values, experience.learned, gamma=self.config.gamma, gae_lambda=1.0
+        )[1]

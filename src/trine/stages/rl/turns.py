@@ -29,27 +29,39 @@ class Talk:
     open: bool = True
 
 
-def sample_turns(
-    engine: Engine, chat: Chat, prompts: Sequence[Prompt], sampling: Sampling, user: User, max_turns: int
+def further_turns(
+    engine: Engine,
+    chat: Chat,
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    user: User,
+    max_turns: int,
 ) -> tuple[list[Rollout], list[Prompt]]:
-    """A rollout of at most `max_turns` turns of the policy for every prompt, and the prompt of its last turn.
+    """The first turns `rollouts` continued to at most `max_turns` turns of the policy, and the prompt of each's last.
 
     A conversation is over when the user says nothing, when the policy's turn was cut at `max_new_tokens`, which is each
     turn's, or when another turn would not fit the model's context: then it counts as cut.
     """
-    rollouts = engine.generate([prompt.ids for prompt in prompts], sampling)
     talks = [Talk(prompt, rollout, rollout.ended) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+    numbers = _numbers(rollouts)
     room = engine.source.config.context - sampling.max_new_tokens
     for turn in range(1, max_turns):
         talks = [_answered(talk, chat, sampling, user, room) if talk.open else talk for talk in talks]
         going = [place for place, talk in enumerate(talks) if talk.open]
         if not going:
             break
-        settings = [replace(sampling, seed=derive_seed(sampling.seed, "turn", turn, place)) for place in going]
+        settings = [replace(sampling, seed=derive_seed(sampling.seed, "turn", turn, numbers[place])) for place in going]
         spoken = engine.generate([talks[place].prompt.ids for place in going], settings)
         for place, rollout in zip(going, spoken, strict=True):
             talks[place] = _spoken(talks[place], rollout)
     return [talk.rollout for talk in talks], [talk.prompt for talk in talks]
+
+
+def _numbers(rollouts: Sequence[Rollout]) -> list[int]:
+    """The number of each response in its iteration, whoever samples it."""
+    samples = 1 + max(rollout.sample for rollout in rollouts)
+    return [rollout.prompt_index * samples + rollout.sample for rollout in rollouts]
 
 
 def _answered(talk: Talk, chat: Chat, sampling: Sampling, user: User, room: int) -> Talk:
