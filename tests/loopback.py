@@ -26,7 +26,7 @@ class QuietHandler(BaseHTTPRequestHandler):
 def listening(handler: type[QuietHandler]) -> Iterator[str]:
     """The address of a server that answers with `handler` on a free port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:

@@ -44,9 +44,10 @@ class Rule:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, samples: int = 1, *, answering: bool = False
     ) -> list[Rollout]:
         self.prompts += ["".join(map(chr, ids)) for ids in prompts]
+        answers = [tuple(ord(each) for each in self.answer("".join(map(chr, ids)))) for ids in prompts]
         return [
-            Rollout(tuple(ids), tuple(ord(each) for each in self.answer("".join(map(chr, ids)))), (), "stop")
-            for ids in prompts
+            Rollout(tuple(ids), answer, (0.0,) * len(answer), "stop")
+            for ids, answer in zip(prompts, answers, strict=True)
             for _ in range(samples)
         ]
 

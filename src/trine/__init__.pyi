@@ -20,6 +20,7 @@ from trine.config.finetuning import DataSetConfig as DataSetConfig
 from trine.config.lora import LoraConfig as LoraConfig
 from trine.config.preferences import CutsConfig as CutsConfig
 from trine.config.preferences import KindWeights as KindWeights
+from trine.config.rewards import RewardSum as RewardSum
 from trine.config.rl import CriticTrainingConfig as CriticTrainingConfig
 from trine.config.rl import KlConfig as KlConfig
 from trine.config.sandbox import Limits as Limits
@@ -226,8 +227,8 @@ def reward(
 def preview(
     out: _Path,
     model: _Path,
-    reward: _Path,
-    other: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
+    other: _Path | RewardSum | Mapping[str, Any],
     prompts: _Path,
     *,
     seed: int = ...,
@@ -249,7 +250,7 @@ def ppo(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path | None,
+    reward: _Path | RewardSum | Mapping[str, Any] | None,
     *,
     seed: int = ...,
     overwrite: bool = ...,
@@ -299,7 +300,7 @@ def ppo(
     held_out_size: int = ...,
     keep_best: bool = ...,
     best_max_kl: float | None = ...,
-    held_out_reward: _Path | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     held_out_every: int = ...,
     samples_every: int = ...,
     sample_count: int = ...,
@@ -419,8 +420,8 @@ def evaluate(
     before: _Path | None = ...,
     after: _Path | None = ...,
     base: _Path | None = ...,
-    reward: _Path | None = ...,
-    held_out_reward: _Path | None = ...,
+    reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
+    held_out_reward: _Path | RewardSum | Mapping[str, Any] | None = ...,
     prompts: _Path | None = ...,
     form: Literal["chat", "text"] = ...,
     query_tokens: Sequence[int] = ...,

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import Command
 from tests.tiny import tiny_model, tiny_tokenizer
 from trine.config.tasks import KINDS, ChoiceConfig, TaskKind, register_kind
-from trine.data.files import read_examples
+from trine.data.exchanges import read_examples
 from trine.model.folder import save_model
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.evaluation import evaluate

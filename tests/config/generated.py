@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from trine.config.base import Config
 from trine.config.fields import alternatives, bare, is_name, is_text
+from trine.config.rewards import RewardSum
 from trine.config.values import WORD
 
 # Texts and names that YAML, shells and option parsers are known to take for something else.
@@ -62,6 +63,9 @@ def value_of(kind: Any, random_: random.Random) -> Any:
 def _single(kind: Any, inner: Any, random_: random.Random) -> Any:
     if inner in (int, float):
         return _number(kind, inner, random_)
+    if inner is RewardSum:
+        names = random_.sample(("a b", "null", "length:max=3", "regex:a: b", "package.module:function"), 2)
+        return RewardSum.model_validate({"parts": [{"name": names[0], "weight": random_.choice((-1, 0.5))}, names[1]]})
     if isinstance(inner, type) and issubclass(inner, Config):
         return inner(folder=random_.choice(PATHS), text_field=random_.choice(TEXTS))  # a SourceConfig
     if is_name(kind):

@@ -18,7 +18,8 @@ from tests.mutations import mutations
 from trine.config.corpus import CorpusConfig, SourceConfig
 from trine.data.account import Tally
 from trine.data.corpus import open_corpus
-from trine.data.files import read_examples, read_preferences
+from trine.data.exchanges import read_examples
+from trine.data.files import read_preferences
 from trine.data.filters import FilterCounts
 from trine.data.readers import read_file
 from trine.data.sources import open_source

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trine.data.files import read_examples, read_preferences, write_examples, write_preferences
+from trine.data.exchanges import read_examples
+from trine.data.files import read_preferences, write_examples, write_preferences
 from trine.records import Example, Message, PreferencePair
 from trine.runtime.errors import TrineError
 
@@ -34,11 +35,11 @@ def test_a_prompt_may_be_a_plain_string(tmp_path: Path) -> None:
     [
         ('{"prompt": "x"}', "field 'response' must be a string, found None"),
         ('{"prompt": "x", "response": 5}', "field 'response' must be a string, found 5"),
-        ('{"prompt": 5, "response": "x"}', "field 'prompt' must be a string or a list of"),
-        ('{"prompt": [{"role": "user"}], "response": "x"}', "field 'prompt' must be"),
+        ('{"prompt": 5, "response": "x"}', "field 'prompt' must be a string, found 5"),
+        ('{"prompt": [{"role": "user"}], "response": "x"}', "field 'prompt[0].content' must be a string"),
         ('{"response": "x"}', "field 'prompt' must be"),
         ('{"prompt": [], "response": "x"}', "field 'prompt' must be"),
-        ('{"prompt": [{"role": "user", "content": 3}], "response": "x"}', "field 'prompt' must be"),
+        ('{"prompt": [{"role": "user", "content": 3}], "response": "x"}', "field 'prompt[0].content' must be a string"),
         ('{"prompt": [{"role": "robot", "content": "x"}], "response": "x"}', "role"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from pyarrow import parquet
 
 from trine.config.corpus import SourceConfig
 from trine.data.account import Tally
-from trine.data.files import read_examples, read_preferences, write_examples, write_preferences
+from trine.data.exchanges import read_examples
+from trine.data.files import read_preferences, write_examples, write_preferences
 from trine.data.licenses import allows
 from trine.data.readers import read_file
 from trine.records import Document, Example, Message, PreferencePair
@@ -272,15 +274,18 @@ def test_examples_and_preferences_may_be_tables(tmp_path: Path) -> None:
         ({"question": "a", "answer": "b"}, "the question-answer form"),
     ],
 )
-def test_the_forms_that_people_have_are_named(tmp_path: Path, row: dict[str, Any], name: str) -> None:
-    """4.7: with what is taken, and what to do."""
+def test_the_forms_that_people_have_are_examples_and_no_preferences(
+    tmp_path: Path, row: dict[str, Any], name: str
+) -> None:
+    """4.7: read as examples are (4.7 named them and said what to do); unpaired preferences are not, half being bad."""
     path = written(tmp_path / "a.jsonl", json.dumps(row) + "\n")
-    with pytest.raises(TrineError) as caught:
-        read_examples(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}:1: the record is in ") and name in message
-    assert "taken here is {prompt, response}" in message and "response" in message.rpartition("strings: ")[2]
-    with pytest.raises(TrineError, match=r"taken here is {prompt, chosen, rejected}"):
+    if "label" in row:
+        with pytest.raises(TrineError, match=r"a\.jsonl:1: the record is TRL's unpaired preference form"):
+            read_examples(path)
+    else:
+        (example,) = read_examples(path)
+        assert (example.prompt, example.response) == ((Message("user", "a"),), "b")
+    with pytest.raises(TrineError, match=rf"the record is in .*{re.escape(name)}.*taken here is {{prompt, chosen, rej"):
         read_preferences(path)
 
 

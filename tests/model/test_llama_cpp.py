@@ -22,7 +22,7 @@ from tests.tiny import FAMILY_NAMES, tiny_tokenizer
 from trine.catalog.loading import open_hardware, open_model
 from trine.cli.exchange import export_model
 from trine.config.use import ExportConfig
-from trine.data.files import read_examples
+from trine.data.exchanges import read_examples
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.config import RopeScaling

@@ -23,9 +23,9 @@ FILES = (
 
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take nearly all of a report's time; their data are read as before."""
-    from trine.report import outcome, pretraining_sections, training_sections
+    from trine.report import outcome, ppo_sections, pretraining_sections, training_sections
 
-    for module in (outcome, pretraining_sections, training_sections):
+    for module in (outcome, ppo_sections, pretraining_sections, training_sections):
         for name in ("line_plot", "histogram_plot", "reliability_plot"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda *_, **__: "")

@@ -40,7 +40,7 @@ def returning(value: Any) -> FunctionReward:
         ([], r"0 values for 2 responses"),
         ([1.0, 2.0, 3.0], "more than 2 values for 2 responses"),
         (lambda: repeat(1.0), "more than 2 values"),
-        ([1.0, None], "returned None for the response 'answer 1'"),
+        ([1.0, ""], r"returned '' \(str\) for the response 'answer 1' to the prompt 'question 1'"),
         (["1", "2"], r"returned '1' \(str\) for the response 'answer 0'"),
         ([0.0, float("nan")], "returned nan for the response 'answer 1'"),
         ([float("-inf"), 0.0], "returned -inf for the response 'answer 0'"),
@@ -93,7 +93,7 @@ def test_anything_returned_ends_in_finite_scores_or_in_words(returned: Any) -> N
     except TrineError as error:
         assert "reward mine:odd returned" in str(error)
         return
-    assert len(returned) == 2 and bool(scores.isfinite().all())
+    assert [value is None for value in returned] == scores.isnan().tolist() and not scores.isinf().any()
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,6 @@ def test_what_a_function_raises_is_told_with_the_line(error: BaseException) -> N
             FunctionReward(function, "mine:f").score(ANSWERS)
 
 
-async def later(prompts: list[str], responses: list[str]) -> list[float]:
-    return [0.0 for _ in responses]
-
-
 class Both:
     """An object that is called."""
 
@@ -137,7 +133,6 @@ class Both:
         (Both().one, r"takes \(prompts: list\[str\]\)"),
         (lambda *, prompts, responses: [1.0], r"takes \(\*, prompts, responses\) and is called with two lists"),
         (lambda prompts, responses, third, /: [1.0], r"takes \(prompts, responses, third, /\)"),
-        (later, "is asynchronous"),
         (7, r"is 7 \(int\), which is no function"),
         (sys, r"is .*, which is no function of \(prompts, responses\)"),
     ],

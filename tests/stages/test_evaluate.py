@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tests.conftest import PLAIN_CPU, evaluate_config
 from trine.catalog.loading import open_hardware, open_model, open_score_model
-from trine.data.files import read_examples, write_examples
+from trine.data.exchanges import read_examples
+from trine.data.files import write_examples
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.rewards.model import ModelReward

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import PLAIN_CPU, finetune_config
 from trine.catalog.loading import open_hardware, open_model
-from trine.data.files import read_examples
+from trine.data.exchanges import read_examples
 from trine.records import TokenSpan
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl

@@ -8,7 +8,7 @@ from tests.conftest import PLAIN_CPU
 from trine.config.corpus import CorpusConfig
 from trine.config.text import FunctionsConfig
 from trine.data.corpus import open_corpus
-from trine.data.files import read_examples
+from trine.data.exchanges import read_examples
 from trine.data.functions import join_function, parses
 from trine.records import Example
 from trine.runtime.errors import TrineError

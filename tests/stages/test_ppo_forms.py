@@ -112,11 +112,11 @@ def test_of_several_turns_nothing_is_learned_at_tokens_that_others_wrote() -> No
 
 def test_an_answer_of_plain_text_carries_its_query() -> None:
     objective = objective_of("gpt2", "text")
-    rollouts, prompts = objective.sample(0)
-    for one, prompt in zip(rollouts, prompts, strict=True):
-        answer = prompt.answer(one, objective.chat)
-        assert (answer.prompt, answer.query) == ((), prompt.query)
+    objective.batches(0)
+    for one, answer in zip(objective.experience.rollouts, objective.experience.answers, strict=True):
+        assert answer.prompt == ()
         assert answer.query in TEXTS
+        assert answer.prompt_ids == one.prompt_ids
         assert answer.response == objective.chat.tokenizer.decode(one.response_ids)
         assert one.ended == (one.response_ids[-1] == objective.chat.tokenizer.end_of_text)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import preferences_config
-from trine.data.files import read_examples, read_preferences, write_examples
+from trine.data.exchanges import read_examples
+from trine.data.files import read_preferences, write_examples
 from trine.records import PreferencePair
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json

@@ -88,7 +88,8 @@ def _quoted(value: object) -> str:
 def _configs(owner: type[Config]) -> Iterator[type[Config]]:
     """The configs that `owner`'s arguments name."""
     for field in owner.model_fields.values():
-        for kind in (field.annotation, *get_args(field.annotation)):
+        for each in (field.annotation, *get_args(field.annotation)):
+            kind = get_args(each)[0] if get_origin(each) is Annotated else each
             if isinstance(kind, type) and issubclass(kind, Config):
                 yield kind
 

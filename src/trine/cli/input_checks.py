@@ -16,6 +16,7 @@ from trine.config.corpus import CorpusConfig, SourceConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
+from trine.config.rewards import RewardPart, is_reward, parts_of, reward_kind
 from trine.runtime.errors import TrineError
 
 # Fields of a path that are written, not read.
@@ -49,7 +50,11 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         name = field.name.rpartition(".")[2]
         if value is None or name in _WRITTEN or _made_before(value, earlier):
             continue
-        if is_name(field.kind):
+        if is_reward(field.kind):
+            yield from (
+                partial(_check_reward, part) for part in parts_of(value) if not _made_before(part.name, earlier)
+            )
+        elif is_name(field.kind):
             names = (
                 each for each in (value if isinstance(value, tuple) else (value,)) if not _made_before(each, earlier)
             )
@@ -92,21 +97,27 @@ def _check_adapter(place: str, _: str) -> str | None:
 
 
 def _check_name(name: str, field: str) -> str | None:
-    """A model or a reward."""
+    """A model."""
     from trine.catalog.locating import SMOLLM2, find_model, is_hub_name, packaged_smollm2
-    from trine.catalog.rewards import is_function
 
-    if (field.endswith("reward") or field == "other") and is_function(name):
-        from trine.rewards.function import import_function
-
-        import_function(name)
-    elif Path(name).exists() or (name == SMOLLM2 and packaged_smollm2()):
+    if Path(name).exists() or (name == SMOLLM2 and packaged_smollm2()):
         find_model(name)
     elif name == SMOLLM2 or is_hub_name(name):
         return f"{name}: on the Hugging Face hub, not looked up"
     else:
         find_model(name)
     return None
+
+
+def _check_reward(part: RewardPart) -> str | None:
+    """Servers are not asked: what they answer is seen when a run tries its reward, before anything is sampled."""
+    if reward_kind(part.name) == "model":
+        return _check_name(part.name, "reward")
+    from trine.catalog.rewards import code_fingerprint, open_without_model
+
+    open_without_model(part)
+    code_fingerprint(part)  # reads the files that it needs
+    return f"{part.name}: a server, not asked" if reward_kind(part.name) == "endpoint" else None
 
 
 def _check_path(path: Path, name: str) -> str | None:

@@ -23,8 +23,13 @@ Word = Annotated[str, WORD]
 
 
 def _as_name(value: object) -> object:
-    """A path in its plainest spelling, so that a/b/ and a/b are the same model in a run folder's record."""
+    """A path in its plainest spelling, so that a/b/ and a/b are the same model in a run folder's record.
+
+    What has a colon and is no path is the name of a reward, a function or an address, and stays as it is.
+    """
     path = expanded(value)
+    if isinstance(path, Path) and ":" in str(value) and not path.exists():
+        return str(value)
     if isinstance(path, Refused):
         raise ValueError(path.reason)
     return str(path) if isinstance(path, Path) else value

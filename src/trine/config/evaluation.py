@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig, Word
 from trine.config.resumption import ByContent, MayChange
+from trine.config.rewards import OptionalReward
 from trine.records import Closing, Form
 
 BEFORE_AND_AFTER = "ppo"
@@ -48,10 +49,10 @@ class EvaluateConfig(StageConfig):
     """ppo: the policy after PPO"""
     base: ByContent[ModelName | None] = None
     """ppo, with form chat: the pretrained model, which completes the prompts as plain text"""
-    reward: ByContent[ModelName | None] = None
-    """ppo: reward model that the policy was trained against"""
-    held_out_reward: ByContent[ModelName | None] = None
-    """ppo: held-out reward model, one that the policy was not trained against"""
+    reward: ByContent[OptionalReward] = None
+    """ppo: reward that the policy was trained against: a reward model, or any that `trine ppo` takes"""
+    held_out_reward: ByContent[OptionalReward] = None
+    """ppo: held-out reward, one that the policy was not trained against"""
     prompts: ByContent[Path | None] = None
     """ppo: held-out examples, in any form that trine ppo reads; where all have an answer, a person's is shown too"""
     form: Form = "chat"

@@ -89,7 +89,9 @@ def item_kind(kind: Any) -> Any:
 
 def is_name(kind: Any) -> bool:
     """Whether it is the name of a model, which may be a path."""
-    return any(_NAMES in get_args(each) for each in (kind, *get_args(kind), *get_args(_outer(kind))))
+    if get_origin(kind) is Annotated:
+        return _NAMES in get_args(kind) or is_name(_outer(kind))
+    return (_is_union(kind) or get_origin(kind) is tuple) and any(map(is_name, get_args(kind)))
 
 
 def is_text(kind: Any) -> bool:

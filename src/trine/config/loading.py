@@ -4,7 +4,7 @@ A key that was renamed is refused with its new name (`config/renamed.py`).
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -88,14 +88,21 @@ _HOW_WRITTEN = {
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
-        if part.isdecimal():  # a place in a list of configs
+        if part not in cls.model_fields:  # a place in a list of configs, or which of several types the value is of
             continue
-        annotation = cls.model_fields[part].annotation
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        if not (inner and issubclass(inner[0], BaseModel)):
+        inner = next(_configs_in(cls.model_fields[part].annotation), None)
+        if inner is None:
             return []
-        cls = inner[0]
+        cls = inner
     return list(cls.model_fields)
+
+
+def _configs_in(kind: Any) -> Iterator[type[BaseModel]]:
+    """The config classes that a type names."""
+    if isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _configs_in(inner)
 
 
 def _description(cls: type[BaseModel], path: list[str]) -> str:

@@ -37,10 +37,10 @@ class PreferencesConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     examples: ByContent[Path]
-    """JSONL of {prompt, response}; each response is the chosen answer of its pairs, unless it is longer than
-    max_new_tokens"""
+    """records of a prompt and an answer in any form of fine-tuning: a file, a folder of files, or owner/name of a data
+    set on the Hugging Face hub; each answer is the chosen one of its pairs, unless it is longer than max_new_tokens"""
     held_out: ByContent[Path | None] = None
-    """JSONL of {prompt, response} for preference pairs to evaluate on"""
+    """the same, for preference pairs to evaluate on"""
     samples: PositiveInt = 1
     """answers sampled per training prompt"""
     held_out_samples: PositiveInt = 2
@@ -96,7 +96,6 @@ class RewardConfig(StageConfig):
     unnamed = ("model",)
     first = (
         "model", "kind", "labels", "scores", "pairs", "rankings", "held_out_share", "form", "epochs",
-        "optimizer.learning_rate",
     )  # fmt: skip
 
     model: ByContent[ModelName] = ""

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent, ChangesBits
+from trine.config.rewards import RewardSetting
 from trine.records import Closing, Form
 
 
@@ -19,10 +20,9 @@ class PreviewConfig(StageConfig):
     """policy that PPO will start from: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
-    reward: ByContent[ModelName]
-    """reward that PPO will maximise, which chooses the best of n: reward run or model folder, owner/name on the hub, or
-    package.module:function"""
-    other: ByContent[ModelName]
+    reward: ByContent[RewardSetting]
+    """reward that PPO will maximise, which chooses the best of n: a reward model, or any that `trine ppo` takes"""
+    other: ByContent[RewardSetting]
     """another reward, which scores what the first one chose: of another seed, other data or another kind"""
     prompts: ByContent[Path]
     """prompts in any form that `trine ppo` reads; best those held out from the reward models"""

@@ -18,6 +18,7 @@ from trine.config.base import (
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
+from trine.config.rewards import OptionalReward, parts_of, reward_kind
 from trine.records import Closing, Form
 
 
@@ -104,11 +105,12 @@ class PpoConfig(PolicyGradientConfig):
     None to end. What it says is read but not learned from"""
     max_turns: PositiveInt = 4
     """with user: turns of the policy in a conversation, each of at most max_new_tokens"""
-    reward: ByContent[ModelName | None]
-    """reward run or model folder, owner/name on the hub, or package.module:function, called with (prompts,
-    responses) and by name whatever other fields of the prompts' records it asks for, `messages` (the conversations)
-    and `ended` (whether each response did); returns scores. It is tried on a few prompts before anything is sampled.
-    null, with a `reference` of one's own: no score, only the KL penalty, which is on-policy distillation"""
+    reward: ByContent[OptionalReward]
+    """reward run or model folder, owner/name on the hub, package.module:function of (prompts, responses, other fields
+    of the prompts' records by name), an http address, one that comes with Trine (parses, tests, exact_answer,
+    regex:..., json_schema:FILE, length:..., repetition, words_wanted:...), or a sum of these: 'parses + 0.1*length'
+    (docs/reward-models.md). It is tried on a few prompts before anything is sampled. null, with a `reference` of one's
+    own: no score, only the KL penalty, which is on-policy distillation"""
     closed: Closing | None = None
     """how a reward model reads a response that was cut at max_new_tokens: line: to its last whole line, and ended; end:
     ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
@@ -188,7 +190,7 @@ class PpoConfig(PolicyGradientConfig):
     """with held_out: keep the policy of the evaluation with the best held-out score, as best/"""
     best_max_kl: MayChange[PositiveFloat | None] = None
     """with keep_best: only of evaluations whose KL to the reference is at most so many nats a response"""
-    held_out_reward: ByContent[ModelName | None] = None
+    held_out_reward: ByContent[OptionalReward] = None
     """a second reward, named as reward is, which nothing is trained on: it scores the same responses, and an alarm
     tells when it falls while the reward rises; it scores the responses to `held_out` too, in place of the reward"""
     held_out_every: MayChange[PositiveInt] = 1
@@ -225,13 +227,13 @@ class PpoConfig(PolicyGradientConfig):
     @model_validator(mode="after")
     def _agree(self) -> "PpoConfig":
         """Sizes that divide, and a critic that there is."""
-        function = self.reward is not None and ":" in self.reward and not Path(self.reward).exists()
-        if self.critic == "reward" and (function or self.reward is None):
-            what = f"reward={self.reward} is a function" if function else "there is none"
+        kinds = [reward_kind(part.name) for part in parts_of(self.reward)]
+        if self.critic == "reward" and kinds != ["model"]:
+            what = f"reward={self.reward} is a {kinds[0] if len(kinds) == 1 else 'sum'}" if kinds else "there is none"
             raise ValueError(f"critic=reward starts from a reward model, and {what}")
-        if self.closed is not None and function:
+        if self.closed is not None and kinds and "model" not in kinds:
             raise ValueError(
-                f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a function"
+                f"closed={self.closed} is how a reward model reads, and reward={self.reward} is a {kinds[0]}"
             )
         sizes = ("batch_size", "minibatch_size"), ("minibatch_size", "micro_batch_size")
         for name, part in (*sizes, ("batch_size", "samples_per_prompt")):

@@ -108,7 +108,12 @@ BUILT_IN = (
         makes=LANGUAGE_MODEL,
         estimate="trine.stages.rl.estimate:estimate",
         overview="trine.report.overview:ppo",
-        sections=("trine.report.training_sections:ppo_section",),
+        verdicts="trine.report.ppo_sections:verdicts",
+        sections=(
+            "trine.report.ppo_sections:ppo_section",
+            "trine.report.ppo_samples:followed_section",
+            "trine.report.ppo_samples:samples_section",
+        ),
     ),
     Stage(
         name="dpo",

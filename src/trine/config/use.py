@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share, Word
+from trine.config.rewards import RewardSetting
 from trine.config.values import AS_WRITTEN
 from trine.records import Closing, Form
 
@@ -83,9 +84,9 @@ class ScoreConfig(Config):
     first = ("file", "closed", "explain")
     unnamed = ("text",)
 
-    model: ModelName
+    model: RewardSetting
     """reward run or model folder, classifier of Hugging Face's form or owner/name of one on the hub,
-    package.module:function, or mean_minus_std:A,B,C"""
+    package.module:function, or any other reward that PPO takes, such as a sum or mean_minus_std:A,B,C"""
     text: str | None = None
     """the text to score; '-' scores each line of standard input"""
     file: Path | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.data.class_folders import class_folder_records, is_class_folder
-from trine.data.conversations import FORMS, Form, turns_of
+from trine.data.conversations import FORMS, REFUSED, Form, turns_of
 from trine.data.files import read_records
 from trine.data.record_files import is_record_file
 from trine.records import Example
@@ -28,14 +28,19 @@ _OWN = ("name", "group")
 Record = Mapping[str, Any]
 
 
+def read_examples(path: Path, *, answered: bool = True) -> list[Example]:
+    """The conversations of a file or of the files of a folder, each up to its last answer, with that."""
+    return exchanges_of(exchange_records(path, EXCHANGE_FIELDS), answered=answered)
+
+
 def exchanges_of(records: Iterable[tuple[str, Record]], *, answered: bool) -> list[Example]:
     """Conversations up to an answer, with it; where not `answered`, it may be missing. Other fields become `columns`.
 
     >>> exchanges_of([("a.jsonl:1", {"question": "2 + 2?", "answer": "4"})], answered=True)[0].response
     '4'
 
-    The answer is a column too, `response`, for rewards that ask for it. `records` are pairs of place and record. Raises
-    `TrineError` naming place and field of the first that cannot be read.
+    `records` are pairs of place and record. Raises `TrineError` naming place and field of the first that cannot be
+    read.
     """
     return [_exchange(record, place, answered) for place, record in records]
 
@@ -63,24 +68,33 @@ def exchange_records(source: Path, fields: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def _exchange(record: Record, place: str, answered: bool) -> Example:
-    form = next((form for whole in (True, False) for form in FORMS if _fits(form, record, whole)), None)
-    if form is None:
-        known = "; ".join(f"{{{', '.join(form.fields)}}}" for form in FORMS if form.fields != ("text",))
-        raise TrineError(
-            f"{place}: the record has the fields {', '.join(record):.200}, which are of no form that is known: {known}"
-        )
-    asked = dict(record)
+    form = _form_of(record, place, answered)
     missing = [name for name in form.fields if record.get(name) is None]
-    asked |= dict.fromkeys(missing, "")
-    messages = turns_of(form, asked, place)
-    response = messages.pop().content if messages and messages[-1].role == "assistant" else ""
-    if answered and not response:
-        raise TrineError(f"{place}: field {form.fields[-1]!r} has no answer, which is needed here")
+    messages = turns_of(form, {**record, **dict.fromkeys(missing, "")}, place)
+    response = messages.pop().content if messages and messages[-1].role == "assistant" else None
+    if answered and (missing or response is None):
+        raise TrineError(f"{place}: field {form.fields[-1]!r} must be a string, found None: an answer is needed here")
     if not messages:
         raise TrineError(f"{place}: field {form.fields[0]!r} asks nothing: there is no message before the answer")
     columns = {key: value for key, value in record.items() if key not in (form.fields[0], "response", *_OWN)}
-    columns |= {"response": response} if response else {}
-    return Example(tuple(messages), response, *_name_and_group(record, place), columns)
+    return Example(tuple(messages), response or "", *_name_and_group(record, place), columns)
+
+
+def _form_of(record: Record, place: str, answered: bool) -> Form:
+    """The form that a record is of, whole, or but for its answer."""
+    why = next((why for fields, why in REFUSED if all(name in record for name in fields)), None)
+    if why and answered:
+        raise TrineError(f"{place}: the record is {why}")
+    form = next((form for whole in (True, False) for form in FORMS if _fits(form, record, whole)), None)
+    if form is not None:
+        return form
+    missing = next((form.fields[0] for form in FORMS if form.begun(record)), None)
+    if missing:
+        raise TrineError(f"{place}: field {missing!r} must be a string or a list of messages, found None")
+    known = "; ".join(f"{{{', '.join(form.fields)}}}" for form in FORMS if form.fields != ("text",))
+    raise TrineError(
+        f"{place}: the record has the fields {', '.join(record):.200}, which are of no form that is known: {known}"
+    )
 
 
 def _fits(form: Form, record: Record, whole: bool) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from trine.report.plots import Band, Colour, Line, line_plot
+from trine.report.ppo_sections import APPROXIMATE_KL, EXPLAINED_VARIANCE
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Film, Plot, Section
 from trine.report.tables import ABSENT, Table, number, whole
-from trine.report.training_sections import APPROXIMATE_KL, EXPLAINED_VARIANCE
 
 BINS = 50
 COLOURS: tuple[Colour, ...] = ("before", "accent", "after", "person", "ink")

@@ -5,7 +5,9 @@ import statistics
 from pathlib import Path
 from typing import Any, Literal
 
+from trine.config.rewards import shown_reward
 from trine.config.stages import PREFERENCE_PAIRS, REWARD_MODEL
+from trine.report.before_after import before_after
 from trine.report.plots import Group, histogram_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Answer, Plot, Sample, Section, titled, units
@@ -33,7 +35,8 @@ def headline_section(run: FinishedStage, recipe: RecipeRun) -> Section:
         "unit of its own, only differences mean something: in deviations, they are divided by the standard deviation "
         f"of the scores before PPO ({_deviations(run)})."
     )
-    return Section(titled(HEADLINE, run, recipe), words, [rewards_table(run)], _score_plots(run, recipe))
+    tables = [rewards_table(run), *intervals_tables(run)]
+    return Section(titled(HEADLINE, run, recipe), words, tables, _score_plots(run, recipe))
 
 
 def _deviations(run: FinishedStage) -> str:
@@ -42,7 +45,7 @@ def _deviations(run: FinishedStage) -> str:
 
 
 def reward_label(reward: str, run: FinishedStage) -> str:
-    name = Path(str(run.config.get(reward, reward))).name
+    name = shown_reward(run.config.get(reward) or reward)
     role = "reward it learned from" if reward == "reward" else "held-out reward model"
     return role if name == reward else f"{role} ({name})"
 
@@ -75,6 +78,25 @@ def rewards_table(run: FinishedStage) -> Table:
     )
 
 
+def intervals_tables(run: FinishedStage) -> list[Table]:
+    """Mean and median of both scores with intervals over prompts, where the scores of single answers are known."""
+    rows: list[tuple[str, ...]] = []
+    samples = run.config.get("samples", 1)
+    for reward in REWARDS:
+        scores = run.results.get("scores", {}).get(reward, {})
+        before, after = (scores.get(side) or [] for side in ("before", "after"))
+        if before and len(before) == len(after):
+            prompts = max(len(before) // samples, 1) if isinstance(samples, int) and samples > 0 else len(before)
+            groups = [place % prompts for place in range(len(before))]  # a prompt's answers are as far apart
+            name = reward_label(reward, run)
+            rows += [
+                (f"{name}, {each.statistic}", *each.cells[1:]) for each in before_after(before, after, groups, groups)
+            ]
+    caption = "95% intervals over prompts (bootstrap); a prompt's answers before and after are sampled together."
+    columns = ("score", "before", "after", "gain")
+    return [Table(columns, rows, caption, brief=False, title="Means and medians with intervals")] if rows else []
+
+
 def _label_rows(results: dict[str, Any], reward: str, run: FinishedStage) -> list[tuple[str, ...]]:
     """Of plain text, whose reward models are learned from labels: how much is above 0, and half of the log-odds."""
     sides = [results[side][reward] for side in ("before", "after")]
@@ -95,7 +117,8 @@ def _label_rows(results: dict[str, Any], reward: str, run: FinishedStage) -> lis
 def _standard_error(results: dict[str, Any], reward: str) -> float | None:
     """Of the mean gain: before and after answer the same prompts, so differences are taken prompt by prompt."""
     scores = results.get("scores", {}).get(reward, {})
-    differences = [b - a for a, b in zip(scores.get("before", []), scores.get("after", []), strict=False)]
+    pairs = zip(scores.get("before", []), scores.get("after", []), strict=False)
+    differences = [b - a for a, b in pairs if a is not None and b is not None]
     return statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
 
 
@@ -180,8 +203,8 @@ def _score_plots(run: FinishedStage, recipe: RecipeRun) -> list[Plot]:
         scores = run.results.get("scores", {}).get(reward, {})
         if scores.get("before") and scores.get("after"):
             groups: list[Group] = [
-                ("before PPO", scores["before"], "before"),
-                ("after PPO", scores["after"], "after"),
+                ("before PPO", [score for score in scores["before"] if score is not None], "before"),
+                ("after PPO", [score for score in scores["after"] if score is not None], "after"),
             ]
             unit = units(recipe.made_at(run.config.get(reward), REWARD_MODEL))
             label = reward_label(reward, run)
@@ -207,7 +230,7 @@ def samples_section(run: FinishedStage, recipe: RecipeRun) -> Section:
 
 
 def _answer(side: Literal["before", "after", "person"], heading: str, answer: dict[str, Any]) -> Answer:
-    scores = [f"{reward} {signed(answer[reward])}" for reward in REWARDS if reward in answer]
+    scores = [f"{reward} {signed(answer[reward])}" for reward in REWARDS if answer.get(reward) is not None]
     return Answer(side, heading, str(answer.get("text", "")), " · ".join(scores))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.config.preview import PreviewConfig
+from trine.config.rewards import shown_reward
 from trine.config.stage import Printed
 from trine.report.plots import Band, Colour, Line, line_plot
 from trine.report.preview_outcome import kept_by_ppo, outcome_tables
@@ -106,7 +107,7 @@ def preview_section(run: FinishedStage, recipe: RecipeRun) -> Section:
 
 def _facts(run: FinishedStage) -> Table:
     names: list[tuple[str, ...]] = [
-        ("chooses", str(run.config.get("reward", ""))),
+        ("chooses", shown_reward(run.config.get("reward", ""))),
         ("does not choose", str(run.config.get("other", ""))),
         ("prompts, answers to each", f"{whole(run.results['prompts'])}, {whole(run.results['samples'])}"),
         ("remarks", " ".join(_remarks(run.results)) or ABSENT),

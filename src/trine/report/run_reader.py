@@ -23,7 +23,8 @@ Series = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """One finished stage: its config, what it made (`done.json`), its metric rows, samples, and training rows."""
+    """One finished stage: its config, what it made (`done.json`), its metric rows, samples, training rows and followed
+    samples."""
 
     name: str
     stage: str
@@ -35,6 +36,7 @@ class FinishedStage:
     samples: list[dict[str, Any]]
     folder: Path = Path()
     shown_rows: list[dict[str, Any]] = field(default_factory=list)
+    followed: list[dict[str, Any]] = field(default_factory=list)
 
     def by_step(self, key: str) -> Series:
         """Steps and values of the rows that hold `key`."""
@@ -231,6 +233,7 @@ def _read_stage(folder: Path, entry: dict[str, Any], reader: RunReader) -> Finis
         samples=reader.rows(folder / "samples.jsonl"),
         folder=folder,
         shown_rows=reader.rows(folder / "rows.jsonl"),
+        followed=reader.rows(folder / "followed.jsonl"),
     )
 
 

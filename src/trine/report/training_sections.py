@@ -1,11 +1,10 @@
-"""Sections on fine-tuning, reward models and PPO; and the plot of a training loss."""
+"""Sections on fine-tuning and reward models; and the plot of a training loss."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from trine.config.stages import PREFERENCE_PAIRS
-from trine.report.plots import Colour, Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
+from trine.report.plots import Group, Line, histogram_plot, line_plot, loss_lines, reliability_plot
 from trine.report.run_reader import FinishedStage, RecipeRun
 from trine.report.sections import Plot, Section, TokenRow, titled, units
 from trine.report.tables import Table, number, share_of, whole
@@ -138,91 +137,3 @@ def _accuracy_plot(run: FinishedStage) -> list[Plot]:
         lines.append(Line(*held_out, "held out", "after"))
     svg = line_plot(lines, "step", "accuracy", f"{run.name}: accuracy over steps", counted=True)
     return [Plot(svg, "Accuracy: share of the pairs of each training batch ranked right.")]
-
-
-EXPLAINED_VARIANCE = "Explained variance of the returns by the critic: 1 is perfect, 0 no better than a constant."
-APPROXIMATE_KL = "Approximate KL between the policy before and after an iteration's updates: should stay small."
-# Metrics of one plot, its vertical axis, its caption.
-PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("score", "score_median"), "reward", "Reward of each iteration's responses: should rise."),
-    (("kl",), "KL divergence, nats per response", "KL divergence from the reference policy: should level off."),
-    (
-        ("length",),
-        "response length, tokens",
-        "Mean length of responses. A steady drift, up or down, may be reward hacking.",
-    ),
-    (("entropy",), "entropy, nats per token", "Entropy of the policy. A fall to 0 is collapse."),
-    (
-        ("clip_fraction",),
-        "clip fraction",
-        "Clip fraction: share of tokens with a clipped ratio. Up to about 0.2 is usual.",
-    ),
-    (("explained_variance",), "explained variance", EXPLAINED_VARIANCE),
-    (("kl_coefficient",), "KL coefficient", "KL coefficient: what the reward is reduced by for each nat of KL."),
-    (("approximate_kl",), "approximate KL, nats per token", APPROXIMATE_KL),
-    (("ended_share",), "share that ended", "Responses that ended with the end token, within max_new_tokens."),
-)
-
-
-def ppo_section(run: FinishedStage, recipe: RecipeRun) -> Section:
-    """The curves of PPO, iteration by iteration."""
-    words = (
-        "In every iteration the policy answers a batch of prompts, the reward scores the answers, and updates make "
-        "answers with a positive advantage more likely, with a KL penalty against the reference policy. Good is a "
-        "score that rises while KL stays moderate and entropy, length and the share of responses that end stay steady."
-    )
-    kl = run.config.get("kl") or {}
-    target = f"adapted to a target of {kl['target']:g} nats per response" if kl.get("target") else "fixed"
-    rows: list[tuple[str, ...]] = [
-        ("iterations", whole(run.results.get("iterations"))),
-        ("responses per iteration", whole(run.config.get("batch_size"))),
-        ("reward", Path(str(run.config.get("reward", ""))).name),
-        ("KL coefficient", f"{number(kl.get('coefficient'))}, {target}"),
-    ]
-    tables = [table for table in (_ppo_table(run),) if table.rows]
-    tables.append(Table(("", ""), rows, brief=False, title="Settings"))
-    return Section(titled("PPO", run, recipe), words, tables, _ppo_plots(run))
-
-
-PPO_FIGURES = {
-    "score": "score, mean",
-    "score_median": "score, median",
-    "kl": "KL to the reference, nats per response",
-    "length": "response length, tokens",
-    "ended_share": "ended by themselves",
-    "entropy": "entropy, nats per token",
-    "explained_variance": "explained variance",
-    "clip_fraction": "clip fraction",
-    "approximate_kl": "approximate KL, nats per token",
-    "kl_coefficient": "KL coefficient",
-}
-
-
-def _ppo_table(run: FinishedStage) -> Table:
-    """Means over the first and the last iterations: the curves in numbers."""
-    rows: list[tuple[str, ...]] = []
-    window = 1
-    for key, label in PPO_FIGURES.items():
-        values = run.by_iteration(key)[1]
-        if values:
-            window = max(1, len(values) // 10)
-            digits = 4 if key == "approximate_kl" else 3
-            ends = (values[:window], values[-window:])
-            rows.append((label, *(number(sum(part) / window, digits) for part in ends)))
-    caption = f"Means of the first and last {window} iterations." if window > 1 else ""
-    return Table((run.name, "first", "last"), rows, caption, title="The curves in numbers")
-
-
-def _ppo_plots(run: FinishedStage) -> list[Plot]:
-    plots = []
-    colours: tuple[Colour, ...] = ("accent", "before")
-    for keys, y_label, caption in PPO_CURVES:
-        curves = [(run.by_iteration(key), colour) for key, colour in zip(keys, colours, strict=False)]
-        labels = ("mean", "median") if len(keys) > 1 else ("",)
-        lines = [Line(*curve, label, colour) for (curve, colour), label in zip(curves, labels, strict=True) if curve[0]]
-        if lines:
-            svg = line_plot(
-                lines, "PPO iteration", y_label, f"{run.name}: {keys[0]} over iterations", counted=True, compact=True
-            )
-            plots.append(Plot(svg, caption))
-    return plots

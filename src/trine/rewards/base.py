@@ -62,6 +62,15 @@ class FormReward(Reward, Protocol):
     reads: Form
 
 
+@runtime_checkable
+class CanBeTried(Reward, Protocol):
+    """A reward that is not ours, and whose mistakes are better known before anything is sampled."""
+
+    def try_out(self, answers: Sequence[Answer], called_with: int = 3) -> None:
+        """Raise `TrineError` where a field of a record is missing, or where scoring the first answers goes wrong."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scored:
     """What a reward said of B answers; see the module."""
@@ -69,6 +78,18 @@ class Scored:
     scores: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     token_scores: list[list[float]] | None = None
+
+    def statistics(self) -> dict[str, float]:
+        """Of each part its mean over the answers that it applies to, and the share of answers that it applies to.
+
+        >>> Scored(torch.ones(2), {"parses": torch.tensor([1.0, torch.nan])}).statistics()
+        {'reward/parses': 1.0, 'reward_applies/parses': 0.5}
+        """
+        means = {f"reward/{name}": float(each.double().nanmean()) for name, each in self.parts.items()}
+        applies = {
+            f"reward_applies/{name}": float(1 - each.isnan().double().mean()) for name, each in self.parts.items()
+        }
+        return means | applies
 
 
 class DetailedReward:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from trine.records import Answer
-from trine.rewards.base import Reward
+from trine.rewards.base import DetailedReward, Reward, Scored
 
 
-class MeanMinusStd:
+class MeanMinusStd(DetailedReward):
     """The mean of several rewards less their standard deviation::
 
         def brief(prompts, responses):
@@ -34,21 +34,13 @@ class MeanMinusStd:
     def __init__(self, rewards: Mapping[str, Reward], *, biased: bool = True) -> None:
         if len(rewards) < 2:
             raise ValueError(f"an ensemble has two rewards or more, not {len(rewards)}")
+        super().__init__()
         self.rewards, self.biased = dict(rewards), biased
-        self._last: tuple[tuple[Answer, ...], dict[str, Tensor]] | None = None
 
-    def score(self, answers: Sequence[Answer]) -> Tensor:
-        """fp32 scores [B]."""
+    def detailed(self, answers: Sequence[Answer]) -> Scored:
+        """Scores [B], and what each member gives, by its name."""
         members = {name: reward.score(answers) for name, reward in self.rewards.items()}
-        self._last = (tuple(answers), members)
-        return mean_minus_std(torch.stack(list(members.values())), biased=self.biased)
-
-    def parts(self, answers: Sequence[Answer]) -> Mapping[str, Tensor]:
-        """What each member gives, by name."""
-        if self._last is None or self._last[0] != tuple(answers):
-            self.score(answers)
-        assert self._last is not None
-        return self._last[1]
+        return Scored(mean_minus_std(torch.stack(list(members.values())), biased=self.biased), members)
 
 
 def mean_minus_std(scores: Tensor, *, biased: bool = True) -> Tensor:

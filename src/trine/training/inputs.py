@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trine.catalog.locating import find_adapter, is_hub_data_set, place_model
-from trine.catalog.rewards import is_function
+from trine.catalog.rewards import code_fingerprint
 from trine.config.registry import STAGES
+from trine.config.rewards import RewardPart, RewardSum, parts_of, reward_kind
 from trine.data.class_folders import is_class_folder
 from trine.data.data_sets import data_set_commit
 from trine.data.record_files import is_record_file
-from trine.rewards.function import import_function
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, sha256_of, sha256_of_file
 from trine.runtime.importing import import_named
@@ -73,15 +73,30 @@ def _records_fingerprint(name: str, place: Path) -> str:
     return sha256_of(*(f"{path.relative_to(place).as_posix()}:{sha256_of_file(path)}" for path in files))
 
 
-def input_fingerprint(name: str, value: Path | str | tuple[Path, ...]) -> str:
-    """Of what the setting `name` names: paths, a model, or a reward `package.module:function`, known by its source."""
+def input_fingerprint(name: str, value: Path | str | RewardSum | tuple[Path, ...]) -> str:
+    """Of what the setting `name` names: paths, a model, or a reward."""
     if isinstance(value, tuple):
         return sha256_of(*(_records_fingerprint(name, each) for each in value))
     if isinstance(value, Path):
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
-    if name == "adapter":
-        return fingerprint(find_adapter(value))
-    if name == "user" or is_function(value):
-        function = import_named(value, name) if name == "user" else import_function(value).function
+    if isinstance(value, RewardSum) or name.endswith("reward") or name == "other":
+        return _reward_fingerprint(value)
+    if name == "user":
+        function = import_named(value, name)
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
-    return model_fingerprint(value)
+    return fingerprint(find_adapter(value)) if name == "adapter" else model_fingerprint(value)
+
+
+def _reward_fingerprint(reward: str | RewardSum) -> str:
+    """Of a reward, or of the parts of a sum with their weights; how they are called (workers, timeout) is left out."""
+    found = [_part_fingerprint(part) for part in parts_of(reward)]
+    if isinstance(reward, str):
+        return found[0]
+    weights = [repr(part.weight) for part in reward.parts]
+    later = [] if reward.combine == "sum" else [reward.combine, str(reward.biased)]
+    later += [part.unit for part in reward.parts if part.unit != "log_odds"]
+    return sha256_of(reward.normalize, *found, *weights, *later)
+
+
+def _part_fingerprint(part: RewardPart) -> str:
+    return model_fingerprint(part.name) if reward_kind(part.name) == "model" else code_fingerprint(part)

@@ -1,9 +1,5 @@
-"""Answers that the model writes, and what they are worth: equal texts, numbers as GSM8K has them, or any function.
+"""Answers that the model writes, and what they are worth: equal texts, numbers as GSM8K has them, or any function."""
 
-GSM8K's form (Cobbe et al. 2021) ends an answer with `#### 42`; 1,000 and 1000.0 are the same number.
-"""
-
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,36 +11,13 @@ from trine.config.tasks import AnswerConfig
 from trine.engine.sampling import Sampling
 from trine.records import Answer, Message, Rollout
 from trine.rewards.function import import_function
+from trine.rewards.numbers import last_number, marked_number
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import derive_seed
 from trine.stages.evaluation.in_context import Asked, Asking, InContext, examples_of
 from trine.stages.evaluation.task import ItemResult, Metric, Prompt, Subject, TaskRun
 
 SHOWN = "shown"
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
-
-
-def marked_number(text: str) -> Fraction | None:
-    """The number behind the last ####."""
-    marked = text.rpartition("####")
-    return first_number(marked[2]) if marked[1] else None
-
-
-def last_number(text: str) -> Fraction | None:
-    """The number behind the last ####, or without one the last number there is."""
-    if "####" in text:
-        return marked_number(text)
-    found = _NUMBER.findall(text)
-    return _value(found[-1]) if found else None
-
-
-def first_number(text: str) -> Fraction | None:
-    found = _NUMBER.search(text)
-    return _value(found[0]) if found else None
-
-
-def _value(written: str) -> Fraction:
-    return Fraction(written.replace(",", "").replace("$", ""))
 
 
 def _equal_numbers(find: Callable[[str], Fraction | None]) -> Callable[[str, str], float]:

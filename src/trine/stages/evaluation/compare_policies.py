@@ -6,6 +6,8 @@ reward model, KL to the policy before, distinct-2, length; of code what parses; 
 classifier with a logit for each), and the perplexity under the policy before. Samples stand beside what a person wrote.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ from trine.algorithms.text_statistics import distinct_share, mean_median_deviati
 from trine.catalog.loading import open_model
 from trine.catalog.rewards import open_reward
 from trine.config.evaluation import EvaluateConfig
+from trine.config.rewards import RewardSum, parts_of
 from trine.data.functions import ParseCheck, check_parsing, cut_at_last_line
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
 from trine.records import Answer, Closing, Message, Rollout
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.runtime.device import Hardware
+from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar
 from trine.runtime.seeds import derive_seed, generator_for
@@ -65,10 +70,12 @@ def compare_policies(config: EvaluateConfig, hardware: Hardware, folder: RunFold
     """The figures of both policies; writes samples.jsonl."""
     (before, tokenizer), (after, _) = (open_model(str(policy), hardware) for policy in config.policies)
     form = answer_format(tokenizer, config.form)
-    prompts = _prompts(config, form, before) * config.samples
+    different = _prompts(config, form, before)
+    prompts = different * config.samples
     sides = {"before": _answer(before, prompts, form, config), "after": _answer(after, prompts, form, config)}
     if all(prompt.columns.get("response") for prompt in prompts):
         sides["person"] = _persons(prompts, form, config)
+    sides = {name: _in_groups(side, len(different)) for name, side in sides.items()}
     scores = {reward: _score(getattr(config, reward), sides, tokenizer, hardware, config.closed) for reward in REWARDS}
     results = _figures(sides, scores, prompts, config)
     after_sums, before_sums = (
@@ -108,6 +115,11 @@ def _answer(model: Transformer, prompts: list[Prompt], form: Chat | TextFormat, 
     return Side(rollouts, answers)
 
 
+def _in_groups(side: Side, prompts: int) -> Side:
+    """The side whose answers to one of so many prompts are a group."""
+    return replace(side, answers=[replace(each, prompt_index=row % prompts) for row, each in enumerate(side.answers)])
+
+
 def _persons(prompts: list[Prompt], form: Chat | TextFormat, config: EvaluateConfig) -> Side:
     """What people wrote, as if it had been sampled: the measure of every figure. Plain text is cut as samples are."""
     rollouts = []
@@ -124,21 +136,23 @@ def _persons(prompts: list[Prompt], form: Chat | TextFormat, config: EvaluateCon
 
 
 def _score(
-    name: str, sides: Sides, policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
+    name: str | RewardSum, sides: Sides, policy_tokenizer: Tokenizer, hardware: Hardware, closed: Closing | None
 ) -> dict[str, list[float]]:
     reward = open_reward(name, hardware, closed)
     rollouts = [rollout for side in sides.values() for rollout in side.rollouts]
     longest = max(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
-    if isinstance(reward, ModelReward):
-        reward.check_reads(policy_tokenizer, longest, name)
+    for part, named in zip(leaves(reward), parts_of(name), strict=True):
+        if isinstance(part, ModelReward):
+            part.check_reads(policy_tokenizer, longest, named.name)
     return {side_name: reward.score(side.answers).tolist() for side_name, side in sides.items()}
 
 
 def _figures(sides: Sides, scores: Scores, prompts: list[Prompt], config: EvaluateConfig) -> dict[str, Any]:
-    results: dict[str, Any] = {"prompts": len(prompts), "scores": scores}
+    written = {reward: {side: [*map(_or_null, each)] for side, each in of.items()} for reward, of in scores.items()}
+    results: dict[str, Any] = {"prompts": len(prompts), "scores": written}
     for name, side in sides.items():
         results[name] = {
-            **{reward: mean_median_deviation(scores[reward][name]) for reward in scores},
+            **{reward: _of_those_it_applies_to(scores[reward][name], reward) for reward in scores},
             "distinct_2": distinct_share([rollout.response_ids for rollout in side.rollouts], 2),
             "length": mean_median_deviation([float(len(rollout.response_ids)) for rollout in side.rollouts])["mean"],
             "ended_share": sum(rollout.ended for rollout in side.rollouts) / len(side.rollouts),
@@ -158,15 +172,29 @@ def _figures(sides: Sides, scores: Scores, prompts: list[Prompt], config: Evalua
     return results
 
 
+def _of_those_it_applies_to(scores: Sequence[float], reward: str) -> dict[str, float]:
+    """Figures of the scores; of how many answers there are none, where the reward does not apply to all."""
+    known = [score for score in scores if not math.isnan(score)]
+    if not known:
+        raise TrineError(f"{reward} applies to none of {len(scores)} answers; give another, or other prompts")
+    missing = {"does_not_apply": len(scores) - len(known)} if len(known) < len(scores) else {}
+    return mean_median_deviation(known) | missing
+
+
+def _or_null(score: float) -> float | None:
+    return None if math.isnan(score) else score
+
+
 def of_labels(scores: list[float]) -> dict[str, Any]:
     """Of scores that are log-odds: how many are above 0, and half of them, in mean and median.
 
     >>> of_labels([-1.0, 3.0])
     {'positive_share': 0.5, 'half_score': {'mean': 0.5, 'median': 0.5}}
     """
-    halves = mean_median_deviation([score / 2 for score in scores])
+    known = [score for score in scores if not math.isnan(score)]
+    halves = mean_median_deviation([score / 2 for score in known])
     return {
-        "positive_share": sum(score > 0 for score in scores) / len(scores),
+        "positive_share": sum(score > 0 for score in known) / len(known),
         "half_score": {name: halves[name] for name in ("mean", "median")},
     }
 
@@ -233,7 +261,7 @@ def _samples(prompts: list[Prompt], sides: Sides, scores: Scores, config: Evalua
             **{
                 name: {
                     "text": _shown(side.answers[index], config),
-                    **{reward: scores[reward][name][index] for reward in REWARDS},
+                    **{reward: _or_null(scores[reward][name][index]) for reward in REWARDS},
                 }
                 for name, side in sides.items()
             },

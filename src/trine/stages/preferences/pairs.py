@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from trine.catalog.exchanges import read_exchanges
 from trine.config.preferences import PreferencesConfig
-from trine.data.files import read_examples, write_preferences
+from trine.data.files import write_preferences
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.records import Example, PreferencePair
@@ -28,7 +29,7 @@ def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
     """Sample answers and write train.jsonl and held_out.jsonl of preference pairs."""
     model, tokenizer = stage.open_model(config.model, config.adapter)
     engine, chat = Engine(model, rows=config.rows), chat_format(tokenizer)
-    everything = _chosen(read_examples(config.examples), config)
+    everything = _chosen(read_exchanges(config.examples), config)
     examples = as_written(everything, chat, config.max_new_tokens)
     if not examples:
         raise TrineError(
@@ -39,7 +40,7 @@ def run(config: PreferencesConfig, stage: StageRun) -> dict[str, Any]:
     mismatched = mismatched_pairs(examples, config)
     train += mismatched
     held_out_examples = (
-        as_written(read_examples(config.held_out), chat, config.max_new_tokens) if config.held_out else []
+        as_written(read_exchanges(config.held_out), chat, config.max_new_tokens) if config.held_out else []
     )
     held_out, _ = sampled_pairs(engine, chat, held_out_examples * config.held_out_samples, config, "held_out")
     if not train:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from trine.catalog.rewards import open_reward
 from trine.config.preview import PreviewConfig
+from trine.config.rewards import RewardSum, parts_of
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.model.transformer import Transformer
 from trine.records import Answer
-from trine.rewards.base import Reward
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried, Reward
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
@@ -45,8 +46,8 @@ def run(config: PreviewConfig, stage: StageRun) -> dict[str, Any]:
     room = policy.config.context - config.max_new_tokens
     prompts = _chosen(read_prompts(config.prompts, form, room, config.query_tokens, config.seed), config)
     tried = [Answer(each.messages, "An answer.", columns=each.columns, query=each.query) for each in prompts]
-    for each in rewards:
-        if isinstance(each, FunctionReward):
+    for each in (part for reward in rewards for part in leaves(reward)):
+        if isinstance(each, CanBeTried):
             each.try_out(tried)
     answers = sampled_answers(policy, prompts, form, config)
     reward, other = (
@@ -99,15 +100,18 @@ def _chosen(prompts: Sequence[Prompt], config: PreviewConfig) -> list[Prompt]:
     return [different[place] for place in sorted(order.tolist())]
 
 
-def scored(name: str, reward: Reward, answers: Sequence[Sequence[Answer]], tokenizer: Tokenizer) -> Floats:
+def scored(name: str | RewardSum, reward: Reward, answers: Sequence[Sequence[Answer]], tokenizer: Tokenizer) -> Floats:
     """[P, N] scores of all answers by the reward called `name`."""
     flat = [each for group in answers for each in group]
-    if isinstance(reward, ModelReward):
-        reward.check_reads(tokenizer, max(len(each.prompt_ids) + len(each.response_ids) for each in flat), name)
+    longest = max(len(each.prompt_ids) + len(each.response_ids) for each in flat)
+    for part, named in zip(leaves(reward), parts_of(name), strict=True):
+        if isinstance(part, ModelReward):
+            part.check_reads(tokenizer, longest, named.name)
     scores: list[float] = []
     with progress_bar(f"scoring by {name}", len(flat)) as bar:
-        for start in range(0, len(flat), ANSWERS_SCORED_AT_ONCE):
-            part = flat[start : start + ANSWERS_SCORED_AT_ONCE]
-            scores += reward.score(part).tolist()
-            bar.advance_or_stop(len(part))
+        size = max(1, ANSWERS_SCORED_AT_ONCE // len(answers[0])) * len(answers[0])  # whole groups
+        for start in range(0, len(flat), size):
+            at_once = flat[start : start + size]
+            scores += reward.score(at_once).tolist()
+            bar.advance_or_stop(len(at_once))
     return np.asarray(scores, np.float64).reshape(len(answers), -1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
+from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss, truncation
 from trine.config.rl import PpoConfig
 from trine.records import Rollout
 from trine.runtime.files import write_jsonl
@@ -171,7 +171,8 @@ class Followed:
         for place in at.rollouts[row].written_places:  # of several turns, what the policy wrote
             token_id = at.rollouts[row].response_ids[place]
             here = slice(place, place + 1)
-            loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], at.advantages[row, here])
+            weighted = at.advantages[row, here] * at.importance[row, here]
+            loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], weighted)
             value_loss = clipped_value_loss(
                 values[row, here], at.old_values[row, here], at.returns[row, here],
                 clip_range=self.config.value_clip_range,
@@ -190,6 +191,8 @@ class Followed:
         return tuple(tokens)
 
     def _policy_loss(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> PolicyLoss:
+        if self.config.old_log_probs == "engine":
+            advantages = truncation(log_probs, old_log_probs, self.config.importance_cap) * advantages
         return clipped_policy_loss(
             log_probs, old_log_probs, advantages, clip_range=self.config.clip_range,
             clip_range_high=self.config.clip_range_high, dual_clip_range=self.config.dual_clip_range,

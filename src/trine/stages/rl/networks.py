@@ -4,6 +4,7 @@ import torch
 
 from trine.catalog.adapters import begin_lora
 from trine.catalog.loading import open_score_model
+from trine.config.rewards import parts_of
 from trine.config.rl import PpoConfig
 from trine.model.folder import save_model, save_score_model
 from trine.model.heads import PolicyWithValue, ScoreModel
@@ -42,10 +43,9 @@ def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> Poli
     elif config.critic == "policy":
         begun = ScoreModel(stage.open_model(config.model, config.adapter)[0])
     elif config.critic == "reward":
-        assert config.reward is not None  # the config says so
         # Only the reward model's trunk: its head reads whole answers, and its scores of half an answer mislead the
         # policy (docs/LOG.md), so the values start at 0.
-        begun = ScoreModel(open_score_model(config.reward, stage.hardware)[0].trunk)
+        begun = ScoreModel(open_score_model(parts_of(config.reward)[0].name, stage.hardware)[0].trunk)
     else:
         policy.recompute_blocks = config.recompute_blocks
         return PolicyWithValue(policy)

@@ -3,9 +3,6 @@
 Nothing here changes what is trained: an observer reads, and what it must remember is part of a checkpoint.
 """
 
-import math
-import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,17 +10,21 @@ import torch
 from torch import Tensor
 
 from trine.algorithms.masked import explained_variance, masked_mean
+from trine.algorithms.text_groups import zero_variance
 from trine.algorithms.text_statistics import mean_median_deviation
 from trine.config.rl import PpoConfig
 from trine.records import Answer, Rollout
 from trine.rewards.base import Reward, RewardInParts
-from trine.rewards.function import prompt_text
+from trine.rewards.texts import asked
 from trine.runtime.distributed import ALONE, World
 from trine.runtime.progress import say
 from trine.stages.rl.alarms import ALARMS, Watch
 from trine.stages.rl.experience import Experience, padded_log_probs
 from trine.stages.rl.followed import Followed
 from trine.training.run_folder import RunFolder
+
+Ends = dict[str, list[Any]]
+"""Scores of an iteration, and the number of each one's prompt."""
 
 
 class Observer:
@@ -44,7 +45,8 @@ class Observer:
     ) -> None:
         self.config, self.held_out, self.folder, self.followed = config, held_out, folder, followed
         self.world = world
-        self.watch = Watch(critic_from=config.critic_warmup)
+        self.watch = Watch(expects_end=config.form == "chat", critic_from=config.critic_warmup)
+        self.ends: dict[str, Ends] = {}
 
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
@@ -53,6 +55,8 @@ class Observer:
             scores = self.held_out.score(experience.answers).to(self.world.device)
             figures |= _held_out_figures(self.world.all_gather(scores).cpu())
         figures |= self._alarms(iteration, figures)
+        now = _ends(experience)
+        self.ends = {"first": self.ends.get("first", now), "last": now}
         self._log_samples(iteration, experience)
         if self.followed is not None:
             self.followed.iteration(iteration, experience)
@@ -63,10 +67,12 @@ class Observer:
         if self.followed is not None:
             self.followed.update(rows, log_probs, values)
 
-    def finish(self) -> None:
-        """After the last update."""
+    def finish(self) -> dict[str, Any]:
+        """After the last update: for done.json, the scores of the first and the last iteration, and their prompts'
+        numbers."""
         if self.followed is not None:
             self.followed.finish()
+        return {"scores": self.ends}
 
     def _alarms(self, iteration: int, figures: dict[str, float]) -> dict[str, float]:
         before = self.watch.memory.holding
@@ -86,7 +92,7 @@ class Observer:
         self.folder.log_samples(
             [
                 {
-                    "step": step, "iteration": iteration, "prompt": _prompt(answer), "text": answer.response,
+                    "step": step, "iteration": iteration, "prompt": asked(answer), "text": answer.response,
                     "score": float(experience.scores[row]), "kl": kl[row], "length": int(experience.mask[row].sum()),
                     "ended": answer.ended,
                 }
@@ -95,14 +101,21 @@ class Observer:
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        return self.watch.state()
+        return {"watch": self.watch.state(), "ends": self.ends}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.watch.restore(state)
+        """What `state` gave; checkpoints of earlier versions have none."""
+        if state:
+            self.watch.restore(state["watch"])
+            self.ends = dict(state["ends"])
 
 
-def _prompt(answer: Answer) -> str:
-    return prompt_text(answer.prompt) if answer.query is None else answer.query
+def _ends(experience: Experience) -> Ends:
+    known = ~experience.scores.isnan()
+    return {
+        "scores": experience.scores[known].tolist(),
+        "prompts": prompt_groups(experience.rollouts)[known].tolist(),
+    }
 
 
 def _held_out_figures(scores: Tensor) -> dict[str, float]:
@@ -159,16 +172,22 @@ def response_kl(experience: Experience) -> Tensor:
 
 
 def zero_variance_share(rollouts: Sequence[Rollout], scores: Tensor) -> float:
-    """The share of prompts whose responses all have the same score (max = min): groups that teach nothing.
+    """The share of responses whose scores are those of all others to their prompt: groups that teach nothing.
 
-    Where no prompt has several responses, all of them are the one group.
+    Prompts with a single response do not count; where all have one, all responses are the one group.
     """
-    groups: dict[tuple[int, ...], list[float]] = defaultdict(list)
-    scored = [pair for pair in zip(rollouts, scores.tolist(), strict=True) if not math.isnan(pair[1])]
-    for rollout, score in scored:
-        groups[rollout.prompt_ids].append(score)
-    several = [group for group in groups.values() if len(group) > 1] or [[score for _, score in scored]]
-    return statistics.fmean(max(group) == min(group) for group in several)
+    known = ~scores.isnan()
+    groups, scores = prompt_groups(rollouts)[known], scores[known]
+    several = groups.bincount()[groups] > 1
+    if not several.any():
+        groups, several = torch.zeros_like(groups), torch.ones_like(several)
+    return float(zero_variance(scores[several], groups[several]).double().mean())
+
+
+def prompt_groups(rollouts: Sequence[Rollout]) -> Tensor:
+    """[B]: a number for every prompt."""
+    known: dict[tuple[int, ...], int] = {}
+    return torch.tensor([known.setdefault(rollout.prompt_ids, len(known)) for rollout in rollouts])
 
 
 def standard_error(values: Tensor) -> float:

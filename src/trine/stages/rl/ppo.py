@@ -20,11 +20,12 @@ from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import finish_lora
 from trine.catalog.exchanges import read_exchanges, read_texts
 from trine.catalog.rewards import open_reward
+from trine.config.rewards import parts_of
 from trine.config.rl import PpoConfig
 from trine.model.lora import merge_lora
 from trine.records import Answer, Rollout, Term
-from trine.rewards.base import Reward
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried, Reward
+from trine.rewards.mixture import leaves
 from trine.rewards.model import ModelReward
 from trine.rewards.no_reward import NoReward
 from trine.runtime.progress import say
@@ -42,7 +43,7 @@ from trine.stages.rl.networks import (
     write_policy,
 )
 from trine.stages.rl.observations import Observer
-from trine.stages.rl.prompts import Prompt, read_prompts
+from trine.stages.rl.prompts import Prompt, columns_of, read_prompts
 from trine.stages.rl.rollout_objective import RolloutObjective
 from trine.stages.rl.show import show
 from trine.tokenizer.chat_format import Chat
@@ -120,8 +121,9 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     check_shares(config, world)
     with world.main_first(f"opening of {stage.path}"):
         reward = open_reward(config.reward, stage.hardware, config.closed) if config.reward else NoReward()
-        if isinstance(reward, FunctionReward):
-            reward.try_out(sample_answers(config))
+        for part in leaves(reward):
+            if isinstance(part, CanBeTried):
+                part.try_out(sample_answers(config))
         policy, tokenizer = stage.open_trainable(config)
         reference = open_reference(config, stage, policy, tokenizer)
         model = open_critic(config, stage, policy).to(stage.hardware.device)
@@ -135,14 +137,15 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
     steps = config.iterations * objective.steps_per_iteration
     say(f"ppo: {config.iterations} iterations of {config.batch_size} responses, {steps} steps")
     results = stage.train(config, objective, model, policy.config, steps, parallel, critic_apart(config, model))
-    objective.observer.finish()
+    seen = objective.observer.finish()
     whole = whole_networks(model)
     with world.main_first(f"models of {stage.path}"):
         if world.is_main:
             finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
             merge_lora(whole)  # a critic of its own has adapters too
             write_policy(stage, whole, chat)
-    return results | {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    counted = {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
+    return results | counted | seen
 
 
 def watch(objective: PpoObjective, config: PpoConfig, stage: StageRun, done: Done) -> None:
@@ -174,14 +177,18 @@ def sample_answers(config: PpoConfig) -> list[Answer]:
             for example in read_texts(config.prompts)
         ]
     return [
-        Answer(example.prompt, example.response or "An answer.", columns=example.columns)
+        Answer(example.prompt, example.response or "An answer.", columns=columns_of(example))
         for example in read_exchanges(config.prompts, answered=False)
     ]
 
 
 def _check_reads(reward: Reward, config: PpoConfig, prompts: Sequence[Prompt], chat: Chat | TextFormat) -> None:
     """Before anything is sampled it is known that a reward model can read the longest row, and how it reads cuts."""
-    if isinstance(reward, ModelReward) and config.reward:
-        longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
-        reward.check_reads(chat.tokenizer, longest, config.reward)
-        say(f"ppo: closed={reward.closed} for answers cut at max_new_tokens, penalty {config.missing_eos_penalty:g}")
+    if not config.reward:
+        return
+    longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+    for part, named in zip(leaves(reward), parts_of(config.reward), strict=True):
+        if isinstance(part, ModelReward):
+            part.check_reads(chat.tokenizer, longest, named.name)
+            penalty = f"{config.missing_eos_penalty:g}"
+            say(f"ppo: closed={part.closed} for answers cut at max_new_tokens, penalty {penalty}")

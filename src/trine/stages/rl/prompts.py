@@ -74,7 +74,7 @@ def read_prompts(
         prompts = read_queries(source, form, query_tokens, seed)
     else:
         prompts = [
-            Prompt(tuple(form.prompt_ids(example.prompt)), example.prompt, example.columns, name=example.name)
+            Prompt(tuple(form.prompt_ids(example.prompt)), example.prompt, columns_of(example), name=example.name)
             for example in read_exchanges(source, answered=False)
         ]
     if not prompts:
@@ -85,6 +85,11 @@ def read_prompts(
     if len(fitting) < len(prompts):
         say(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long and left out")
     return fitting
+
+
+def columns_of(example: Example) -> dict[str, Any]:
+    """What a reward may ask for by name: the record's other fields, and its answer as `response`."""
+    return {**example.columns, "response": example.response} if example.response else dict(example.columns)
 
 
 def read_queries(source: Path, form: TextFormat, query_tokens: Sequence[int], seed: int) -> list[Prompt]:

@@ -77,7 +77,7 @@ def first_update(config: PpoConfig, train: Train) -> ShownRun:
     """The beginning of a run: its followed samples, and the rows of its log that they are part of."""
     one_process_only("ppo --show")
     hardware = open_hardware(config.hardware)
-    updates = min(2, config.epochs * (config.batch_size // config.minibatch_size))
+    updates = min(2, config.steps_per_iteration)
     with tempfile.TemporaryDirectory(prefix="trine-show-") as folder:
         run = ShownRun(Path(folder), updates)
         seed_torch(config.seed)
