@@ -1,5 +1,8 @@
 """Advantages and losses of groups, against the vectors G1 to G9."""
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,8 +70,7 @@ def test_g2_leave_one_out() -> None:
     scores = torch.tensor([1.0, 2.0, 3.0, 6.0])
     near(leave_one_out_advantages(scores, ONE_GROUP), -2.666667, -1.333333, 0.0, 4.0)
     near(scores - leave_one_out_advantages(scores, ONE_GROUP), 3.666667, 3.333333, 3.0, 2.0)
-    with pytest.raises(ValueError, match="two responses to every prompt"):
-        leave_one_out_advantages(scores, torch.tensor([0, 0, 0, 1]))
+    near(leave_one_out_advantages(scores, torch.tensor([0, 0, 0, 1])), -1.5, 0.0, 1.5, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,35 @@ def test_g9_the_loss_is_zero_at_ratio_one_and_its_gradient_is_not() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
     near(logits.grad, -0.25, -0.25, 0.5)
+
+
+def expected_gradient(advantages: Callable[[Tensor], Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """Of every group of `size` responses of one token in a world of three: (E of our gradient, that of E[reward]).
+
+    fp64; the loss at ratio 1, with all groups summed exactly, each with its probability.
+    """
+    logits = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([1.0, 0.2, -0.7], dtype=torch.float64)
+    ours = torch.zeros(3, dtype=torch.float64)
+    for taken in itertools.product(range(3), repeat=size):
+        log_probs = torch.log_softmax(logits, -1)[list(taken)]
+        loss = clipped_policy_loss(
+            log_probs, log_probs.detach(), advantages(rewards[list(taken)]), clip_range=None
+        ).loss / size  # fmt: skip
+        (gradient,) = torch.autograd.grad(loss, logits)
+        ours -= log_probs.detach().sum().exp() * gradient
+    (exact,) = torch.autograd.grad((torch.softmax(logits, -1) * rewards).sum(), logits)
+    return ours, exact
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_leave_one_out_has_the_gradient_of_the_expected_reward(size: int) -> None:
+    ours, exact = expected_gradient(lambda scores: leave_one_out_advantages(scores, torch.zeros(size).long()), size)
+    assert_close(ours, exact, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_mean_of_a_group_gives_that_gradient_less_its_own_share(size: int) -> None:
+    """A response is part of its own baseline, so that GRPO without deviation has (n - 1) / n of it."""
+    ours, exact = expected_gradient(lambda scores: group_advantages(scores, torch.zeros(size).long(), "none"), size)
+    assert_close(ours, exact * (size - 1) / size, atol=1e-12, rtol=0)

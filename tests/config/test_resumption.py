@@ -13,6 +13,7 @@ from trine.config.dpo import DpoConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.fields import is_name
 from trine.config.finetuning import FinetuneConfig
+from trine.config.groups import GrpoConfig, ReinforcePlusPlusConfig, RlooConfig
 from trine.config.loading import read_config_file
 from trine.config.preferences import PreferencesConfig, RewardConfig
 from trine.config.preview import PreviewConfig
@@ -38,6 +39,11 @@ CONFIGS: dict[str, StageConfig] = {
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
     "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
+    "grpo": GrpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
+    "rloo": RlooConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
+    "reinforce++": ReinforcePlusPlusConfig(
+        out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"
+    ),
     "dpo": DpoConfig(out="run", model="m", preferences="p", held_out="h", adapter="a"),
     "best_of_n": BestOfNConfig(out="run", model="m", prompts="p", reward="r", adapter="a"),
     "control": ControlConfig(out="run", environment="CartPole-v1"),
@@ -58,6 +64,28 @@ OF_A_LOOP = dict.fromkeys(
         "spike_loss_factor", "spike_norm_factor", "trackers",
     )), "MAY_CHANGE",
 )  # fmt: skip
+OF_PPO = (
+    OF_A_LOOP
+    | dict.fromkeys(
+        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
+        "BY_CONTENT",
+    )
+    | dict.fromkeys(
+        (
+            "held_out_every",
+            "held_out_size",
+            "keep_best",
+            "best_max_kl",
+            "samples_every",
+            "sample_count",
+            "show",
+            "recompute_blocks",
+        ),
+        "MAY_CHANGE",
+    )
+    | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS")
+    | {"iterations": "EXTENDS"}
+)
 # What is not listed is identity: another value is another run.
 KINDS: dict[str, dict[str, str]] = {
     "tokenizer": OF_A_CORPUS,
@@ -85,15 +113,7 @@ KINDS: dict[str, dict[str, str]] = {
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
     "split": {"records": "BY_CONTENT"},
-    "ppo": OF_A_LOOP | dict.fromkeys(
-        ("model", "adapter", "reference", "prompts", "user", "reward", "critic_model", "held_out", "held_out_reward"),
-        "BY_CONTENT",
-    ) | dict.fromkeys(
-        (
-            "held_out_every", "held_out_size", "keep_best", "best_max_kl", "samples_every", "sample_count", "show",
-            "recompute_blocks",
-        ), "MAY_CHANGE",
-    ) | dict.fromkeys(("micro_batch_size", "parallel", "reward_overlap"), "CHANGES_BITS") | {"iterations": "EXTENDS"},
+    **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce++"), OF_PPO),
     "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {
         "epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "share_prompt": "CHANGES_BITS",
         "parallel": "CHANGES_BITS",
@@ -132,7 +152,7 @@ def test_what_names_a_place_is_compared_by_content(stage: str) -> None:
 def another(value: Any, annotation: Any) -> Any:  # noqa: PLR0911
     """Another value of the same type, larger if it is a number."""
     if get_origin(annotation) is Literal:
-        return next(choice for choice in get_args(annotation) if choice != value)
+        return next((choice for choice in get_args(annotation) if choice != value), f"{value}-other")
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

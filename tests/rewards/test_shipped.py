@@ -167,6 +167,17 @@ def test_json_schema(schema: str, response: str, expected: float) -> None:
     assert score(schema, response) == expected
 
 
+def test_each_record_may_have_a_schema_of_its_own(schema: str) -> None:
+    number, text = {"type": "integer"}, json.dumps({"type": "string"})
+    answers = [Answer((Message("user", "?"),), "7", columns={"schema": each}) for each in (number, text, None)]
+    scores = shipped_reward("json_schema").score(answers)
+    assert scores[:2].tolist() == [1, 0] and bool(scores[2].isnan())
+    with pytest.raises(TrineError, match="asks for the field 'schema'"):
+        score("json_schema", "7")
+    with pytest.raises(TrineError, match="field 'schema' is no JSON schema: 'objekt'"):
+        score("json_schema", "7", schema={"type": "objekt"})
+
+
 def test_json_schema_is_cheated_by_the_smallest_value(schema: str) -> None:
     assert score(schema, '{"name": ""}') == 1
 
@@ -244,7 +255,6 @@ def test_words_wanted_is_cheated_by_a_list() -> None:
         ("length:max=many", "not a whole number"),
         ("length:max=3,5", "write length:option=value"),
         ("length:max=3,min=5", "max=3 is less than min=5"),
-        ("json_schema", "'file' is required"),
         ("parses:now", "has no options"),
     ],
 )

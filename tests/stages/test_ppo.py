@@ -83,7 +83,8 @@ def gradients(objective: PpoObjective, batches: Sequence[list[int]]) -> dict[str
     for batch in batches:
         terms = objective.terms(batch)
         sum(term.weight * term.value / totals[name] for name, term in terms.items() if term.weight).backward()
-    return {name: parameter.grad.clone() for name, parameter in objective.model.named_parameters()}
+    parameters = objective.model.named_parameters()
+    return {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
 
 
 def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -55,18 +55,16 @@ def group_advantages(scores: Tensor, groups: Tensor, deviation: Deviation = "sam
 
 
 def leave_one_out_advantages(scores: Tensor, groups: Tensor) -> Tensor:
-    """[B]: scores [B] less the mean of the other scores of their group (RLOO). Raises ValueError for a group of one.
+    """[B]: scores [B] less the mean of the other scores of their group (RLOO); 0 where there are no others.
 
     >>> leave_one_out_advantages(torch.tensor([1.0, 2.0, 6.0]), torch.zeros(3).long()).tolist()
     [-3.0, -1.5, 4.5]
     """
     places, count = _places(groups)
     sizes = torch.bincount(places, minlength=count).double()
-    if int(sizes.min()) < 2:
-        raise ValueError("leave one out needs two responses to every prompt, or more")
     wide = scores.double()
     # n / (n - 1) times the distance from the mean, in which the response itself takes part.
-    advantages = (wide - (_sums(wide, places, count) / sizes)[places]) * (sizes / (sizes - 1))[places]
+    advantages = (wide - (_sums(wide, places, count) / sizes)[places]) * (sizes / (sizes - 1).clamp(min=1))[places]
     return torch.where(zero_variance(scores, groups), 0.0, advantages).to(scores.dtype)
 
 

@@ -34,9 +34,13 @@ COMMANDS: dict[str, tuple[str, Reference]] = {
 OF_PACKAGES = {"tokenizer": "train_tokenizer", "report": "write_report"}
 
 
+# What Python does not take as a name is spelled out.
+SPELLED_OUT = {"reinforce++": "reinforce_plus_plus"}
+
+
 def function_name(stage: str) -> str:
     """What the function of a stage is called: as the stage."""
-    return OF_PACKAGES.get(stage, stage)
+    return (OF_PACKAGES | SPELLED_OUT).get(stage, stage)
 
 
 def public_names() -> list[str]:

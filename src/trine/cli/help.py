@@ -37,7 +37,7 @@ def help_text(command: str, cls: type[Config], *, everything: bool, width: int) 
     names = [each.name for each in fields if each.required]
     optional = [f"[{name.upper()}]" for name in cls.unnamed]
     usage = " ".join([f"usage: trine {command}", *(name.upper() for name in names), *optional, "[options]"])
-    lines = [*_wrapped(usage, width, 6), "", *_wrapped(cls.__doc__ or "", width)]
+    lines = [*_wrapped(usage, width, 6), "", *_about(cls, width)]
     shown, first = 0, _first(cls)
     for title, group in _groups(cls, fields):
         chosen = [each for each in group if everything or each.required or each.name in first]
@@ -50,6 +50,13 @@ def help_text(command: str, cls: type[Config], *, everything: bool, width: int) 
         rest = len(fields) - shown
         lines += ["", *_wrapped(f"{rest} more options: trine {command} --help all", width)]
     return "\n".join(lines) + "\n"
+
+
+def _about(cls: type[Config], width: int) -> list[str]:
+    """What the class says of itself, paragraph by paragraph."""
+    paragraphs = [" ".join(each.split()) for each in (cls.__doc__ or "").split("\n\n")]
+    lines = [line for each in paragraphs if each for line in ("", *_wrapped(each, width))]
+    return lines[1:]
 
 
 def _first(cls: type[Config]) -> Iterable[str]:

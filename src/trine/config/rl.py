@@ -1,7 +1,7 @@
 """Configs of the stages that learn from a reward: ppo."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -76,10 +76,27 @@ class CriticTrainingConfig(Config):
         return policy.model_copy(update={**given, **({"warmup_steps": None} if "warmup_share" in given else {})})
 
 
+class GroupsConfig(Config):
+    """How the responses to one prompt are compared, where there is no critic."""
+
+    deviation: Literal["population", "sample", "none"] = "sample"
+    """with advantage=group: what a score's distance from the mean of its group is divided by: the standard deviation of
+    the group, that of a sample (as TRL and verl take it), or nothing (Dr. GRPO)"""
+    baseline: bool = False
+    """with advantage=global: take the mean of its group off each score first (REINFORCE++-baseline)"""
+    equal: Literal["keep", "mask", "resample"] = "keep"
+    """what becomes of a group whose scores are all equal, so that all advantages are 0: keep: KL in the loss still acts
+    on it; mask: nothing is learned from it; resample: responses to another prompt take its place (DAPO)"""
+    resample_rounds: PositiveInt = 3
+    """with equal=resample: how often groups are sampled again at most; what is equal then is masked"""
+
+
 class PpoConfig(PolicyGradientConfig):
     """Train a policy against a reward by PPO, with a KL penalty against a reference."""
 
-    first = ("form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show")
+    first: ClassVar[tuple[str, ...]] = (
+        "form", "iterations", "max_new_tokens", "kl.coefficient", "optimizer.learning_rate", "show",
+    )  # fmt: skip
 
     model: ByContent[ModelName]
     """initial policy and the reference: run, model or adapter folder, .gguf file, smollm2, or owner/name on the hub"""
@@ -114,6 +131,11 @@ class PpoConfig(PolicyGradientConfig):
     closed: Closing | None = None
     """how a reward model reads a response that was cut at max_new_tokens: line: to its last whole line, and ended; end:
     ended where it was cut; as_is: unended; null: as its folder says, which is line for code and end for prose"""
+    advantage: Literal["gae", "group", "leave_one_out", "global"] = "gae"
+    """what the tokens of a response are credited with. gae: what a critic did not expect; without a critic: group: the
+    score against the mean and deviation of the others to its prompt (GRPO); leave_one_out: against the mean of the
+    others (RLOO); global: score and KL, normalised over the step's tokens (REINFORCE++)"""
+    groups: GroupsConfig = GroupsConfig()
     critic: Literal["shared", "policy", "reward"] = "shared"
     """shared: a value head on the policy; policy, reward: a separate model, initialised from that one"""
     value_head: Literal["zero", "fitted"] = "zero"
@@ -169,6 +191,17 @@ class PpoConfig(PolicyGradientConfig):
     """clip range of a value, around the old one; null: plain squared error"""
     value_weight: PositiveFloat = 0.1
     """coefficient of the value loss"""
+    aggregation: Literal["token", "response", "constant"] = "token"
+    """how token losses become one: token: their mean over all tokens of the step (DAPO); response: the mean over
+    responses of the mean over tokens (GRPO); constant: their sum over responses times max_new_tokens (Dr. GRPO)"""
+    ratio: Literal["token", "sequence"] = "token"
+    """what is clipped: the probability ratio of each token, or that of the whole response, per token (GSPO)"""
+    overlong_buffer: NonNegativeInt = 0
+    """last tokens of max_new_tokens over which a penalty for length rises, evenly (DAPO); 0: none"""
+    overlong_penalty: PositiveFloat = 1.0
+    """with overlong_buffer: subtracted from the score of a response of max_new_tokens"""
+    mask_truncated: bool = False
+    """learn nothing from responses without an end token, which say little of what they would have become (DAPO)"""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
     """subtracted from the score of a response that has no end token within max_new_tokens. 0, the default, leaves it
     what the reward says of the cut text; where answers are meant to end, 1 to 3 deviations teach it"""
@@ -240,6 +273,41 @@ class PpoConfig(PolicyGradientConfig):
             size, divisor = getattr(self, name), getattr(self, part)
             if size % divisor:
                 raise ValueError(f"{name}={size} is not a multiple of {part}={divisor}")
+        return self
+
+    @model_validator(mode="after")
+    def _compares_what_it_samples(self) -> "PpoConfig":
+        """Groups where they are compared, and no setting that would change nothing."""
+        compared = self.advantage in ("group", "leave_one_out") or self.groups.baseline
+        if compared and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"advantage={self.advantage} compares responses to one prompt: samples_per_prompt has to be 2 or more, "
+                f"and is {self.samples_per_prompt}"
+            )
+        given = self.groups.model_fields_set
+        for name, owner in (("deviation", "group"), ("baseline", "global")):
+            if name in given and self.advantage != owner:
+                raise ValueError(f"groups.{name} belongs to advantage={owner}, and advantage={self.advantage}")
+        if self.groups.equal != "keep" and not compared:
+            raise ValueError(f"groups.equal={self.groups.equal} needs groups, and advantage={self.advantage} has none")
+        if "resample_rounds" in given and self.groups.equal != "resample":
+            raise ValueError("groups.resample_rounds belongs to groups.equal=resample")
+        if self.ratio == "sequence" and self.aggregation != "response":
+            raise ValueError(
+                "ratio=sequence is one ratio a response, whose loss is a mean over responses: set aggregation=response"
+            )
+        if self.overlong_buffer > self.max_new_tokens:
+            raise ValueError(f"overlong_buffer={self.overlong_buffer} is above max_new_tokens={self.max_new_tokens}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_critic_where_one_is_asked_for(self) -> "PpoConfig":
+        if self.advantage == "gae":
+            return self
+        defaults = {name: type(self).model_fields[name].default for name in ("critic", "critic_model", "value_head")}
+        for name, default in (*defaults.items(), ("critic_warmup", 0)):
+            if getattr(self, name) != default:
+                raise ValueError(f"advantage={self.advantage} has no critic: leave out {name}={getattr(self, name)}")
         return self
 
     @model_validator(mode="after")

@@ -1,10 +1,29 @@
 """The stages that come with Trine, each described once, in the order of `trine --help` and of the report's sections."""
 
+from dataclasses import replace
+
 from trine.config.stage import Stage
 
 LANGUAGE_MODEL = "language model"
 REWARD_MODEL = "reward model"
 PREFERENCE_PAIRS = "preference pairs"
+
+PPO = Stage(
+    name="ppo",
+    help="improve a policy against a reward by PPO",
+    config="trine.config.rl:PpoConfig",
+    run="trine.stages.rl.ppo:run",
+    outputs=("policy", "critic", "adapter", "best", "best.json", "followed.jsonl"),
+    makes=LANGUAGE_MODEL,
+    estimate="trine.stages.rl.estimate:estimate",
+    overview="trine.report.overview:ppo",
+    verdicts="trine.report.ppo_sections:verdicts",
+    sections=(
+        "trine.report.ppo_sections:ppo_section",
+        "trine.report.ppo_samples:followed_section",
+        "trine.report.ppo_samples:samples_section",
+    ),
+)
 
 BUILT_IN = (
     Stage(
@@ -99,21 +118,25 @@ BUILT_IN = (
         verdicts="trine.report.preview_sections:verdicts",
         sections=("trine.report.preview_sections:preview_section",),
     ),
-    Stage(
-        name="ppo",
-        help="improve a policy against a reward by PPO",
-        config="trine.config.rl:PpoConfig",
-        run="trine.stages.rl.ppo:run",
-        outputs=("policy", "critic", "adapter", "best", "best.json", "followed.jsonl"),
-        makes=LANGUAGE_MODEL,
-        estimate="trine.stages.rl.estimate:estimate",
-        overview="trine.report.overview:ppo",
-        verdicts="trine.report.ppo_sections:verdicts",
-        sections=(
-            "trine.report.ppo_sections:ppo_section",
-            "trine.report.ppo_samples:followed_section",
-            "trine.report.ppo_samples:samples_section",
-        ),
+    PPO,
+    # The same run without a critic; what each sets differently is its config.
+    replace(
+        PPO,
+        name="grpo",
+        help="improve a policy by GRPO: a score against the others of its prompt",
+        config="trine.config.groups:GrpoConfig",
+    ),
+    replace(
+        PPO,
+        name="rloo",
+        help="improve a policy by RLOO: the mean of the others as baseline",
+        config="trine.config.groups:RlooConfig",
+    ),
+    replace(
+        PPO,
+        name="reinforce++",
+        help="improve a policy by REINFORCE++: advantages normalised over a step",
+        config="trine.config.groups:ReinforcePlusPlusConfig",
     ),
     Stage(
         name="dpo",

@@ -39,7 +39,7 @@ PPO_CURVES: tuple[tuple[Curves, str, str], ...] = (
     ),
     ((("explained_variance", ""),), "explained variance", EXPLAINED_VARIANCE),
     ((("kl_coefficient", ""),), "KL coefficient", "KL coefficient: what the reward is reduced by for a nat of KL."),
-    ((("approximate_kl", ""),), "approximate KL, nats per token", APPROXIMATE_KL),
+    ((("approximate_kl", ""),), "approximate KL, nats", APPROXIMATE_KL),
     (
         (("ended_share", "ended"), ("zero_variance_share", "scores all alike")),
         "share of responses",

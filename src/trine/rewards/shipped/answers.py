@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,29 +82,48 @@ class JsonSchema(Config):
     """
 
     takes_text: ClassVar[bool] = True
-    file: Path
-    """file of the JSON schema; what it refers to has to be in it"""
+    file: Path | None = None
+    """file of the JSON schema, for every answer; what it refers to has to be in it. null: each record has its own"""
+    field: Word = "schema"
+    """without a file: field of the records that holds the schema, as an object or as its text"""
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        check = _validator(self.file)
-        return [float(check(response)) for response in responses]
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.file else (self.field,)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> list[float | None]:
+        if self.file:
+            return [float(_validator_of_file(self.file)(response)) for response in responses]
+        return [
+            None if schema is None else float(_validator(_as_text(schema), f"field {self.field!r}")(response))
+            for response, schema in zip(responses, columns[self.field], strict=True)
+        ]
+
+
+def _as_text(schema: Any) -> str:
+    return schema if isinstance(schema, str) else json.dumps(schema, sort_keys=True)
 
 
 @functools.cache
-def _validator(file: Path) -> Any:
-    """A function of a text: whether it is valid by the schema in `file`."""
+def _validator_of_file(file: Path) -> Callable[[str], bool]:
+    return _validator(json.dumps(read_json(file)), str(file))
+
+
+@functools.lru_cache(maxsize=4096)
+def _validator(text: str, place: str) -> Callable[[str], bool]:
+    """A function of a text: whether it is valid by the schema that `text` writes."""
     try:
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
         from referencing import Registry
     except ImportError:
         raise TrineError("json_schema needs jsonschema, which is not installed: pip install 'trine[rewards]'") from None
-    schema = read_json(file)
-    cls = validator_for(schema)
     try:
+        schema = parse_json(text)
+        cls = validator_for(schema)
         cls.check_schema(schema)
-    except SchemaError as error:
-        raise TrineError(f"{file} is no JSON schema: {error.message}") from None
+    except (SchemaError, ValueError) as error:
+        raise TrineError(f"{place} is no JSON schema: {getattr(error, 'message', error)}") from None
     validator = cls(schema, registry=Registry())  # an empty registry: nothing is fetched
 
     def check(text: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trine.algorithms.text_groups import Aggregation, token_weights
 from trine.data.packing import pad
 from trine.records import Answer, Rollout
 from trine.stages.rl.exchange import rollouts_as_bytes, rollouts_from_bytes
@@ -55,19 +56,24 @@ class TokenFigures:
 class UpdateBatch(TokenFigures):
     """What an update learns from, flat: every tensor is [N], on the device of the policy.
 
-    `importance`: the weight of each token's policy loss.
+    `importance`: the weight of each token's policy loss. `weights`: what each token counts in the loss, which depends
+    on how losses are aggregated. `owners`: the response of each token, of `responses`.
     """
 
     advantages: Tensor
     returns: Tensor
     importance: Tensor
+    weights: Tensor
+    owners: Tensor
+    responses: int
 
 
 @dataclass(frozen=True)
 class Experience:
     """One iteration's rollouts and everything computed once about them; padded tensors are [B, R] on the CPU.
 
-    `scores` [B] are the reward's own, NaN where it does not apply to a response: no update learns from that one.
+    `scores` [B] are the reward's own, NaN where it does not apply to a response. `learned` [B, R] marks the tokens that
+    updates learn from.
     `rewards` are what every token earns. `answers`: this process's rollouts as rewards see them; none once resumed.
     """
 
@@ -81,23 +87,24 @@ class Experience:
     returns: Tensor
     rewards: Tensor
     importance: Tensor
+    learned: Tensor
     answers: Sequence[Answer] = ()
-
-    @property
-    def learned(self) -> Tensor:
-        """[B, R]: the response tokens that updates learn from."""
-        return self.mask & ~self.scores.isnan().unsqueeze(1)
 
     def flat(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """`values` [B, R] at the response tokens of `rows`, as [N]."""
         chosen = list(rows)
         return values[chosen][self.mask[chosen]]
 
-    def update_batch(self, rows: Sequence[int], device: torch.device) -> UpdateBatch:
+    def update_batch(
+        self, rows: Sequence[int], device: torch.device, aggregation: Aggregation = "token"
+    ) -> UpdateBatch:
         """The response tokens of `rows` that are learned from."""
-        chosen, names = list(rows), UpdateBatch.__dataclass_fields__
+        chosen = list(rows)
         learned = self.learned[chosen]
-        return UpdateBatch(**{name: getattr(self, name)[chosen][learned].to(device) for name in names})
+        names = UpdateBatch.__dataclass_fields__.keys() & self.__dataclass_fields__.keys()
+        figures = {name: getattr(self, name)[chosen][learned].to(device) for name in names}
+        weights, owners = token_weights(learned, aggregation)[learned], learned.nonzero()[:, 0]
+        return UpdateBatch(**figures, weights=weights.to(device), owners=owners.to(device), responses=len(chosen))
 
     def learned_of(self, rows: Sequence[int], flat: Tensor) -> Tensor:
         """Of something [N] of all response tokens of `rows`, that of the tokens that are learned from."""

@@ -48,7 +48,9 @@ def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> Poli
         begun = ScoreModel(open_score_model(parts_of(config.reward)[0].name, stage.hardware)[0].trunk)
     else:
         policy.recompute_blocks = config.recompute_blocks
-        return PolicyWithValue(policy)
+        model = PolicyWithValue(policy)
+        model.value_head.requires_grad_(config.advantage == "gae")
+        return model
     begin_lora(begun.trunk, config.lora, derive_seed(config.seed, "critic"))
     model = PolicyWithValue(policy, begun.trunk)
     model.value_head, model.value_offset = begun.head, begun.offset
@@ -88,8 +90,8 @@ def whole_networks(model: PolicyWithValue) -> PolicyWithValue:
     return whole
 
 
-def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextFormat) -> None:
-    """Write `policy/` and `critic/`: the value head, on the policy's trunk where they share one."""
+def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextFormat, *, has_critic: bool) -> None:
+    """Write `policy/`, and where there is one `critic/`: the value head, on the policy's trunk if they share one."""
     critic, pad = ScoreModel(model.critic or model.policy), chat.tokenizer.pad
     critic.head, critic.offset = model.value_head, model.value_offset
     stage.write_model(
@@ -97,4 +99,6 @@ def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextForma
         chat.tokenizer,
         lambda folder: save_model(model.policy, folder, eos_token_id=list(chat.end_ids), pad_token_id=pad),
     )
+    if not has_critic:
+        return
     stage.write_model("critic", chat.tokenizer, lambda folder: save_score_model(critic, folder, pad_token_id=pad))

@@ -2,7 +2,8 @@
 et al. 2022).
 
 The five steps of an iteration are `RolloutObjective.start_iteration`; here is what makes them PPO: advantages by GAE
-against a critic, KL to the reference as a price on every token, clipped updates of policy and values.
+against a critic, KL to the reference as a price on every token, clipped updates of policy and values. GRPO, RLOO and
+REINFORCE++ are the same run with the advantages of `groups.py` and no critic.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
 from trine.algorithms.ppo import truncation
+from trine.algorithms.text_groups import sequence_log_ratios
 from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import finish_lora
 from trine.catalog.exchanges import read_exchanges, read_texts
@@ -32,6 +34,7 @@ from trine.runtime.progress import say
 from trine.stages.policy_gradient import policy_terms, value_term
 from trine.stages.rl.experience import TokenFigures, UpdateBatch
 from trine.stages.rl.followed import Done, Followed, write_followed
+from trine.stages.rl.groups import advantages_without_critic, groups_of
 from trine.stages.rl.held_out import HeldOut
 from trine.stages.rl.networks import (
     check_shares,
@@ -59,8 +62,11 @@ class PpoObjective(RolloutObjective):
     def advantages(
         self, rollouts: Sequence[Rollout], scores: Tensor, figures: TokenFigures, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By GAE, of the tokens' rewards."""
+        """By GAE, of the tokens' rewards; or against the group. Without a critic there are no returns."""
         config, rewards = self.config, self.token_rewards(scores, figures, mask)
+        if config.advantage != "gae":
+            advantages = advantages_without_critic(rewards, groups_of(rollouts), mask, config)
+            return advantages, torch.zeros_like(advantages)
         return gae_of_responses(
             rewards, figures.old_values, mask,
             gamma=config.gamma, gae_lambda=config.gae_lambda, return_lambda=config.return_lambda,
@@ -68,16 +74,19 @@ class PpoObjective(RolloutObjective):
 
     def loss(self, log_probs: Tensor, entropy: Tensor, values: Tensor, batch: UpdateBatch) -> dict[str, Term]:
         """Clipped policy loss, value loss, entropy bonus, and the KL penalty where it is asked for in the loss."""
-        config, advantages = self.config, batch.advantages
+        config, advantages, now = self.config, batch.weights * batch.advantages, log_probs
+        if config.ratio == "sequence":
+            apart = sequence_log_ratios(log_probs - batch.old_log_probs, batch.owners, batch.responses)
+            now = batch.old_log_probs + apart
         if config.old_log_probs == "corrected":
             advantages = batch.importance * advantages
         if config.old_log_probs == "engine":
             advantages = truncation(log_probs, batch.old_log_probs, config.importance_cap) * advantages
-        terms = policy_terms(log_probs, entropy, batch.old_log_probs, advantages, config)
+        terms = policy_terms(now, entropy, batch.old_log_probs, advantages, config)
         terms["value"] = value_term(values, batch.old_values, batch.returns, config)
         if config.kl.in_loss != "none":
             penalty = kl_loss(log_probs, batch.old_log_probs, batch.reference_log_probs, config.kl.in_loss)
-            terms["kl_loss"] = Term(penalty.sum(), self.kl_coefficient)
+            terms["kl_loss"] = Term((batch.weights * penalty).sum(), self.kl_coefficient)
         return terms
 
 
@@ -143,7 +152,7 @@ def train(config: PpoConfig, stage: StageRun, followed: Done | None = None) -> d
         if world.is_main:
             finish_lora(whole.policy, stage.path / "adapter", config.model, config.adapter)
             merge_lora(whole)  # a critic of its own has adapters too
-            write_policy(stage, whole, chat)
+            write_policy(stage, whole, chat, has_critic=objective.needs_critic)
     counted = {"iterations": config.iterations, "kl_coefficient": objective.next_kl_coefficient}
     return results | counted | seen
 

@@ -1,7 +1,7 @@
 """Online RL on text as five steps, which PPO, GRPO, RLOO and REINFORCE++ share.
 
-An algorithm is a subclass that says two things: how advantages are made of scores (step 4) and what the loss of an
-update is (step 5); and whether it `needs_critic`. `start_iteration` reads top to bottom:
+An algorithm says two things: how advantages are made of scores (step 4; `ppo.py` with a critic, `groups.py` without)
+and what the loss of an update is (step 5). `start_iteration` reads top to bottom:
 
     1 sample    2 score    3 log-probabilities and values    4 advantages    5 epochs x minibatches of updates
 
@@ -16,13 +16,14 @@ iteration it holds all that was computed at its start, so that the old policy ne
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import explained_variance
+from trine.algorithms.text_groups import aggregation_count
 from trine.algorithms.text_log_probs import target_log_probs
 from trine.algorithms.text_regression import ridge_regression
 from trine.algorithms.text_rewards import token_rewards
@@ -47,9 +48,11 @@ from trine.stages.rl.experience import (
     padded_log_probs,
     response_mask,
 )
+from trine.stages.rl.groups import learned_responses
 from trine.stages.rl.observations import Observer
 from trine.stages.rl.phases import Phases
 from trine.stages.rl.prompts import Prompt
+from trine.stages.rl.resampling import resampled
 from trine.stages.rl.running_state import RunningState
 from trine.stages.rl.sampler import Sampler
 from trine.stages.rl.scoring import Scorer
@@ -68,8 +71,6 @@ class RolloutObjective(IterationObjective[list[int]]):
     `parallel`: the processes, and the `TokenPass` of `model` that they train together. `held_out` gives the figures of
     an evaluation.
     """
-
-    needs_critic: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -91,7 +92,8 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.scorer = Scorer(reward, background=config.reward_overlap > 0)
         self.running, self.phases = RunningState(config), Phases()
         self.held_out: Callable[[], dict[str, Any]] = dict
-        self.iteration = 0
+        self.needs_critic = config.advantage == "gae"
+        self.iteration = self._resampled = 0
         self._part: Part = "both"
         self.observer = Observer(config)
         self._experience: Experience | None = None
@@ -127,6 +129,8 @@ class RolloutObjective(IterationObjective[list[int]]):
 
         # 2. Score them: a reward model, a function, any `Reward`. With `reward_overlap` a thread does, beside 1 and 3.
         scores = self.score()
+        if self.config.groups.equal == "resample":
+            rollouts, answers, scores = self.resample(iteration, rollouts, answers, scores())
 
         # 3. Log-probabilities of policy and reference, and the critic's values. Without a critic the values are unused.
         if self.needs_critic and iteration == 0 and self.config.value_head == "fitted":
@@ -145,7 +149,8 @@ class RolloutObjective(IterationObjective[list[int]]):
         self._experience = Experience(
             rollouts, scores(), written, figures.old_log_probs, figures.old_values, figures.reference_log_probs,
             advantages, returns, self.token_rewards(paid, figures, mask),
-            self.importance(rollouts, figures.old_log_probs, written), answers,
+            self.importance(rollouts, figures.old_log_probs, written),
+            written & learned_responses(scores(), rollouts, self.config).unsqueeze(1), answers,
         )  # fmt: skip
         self._observe(iteration)
 
@@ -159,6 +164,15 @@ class RolloutObjective(IterationObjective[list[int]]):
 
         with self.phases.of("sampling"):
             return self.sampler.iteration(iteration, take), answers
+
+    def resample(
+        self, iteration: int, rollouts: list[Rollout], answers: list[Answer], scores: Tensor
+    ) -> tuple[list[Rollout], list[Answer], Callable[[], Tensor]]:
+        """The same with responses to other prompts in place of the groups whose scores are all equal."""
+        with self.phases.of("sampling"):
+            found, new, scores, self._resampled = resampled(self.sampler, self.reward, iteration, rollouts, scores)
+        first = self.world.rank * len(answers)
+        return found, [new.get(first + row, answer) for row, answer in enumerate(answers)], lambda: scores
 
     def score(self) -> Callable[[], Tensor]:
         """A function that gives the scores [B] of all processes, once the thread that scores has them."""
@@ -224,7 +238,10 @@ class RolloutObjective(IterationObjective[list[int]]):
             self.running.skipped += 1
             return []
         self._part = "both" if policy and critic else "policy" if policy else "critic"
-        return self._epoch(iteration, epoch, self.experience.rollouts)[minibatch]
+        experience = self.experience
+        if not bool(experience.learned[self._minibatches(iteration, epoch, experience.rollouts)[minibatch]].any()):
+            return []
+        return self._epoch(iteration, epoch, experience.rollouts)[minibatch]
 
     def trains_policy(self, epoch: int) -> bool:
         """Whether the policy learns in this pass: not in the critic's warm-up, nor once it moved too far."""
@@ -235,12 +252,14 @@ class RolloutObjective(IterationObjective[list[int]]):
         return self.needs_critic and epoch < (self.config.critic_training.epochs or self.config.epochs)
 
     def counts(self, batch: list[int]) -> dict[str, float]:
-        tokens = float(self.experience.learned[batch].sum())
-        return dict.fromkeys((*POLICY_TERMS, "value", "kl_loss"), tokens)
+        learned, config = self.experience.learned[batch], self.config
+        weighted = aggregation_count(learned, config.aggregation, config.max_new_tokens)
+        tokens = dict.fromkeys((*POLICY_TERMS, "value"), float(learned.sum()))
+        return {**tokens, "policy": weighted, "kl_loss": weighted}
 
     def terms(self, batch: list[int]) -> dict[str, Term]:
         padded = self.pad([self.experience.rollouts[row] for row in batch])
-        update = self.experience.update_batch(batch, self.device)
+        update = self.experience.update_batch(batch, self.device, self.config.aggregation)
         found = self._forward(padded, self._part)
         self.observer.update(
             batch,
@@ -271,19 +290,19 @@ class RolloutObjective(IterationObjective[list[int]]):
             raise RuntimeError("no iteration has started: call batches with the first step of one")
         return self._experience
 
-    def _epoch(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
-        """Row numbers of this process by minibatch and micro-batch, a fresh permutation every epoch.
-
-        Within a minibatch rows are sorted by length, so that micro-batches hold little padding, and then dealt out.
-        """
-        size, micro = self.config.minibatch_size, self.config.micro_batch_size
+    def _minibatches(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[int]]:
+        """Row numbers by minibatch, a fresh permutation every epoch, within a minibatch sorted by length."""
+        size = self.config.minibatch_size
         order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
         lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-        minibatches = [
-            sorted(order[start : start + size], key=lengths.__getitem__)[self.world.rank :: self.world.size]
-            for start in range(0, len(order), size)
-        ]
-        return [[rows[start : start + micro] for start in range(0, len(rows), micro)] for rows in minibatches]
+        return [sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)]
+
+    def _epoch(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
+        """Row numbers of this process by minibatch and micro-batch: sorted by length, so that micro-batches hold little
+        padding, and then dealt out."""
+        micro = self.config.micro_batch_size
+        dealt = [rows[self.world.rank :: self.world.size] for rows in self._minibatches(iteration, epoch, rollouts)]
+        return [[rows[start : start + micro] for start in range(0, len(rows), micro)] for rows in dealt]
 
     # Forward passes
 
@@ -360,6 +379,8 @@ class RolloutObjective(IterationObjective[list[int]]):
         experience = self.experience
         self.observed = {"iteration": float(iteration), **self.observer.iteration(iteration, experience, self.reward)}
         self.observed["kl_coefficient"] = self.kl_coefficient
+        if self.config.groups.equal == "resample":
+            self.observed["resampled_groups"] = float(self._resampled)
         self.running.take_in_kl(iteration, self.observed["kl"])
         if self.needs_critic:
             earned = self.earned(experience)

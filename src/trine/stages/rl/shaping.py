@@ -1,4 +1,4 @@
-"""From a reward's scores to what responses are paid: scaled, clipped, and less the penalty of a missing end.
+"""From a reward's scores to what responses are paid: scaled, clipped, and less the penalties of no end and of length.
 
 Scaling divides by the deviation of all scores so far, as TRL's `score_scaling` did; they are running state, which
 learns from an iteration only if one of its updates was taken.
@@ -13,6 +13,7 @@ from torch import Tensor
 from trine.config.rl import PpoConfig
 from trine.records import Rollout
 from trine.stages.rl.experience import final_scores
+from trine.stages.rl.groups import overlong
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def paid_scores(scores: Tensor, rollouts: Sequence[Rollout], moments: ScoreMomen
         scores = ((scores.double() - shift) / moments.deviation).to(scores.dtype)
     if config.score_clip is not None:
         scores = scores.clamp(-config.score_clip, config.score_clip)
-    return final_scores(scores, rollouts, penalty(moments, config), config.missing_eos_score)
+    final = final_scores(scores, rollouts, penalty(moments, config), config.missing_eos_score)
+    return overlong(final, rollouts, config)
 
 
 def penalty(moments: ScoreMoments, config: PpoConfig) -> float:
