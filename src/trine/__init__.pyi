@@ -105,6 +105,20 @@ def functions(
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
+def reasoning(
+    out: _Path,
+    tasks: Sequence[str],
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    count: int = ...,
+    held_out_count: int = ...,
+    options: Mapping[str, Any] = ...,
+    instruction: str = ...,
+) -> Result:
+    """Write prompts of tasks of reasoning-gym, which `--reward reasoning-gym` then scores (extra `reasoning`)."""
+
 def split(
     out: _Path,
     records: _Path,
@@ -578,7 +592,7 @@ def best_of_n(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
     *,
     seed: int = ...,
     overwrite: bool = ...,

@@ -110,6 +110,7 @@ GIVEN = {
     "reviews-words": ["reviews=r.jsonl"],
     "reviews-encoder": ["reviews=r.jsonl"],
     "reviews-gpt": ["reviews=r.jsonl"],
+    "critic-first": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
     "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
 }
 """What recipes are to be given."""

@@ -35,6 +35,7 @@ SHIPPED = {
     "length": "trine.rewards.shipped.style:Length",
     "repetition": "trine.rewards.shipped.style:Repetition",
     "words_wanted": "trine.rewards.shipped.style:WordsWanted",
+    "reasoning-gym": "trine.rewards.shipped.reasoning:ReasoningGym",
 }
 """the rewards that come with Trine, and the classes of their options"""
 POSITIVE_LOGIT, MEAN_MINUS_STD = "positive_logit:", "mean_minus_std:"

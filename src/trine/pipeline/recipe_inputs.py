@@ -37,7 +37,13 @@ def _replaced(value: Any, found: Mapping[str, str]) -> Any:
         return {key: _replaced(each, found) for key, each in value.items()}
     if isinstance(value, list):
         return [_replaced(each, found) for each in value]
-    return found.get(value, value) if isinstance(value, str) else value
+    return _with_place(value, found) if isinstance(value, str) else value
+
+
+def _with_place(value: str, found: Mapping[str, str]) -> str:
+    """`@name`, or a path below it: `@quickstart/reward` where the input is a folder of runs."""
+    name, slash, rest = value.partition("/")
+    return f"{found[name]}{slash}{rest}" if name in found else value
 
 
 def _place(value: str) -> str:

@@ -34,7 +34,8 @@ class Sampler:
         self.policy, self.prompts, self.chat, self.config, self.world = policy, prompts, chat, config, world
         self.user = import_user(config.user) if config.user else None
         rows = config.batch_size // world.size
-        self.engine = Engine(self._whole_policy(), rows=rows, tokenizer=chat.tokenizer)
+        tokenizer = chat.tokenizer if config.stop_strings else None
+        self.engine = Engine(self._whole_policy(), rows=rows, tokenizer=tokenizer)
 
     def iteration(self, iteration: int, on_part: Callable[[list[Answer]], None]) -> list[Rollout]:
         """The responses of all processes. `on_part` is given this process's own, as rewards see them, in
