@@ -13,6 +13,8 @@ from bench import company, loader, memory, ppo_cases, ranks, startup
 from bench.cases import GROUPS, SIDES
 from bench.chip import CHIPS, chip, limits, stand_in_for
 from bench.control_cases import control
+from bench.encoder_cases import encoder
+from bench.encoder_texts import write_encoder
 from bench.models import SHAPES, write_model
 from bench.protocol import available_cores
 from bench.records import Case
@@ -24,10 +26,10 @@ from trine.runtime.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 5
-OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3, "company": 3}
+OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "dpo": 3, "ranks": 3, "company": 3}
 """Of groups that need more or fewer."""
 LOADER_VOCABULARY = 8192
-SHAPELESS = ("startup", "encoding", "loader", "control")
+SHAPELESS = ("startup", "encoding", "loader", "control", "encoder")
 EVERY_GROUP = [*SHAPELESS, *GROUPS, "memory", "ranks", "company"]
 
 
@@ -36,7 +38,7 @@ def main() -> int:
     stand_in_for(arguments.chip)
     try:
         for group in (group for group in SHAPELESS if group in arguments.groups):
-            {"startup": _startup, "encoding": _encoding, "loader": _loader, "control": _control}[group](arguments)
+            _SHAPELESS[group](arguments)
         for shape in arguments.shape:
             _shape(shape, arguments)
     except SideError as error:
@@ -88,12 +90,26 @@ def _control(arguments: argparse.Namespace) -> None:
         _in_turns("control", "control", control(), workers, arguments)
 
 
+def _encoder(arguments: argparse.Namespace) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="trine-bench-") as folder,
+        Workers(Path(folder), arguments.threads) as workers,
+    ):
+        write_encoder(Path(folder))
+        _in_turns("encoder", "encoder", encoder(), workers, arguments)
+
+
 def _loader(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="trine-bench-") as folder:
         write_tokenizer(Path(folder), LOADER_VOCABULARY)
         sys.stderr.write("loader ...\n")
         result, rows = loader.measure(Path(folder), arguments.threads)
     _finish("loader", arguments, rows, {"unit": "%", "repetitions": 1, "results": [result]})
+
+
+_SHAPELESS = {
+    "startup": _startup, "encoding": _encoding, "loader": _loader, "control": _control, "encoder": _encoder,
+}  # fmt: skip
 
 
 def _shape(shape: str, arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """The speed table as data: the sides, the work of each case, and the target ratios."""
 
-from bench import control_cases, ppo_cases, training_cases
+from bench import control_cases, encoder_cases, ppo_cases, training_cases
 from bench.chip import by_chip, chip
 from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
@@ -19,6 +19,7 @@ SIDES = {
     **training_cases.SIDES,
     **control_cases.SIDES,
     **ppo_cases.SIDES,
+    **encoder_cases.SIDES,
 }
 
 LLAMA_TARGETS = {"small": {1: 1.05, 16: 1.05, 64: 1.05}, "mini": {1: 0.7, 16: 0.9, 64: 1.0}}

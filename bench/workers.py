@@ -18,8 +18,13 @@ from bench.chip import limits
 from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
-PYTHONS = {"llama.cpp": "TRINE_LLAMA_PYTHON", "trl 0.11": "TRINE_TRL_PYTHON", "trl 0.24": "TRINE_TRL_NEW_PYTHON"}
-"""Peers that run in an environment of their own, and the variable that names its Python."""
+PYTHONS = {
+    "llama.cpp": "TRINE_LLAMA_PYTHON",
+    "trl 0.11": "TRINE_TRL_0_11_PYTHON",
+    "trl 0.24": "TRINE_TRL_0_24_PYTHON",
+    "trl": "TRINE_TRL_PYTHON",
+}
+"""Variables that name the interpreters of peers with environments of their own."""
 PAUSE_SECONDS = 0.3  # threads of the previous side spin for a moment before they sleep
 MAX_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
@@ -43,7 +48,7 @@ class Worker:
         # A compiler's cache from an earlier run would hide what compiling costs.
         environment = clean_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
         environment |= ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | SIDES[name].environment
-        python = next((os.environ.get(where) for peer, where in PYTHONS.items() if name.startswith(peer)), None)
+        python = next((os.environ.get(variable) for peer, variable in PYTHONS.items() if name.startswith(peer)), None)
         try:
             self.process = subprocess.Popen(
                 [python or sys.executable, "-m", SIDES[name].module, json.dumps(options)],

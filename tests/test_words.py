@@ -49,6 +49,7 @@ EXCEPT = (
     ("src/trine/data/judgements.py", "judge", "the same, in a file"),
     ("src/trine/data/judgement_forms.py", "judge", "the same, in a file"),
     ("src/trine/data/judgement_texts.py", "judge", "the same, in a file"),
+    ("src/trine/stages/preferences/", "judged", "a judgement beside the scores of its answers"),
     ("src/trine/", "Judged", "a judgement beside the scores of its answers"),
 )
 

@@ -11,6 +11,7 @@ from trine.api.recipes import Report as Report
 from trine.api.reward import Reward as Reward
 from trine.api.reward import load_reward as load_reward
 from trine.api.stages import Result as Result
+from trine.config.backbones import WordsConfig as WordsConfig
 from trine.config.base import HardwareConfig as HardwareConfig
 from trine.config.base import LoopConfig as LoopConfig
 from trine.config.base import OptimizerConfig as OptimizerConfig
@@ -104,6 +105,20 @@ def functions(
 ) -> Result:
     """Mine tasks from code: the prompt is a signature with its docstring, the response the body that a person wrote."""
 
+def reasoning(
+    out: _Path,
+    tasks: Sequence[str],
+    *,
+    seed: int = ...,
+    overwrite: bool = ...,
+    hardware: HardwareConfig | Mapping[str, Any] = ...,
+    count: int = ...,
+    held_out_count: int = ...,
+    options: Mapping[str, Any] = ...,
+    instruction: str = ...,
+) -> Result:
+    """Write prompts of tasks of reasoning-gym, which `--reward reasoning-gym` then scores (extra `reasoning`)."""
+
 def split(
     out: _Path,
     records: _Path,
@@ -177,11 +192,12 @@ def preferences(
 
 def reward(
     out: _Path,
-    model: _Path,
     *,
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    model: _Path = ...,
+    kind: Literal["model", "encoder", "words"] = ...,
     adapter: _Path | None = ...,
     labels: Sequence[_Path] = ...,
     scores: Sequence[_Path] = ...,
@@ -196,6 +212,7 @@ def reward(
     form: Literal["chat", "text"] | None = ...,
     fields: Mapping[str, str] = ...,
     positive: Sequence[str] = ...,
+    words: WordsConfig | Mapping[str, Any] = ...,
     weights: KindWeights | Mapping[str, Any] = ...,
     cuts: CutsConfig | Mapping[str, Any] = ...,
     max_tokens: int | None = ...,
@@ -545,6 +562,8 @@ def dpo(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    held_out_share: float = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
     fields: Mapping[str, str] = ...,
     positive: Sequence[str] = ...,
     form: Literal["chat", "text"] = ...,
@@ -574,7 +593,7 @@ def best_of_n(
     out: _Path,
     model: _Path,
     prompts: _Path,
-    reward: _Path,
+    reward: _Path | RewardSum | Mapping[str, Any],
     *,
     seed: int = ...,
     overwrite: bool = ...,

@@ -15,7 +15,7 @@ from trine.config.registry import COMMANDS, STAGES
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["pre"], ["preferences", "pretrain"]),
+        (["pre"], ["preferences", "pretrain", "preview"]),
         (["help", "rew"], ["reward"]),
         (["pretrain", "--corpus.f"], None),
         (["pretrain", "--packing", ""], ["packed", "stream", "windows"]),

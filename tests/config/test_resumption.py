@@ -17,6 +17,7 @@ from trine.config.groups import GrpoConfig, ReinforcePlusPlusConfig, RlooConfig
 from trine.config.loading import read_config_file
 from trine.config.preferences import PreferencesConfig, RewardConfig
 from trine.config.preview import PreviewConfig
+from trine.config.reasoning import ReasoningConfig
 from trine.config.registry import STAGES, config_class
 from trine.config.resumption import Resumption, resumptions, settings_of, with_inputs
 from trine.config.rl import PpoConfig
@@ -37,6 +38,7 @@ CONFIGS: dict[str, StageConfig] = {
     "preferences": PreferencesConfig(out="run", model="m", examples="e", held_out="h", adapter="a"),
     "reward": RewardConfig(out="run", model="m", preferences="p", held_out="h", adapter="a", reference="r"),
     "preview": PreviewConfig(out="run", model="m", adapter="a", reward="r", other="o", prompts="p"),
+    "reasoning": ReasoningConfig(out="run", tasks=("leg_counting",)),
     "split": SplitConfig(out="run", records="r"),
     "ppo": PpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
     "grpo": GrpoConfig(out="run", model="m", prompts="p", reward="r", adapter="a", held_out_reward="h"),
@@ -112,6 +114,7 @@ KINDS: dict[str, dict[str, str]] = {
     ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
+    "reasoning": {},
     "split": {"records": "BY_CONTENT"},
     **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce++"), OF_PPO),
     "dpo": OF_A_LOOP | dict.fromkeys(("model", "adapter", "preferences", "held_out"), "BY_CONTENT") | {

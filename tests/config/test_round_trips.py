@@ -61,7 +61,7 @@ def test_a_whole_command_line_is_the_config_that_python_makes(name: str) -> None
     cls, checked = command_config_class(name), 0
     for seed in range(40):
         random_ = random.Random(seed)
-        needed = ("models", "tasks") if name == "evaluate" else ()
+        needed = {"evaluate": ("models", "tasks"), "reward": ("model", "labels")}.get(name, ())
         fields = [f for f in config_fields(cls) if f.required or f.name in needed or random_.random() < 0.1]
         fields = [field for field in fields if field.name != "set"]
         values = {field.name: value_of(field.kind, random_) for field in fields}

@@ -108,8 +108,9 @@ def fields_of(stage: str) -> list[ConfigField]:
 def test_any_value_is_the_same_as_an_option_and_as_an_override(stage: str, tmp_path: Path) -> None:
     """5.1: every field of every stage, several values each; what the stage refuses is refused both ways."""
     cls, checked = config_class(stage), 0
-    needed = ("models", "tasks") if stage == "evaluate" else ()
-    required = {f.name: f"{f.name}-1" for f in config_fields(cls) if f.required or f.name in needed}
+    needed = {"evaluate": ("models", "tasks"), "reward": ("labels",)}.get(stage, ())
+    also = (*needed, *(["model"] if stage == "reward" else []))
+    required = {f.name: f"{f.name}-1" for f in config_fields(cls) if f.required or f.name in also}
     recipe = tmp_path / "recipe.yaml"
     body = ", ".join(
         f"{name}: {[value] if name in needed else value}" for name, value in required.items() if name != "out"

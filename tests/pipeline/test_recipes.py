@@ -11,6 +11,7 @@ from trine.config.base import HardwareConfig
 from trine.config.control import ControlConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.finetuning import FinetuneConfig
+from trine.config.preferences import RewardConfig
 from trine.config.rl import PpoConfig
 from trine.config.text import PretrainConfig
 from trine.data.task_texts import read_task_texts
@@ -106,6 +107,9 @@ def test_a_later_stage_cannot_be_named(tmp_path: Path) -> None:
 
 GIVEN = {
     "gpt1-reviews": ["reviews=r.jsonl"],
+    "reviews-words": ["reviews=r.jsonl"],
+    "reviews-encoder": ["reviews=r.jsonl"],
+    "reviews-gpt": ["reviews=r.jsonl"],
     "critic-first": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
     "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
 }
@@ -115,7 +119,7 @@ GIVEN = {
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_every_built_in_recipe_is_complete_and_checked(name: str) -> None:
     recipe = load_recipe(name, OUT, 0, None, overrides=GIVEN.get(name, ()))
-    makes = PretrainConfig | ControlConfig | FinetuneConfig | PpoConfig | EvaluateConfig
+    makes = PretrainConfig | ControlConfig | FinetuneConfig | RewardConfig | PpoConfig | EvaluateConfig
     assert [step for step in recipe.steps if isinstance(step.config, makes)]
 
 

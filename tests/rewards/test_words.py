@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trine.rewards.words import WordModel, _features, _log_count_ratio, minimize, n_grams
+from trine.rewards.words import WordModel, _log_count_ratio, features_of, minimize, n_grams
 
 GOOD = ["a good film", "good and fine", "fine film", "not bad at all"]
 BAD = ["a bad film", "not good at all", "dull film", "bad and dull"]
@@ -25,7 +25,7 @@ def test_pairs_of_words_tell_what_single_words_cannot() -> None:
 
 def test_the_ratio_is_that_of_smoothed_counts() -> None:
     """Wang & Manning 2012, eq. 2: r = log((p / |p|) / (q / |q|)), p and q the counts plus one."""
-    ragged = _features(["a b", "a", "b c"], {"a": 0, "b": 1, "c": 2}, 1)
+    ragged = features_of(["a b", "a", "b c"], {"a": 0, "b": 1, "c": 2}, 1)
     ratio = _log_count_ratio(ragged, np.array([1.0, 1.0, 0.0]), 3)
     p, q = np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 2.0])
     np.testing.assert_allclose(ratio, np.log(p / 6) - np.log(q / 5))
@@ -34,7 +34,7 @@ def test_the_ratio_is_that_of_smoothed_counts() -> None:
 def test_the_fit_is_the_minimum_of_the_regularised_logistic_loss() -> None:
     texts, labels = [*GOOD, *BAD], np.array([1] * 4 + [0] * 4)
     model = WordModel.fit(texts, labels.tolist(), min_count=1, penalty=0.5)
-    ragged = _features(texts, model.vocabulary, 2)
+    ragged = features_of(texts, model.vocabulary, 2)
     ratio = _log_count_ratio(ragged, labels.astype(float), len(model.vocabulary))
     presence = np.zeros((8, len(ratio)))
     presence[ragged.owners, ragged.features] = 1

@@ -64,7 +64,8 @@ class Reward:
         reward.score("2 + 2?", "#### 4", answer="4")       # 1.0: fields of the prompt's record by name
 
     A prompt is what the user says, or a conversation, a list of {"role": ..., "content": ...}. Answers to equal prompts
-    are a group. A score is NaN where the reward does not apply.
+    are a group. A reward that reads plain text is asked without a prompt: reward.score("A fine film."). A score is NaN
+    where the reward does not apply.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -72,20 +73,28 @@ class Reward:
         self._lock = Lock()
 
     @overload
+    def score(self, prompt: str) -> float: ...
+    @overload
+    def score(self, prompt: list[str] | tuple[str, ...]) -> list[float]: ...
+    @overload
     def score(self, prompt: Prompt, response: str, **columns: Any) -> float: ...
     @overload
     def score(self, prompt: Sequence[Prompt], response: list[str] | tuple[str, ...], **columns: Any) -> list[float]: ...
-    def score(self, prompt: Any, response: Any, **columns: Any) -> Any:
-        """The score of a whole answer to a prompt; of lists of both, one for each. Fields are then lists too."""
+    def score(self, prompt: Any, response: Any = None, **columns: Any) -> Any:
+        """The score of a whole answer to a prompt, or of a plain text; of lists, one for each. Fields are lists too."""
         scores = self._scored(prompt, response, columns).scores.tolist()
-        return scores[0] if isinstance(response, str) else scores
+        return scores[0] if isinstance(prompt if response is None else response, str) else scores
 
-    def parts(self, prompt: Any, response: Any, **columns: Any) -> dict[str, Any]:
+    def parts(self, prompt: Any, response: Any = None, **columns: Any) -> dict[str, Any]:
         """What each part of a sum says, by its name, unweighted: a number, or of lists of answers a list."""
         parts = self._scored(prompt, response, columns).parts
-        return {name: each.tolist()[0] if isinstance(response, str) else each.tolist() for name, each in parts.items()}
+        one = isinstance(prompt if response is None else response, str)
+        return {name: each.tolist()[0] if one else each.tolist() for name, each in parts.items()}
 
     def _scored(self, prompt: Any, response: Any, columns: Mapping[str, Any]) -> Scored:
+        if response is None:
+            with self._lock:
+                return scored(self._scorer, [Answer((), text, query="") for text in _texts(prompt, columns)])
         one = isinstance(response, str)
         pairs = [(prompt, response)] if one else paired(prompt, response)
         fields = {name: [value] if one else value for name, value in columns.items()}
@@ -104,3 +113,12 @@ class Reward:
         ]  # fmt: skip
         with self._lock:
             return scored(self._scorer, answers)
+
+
+def _texts(given: Any, columns: Mapping[str, Any]) -> Sequence[str]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise TrineError(f"without a response, what is scored is a text or a list of texts, found {given!r:.60}")
+    if columns:
+        raise TrineError(f"the fields {', '.join(columns)} are of a prompt's record; give a prompt and a response")
+    return texts

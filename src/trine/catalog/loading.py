@@ -115,9 +115,11 @@ def open_tokenizer(name: Path | str, adapter: str | None = None) -> tuple[Tokeni
 
 
 def open_score_model(
-    name: Path | str, hardware: Hardware, *, ignored: Collection[str] = ()
+    name: Path | str, hardware: Hardware, *, ignored: Collection[str] = (), positive_logit: bool = False
 ) -> tuple[ScoreModel, Tokenizer]:
     """A reward model and its tokenizer; `TrineError` where `name` is no folder that holds one.
+
+    `positive_logit`: of two labels the second one's logit rather than its log-odds.
 
     An adapter folder gives one too, where the adapter brings the score head (as PEFT's SEQ_CLS adapters do) or its base
     has one.
@@ -127,7 +129,8 @@ def open_score_model(
         raise TrineError(f"{place.base} is a language model; name the folder of a reward model")
     compute = (hardware.compute_dtype, hardware.device)
     if not place.adapters:
-        return load_score_model(place.base, *compute, ignored=ignored), Tokenizer.load(place.base)
+        model = load_score_model(place.base, *compute, ignored=ignored, positive_logit=positive_logit)
+        return model, Tokenizer.load(place.base)
     trunk, scored = _scored_base(place.base, hardware, ignored)
     head: Tensor | None = None if scored is None else scored.head.weight
     for folder in place.adapters:

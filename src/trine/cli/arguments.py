@@ -6,7 +6,8 @@ are the manners of options alone.
     --name VALUE, --name=VALUE     a dash in a name is an underscore; a name is written out, never shortened
     --name A B, --name A --name B  lists; anything else that is given twice is an error
     --switch, --switch false       --no-name: off; null; or, of a list, none
-    VALUE                          required options may be given without their names, in order; after -- all are
+    VALUE                          required options, and those of `Config.unnamed`, may be given without their names, in
+                                   order; after -- all are
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 def parse(command: str, cls: type[AnyConfig], arguments: list[str]) -> tuple[AnyConfig, bool]:
     """The config that `arguments` ask for, and whether --dry-run was given. Prints help and leaves on --help."""
     fields = {each.name: each for each in (*OF_EVERY_COMMAND, *config_fields(cls))}
-    scan = _Scan(f"trine {command}", fields)
+    scan = _Scan(f"trine {command}", fields, cls.unnamed)
     scan.read(arguments)
     if scan.help is not None:
         print_help(command, cls, scan.help)
@@ -57,6 +58,7 @@ class _Scan:
 
     place: str
     fields: Mapping[str, ConfigField]
+    optional: Sequence[str] = ()
     texts: dict[str, list[str]] = field(default_factory=dict)
     negated: set[str] = field(default_factory=set)
     unnamed: list[str] = field(default_factory=list)
@@ -79,6 +81,7 @@ class _Scan:
     def overrides(self) -> dict[str, Any]:
         """{dotted name: value} of all that was typed."""
         required = [name for name, each in self.fields.items() if each.required and name not in self.texts]
+        required += [name for name in self.optional if name not in self.texts]
         if len(self.unnamed) > len(required):
             raise TrineError(
                 f"{self.place}: {self.unnamed[len(required)]!r} is one value too many; without its name may stand: "

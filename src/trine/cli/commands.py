@@ -20,6 +20,7 @@ from trine.config.use import (
     RecipesConfig,
     ReportConfig,
     RunConfig,
+    ScoreConfig,
     ShowRecipeConfig,
     VerifyConfig,
 )
@@ -128,6 +129,12 @@ def generate(config: GenerateConfig) -> None:
     write(config)
 
 
+def score(config: ScoreConfig) -> None:
+    from trine.cli.score import write
+
+    write(config)
+
+
 def chat(config: ChatConfig) -> None:
     from trine.cli.chat import talk
 
@@ -166,6 +173,7 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "report": report,
     "verify": verify,
     "generate": generate,
+    "score": score,
     "chat": chat,
     "import": import_model,
     "export": export_model,

@@ -35,7 +35,8 @@ def print_help(command: str, cls: type[Config], asked: str) -> None:
 def help_text(command: str, cls: type[Config], *, everything: bool, width: int) -> str:
     fields = config_fields(cls)
     names = [each.name for each in fields if each.required]
-    usage = " ".join([f"usage: trine {command}", *(name.upper() for name in names), "[options]"])
+    optional = [f"[{name.upper()}]" for name in cls.unnamed]
+    usage = " ".join([f"usage: trine {command}", *(name.upper() for name in names), *optional, "[options]"])
     lines = [*_wrapped(usage, width, 6), "", *_about(cls, width)]
     shown, first = 0, _first(cls)
     for title, group in _groups(cls, fields):

@@ -48,6 +48,8 @@ class Config(BaseModel):
 
     first: ClassVar[tuple[str, ...]] = ()
     """(dotted) names of the options that `--help` shows besides the required ones; the rest is under `--help all`"""
+    unnamed: ClassVar[tuple[str, ...]] = ()
+    """optional fields whose values may stand without their names, behind those of the required ones"""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
 from trine.config.resumption import ByContent, ChangesBits
+from trine.config.rewards import RewardSetting
 from trine.records import Closing, Form
 
 
@@ -25,8 +26,8 @@ class BestOfNConfig(StageConfig):
     query_tokens: tuple[PositiveInt, ...] = ()
     """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
     number between these two that the seed draws for each; empty: all of the text"""
-    reward: ByContent[ModelName]
-    """any reward, as of trine ppo: reward run or model folder, owner/name on the hub, or package.module:function"""
+    reward: ByContent[RewardSetting]
+    """what chooses the best: any reward that trine ppo takes, a sum of several too (docs/reward-models.md)"""
     closed: Closing | None = None
     """how a reward model reads an answer that was cut at max_new_tokens; null: as its folder says"""
     samples: PositiveInt = 8

@@ -11,6 +11,7 @@ from typing import Any
 
 from trine.config.base import Config, LoopConfig
 from trine.config.corpus import FilterConfig, SourceConfig
+from trine.config.reasoning import ReasoningConfig
 from trine.config.use import SamplingConfig
 from trine.runtime.errors import TrineError
 
@@ -61,6 +62,10 @@ def _of_source(source: SourceConfig, place: str) -> Iterator[Extra]:
         yield Extra("hub", "datasets", f"{place}dataset")
 
 
+def _of_reasoning(config: ReasoningConfig, place: str) -> Iterator[Extra]:
+    yield Extra("reasoning", "reasoning_gym", f"{place}tasks")
+
+
 def _of_loop(loop: LoopConfig, place: str) -> Iterator[Extra]:
     for name in loop.trackers:
         yield Extra(name, name, f"{place}trackers {name}")
@@ -75,6 +80,7 @@ def _of_sampling(sampling: SamplingConfig, place: str) -> Iterator[Extra]:
 _NEEDED: dict[type[Config], Callable[[Any, str], Iterator[Extra]]] = {
     FilterConfig: _of_filters,
     SourceConfig: _of_source,
+    ReasoningConfig: _of_reasoning,
     LoopConfig: _of_loop,
     SamplingConfig: _of_sampling,
 }

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[Reference, str]] = {
     "report": ("trine.config.use:ReportConfig", "write the report of a run"),
     "verify": ("trine.config.use:VerifyConfig", "check that shards and weights are what was written"),
     "generate": ("trine.config.use:GenerateConfig", "generate text with a model"),
+    "score": ("trine.config.use:ScoreConfig", "score texts with a reward"),
     "chat": ("trine.config.use:ChatConfig", "chat with a model in the terminal"),
     "import": ("trine.config.use:ImportConfig", "import a model from a folder, a GGUF file or the Hub"),
     "push": ("trine.config.use:PushConfig", "upload a model to the Hugging Face Hub"),

@@ -6,6 +6,8 @@
     http://127.0.0.1:8000/score                     a server
     length:max=100                                  one that comes with Trine, with its options
     parses + 0.1*length:max=100                     a sum; parses*1 + length*0.1 says the same way round
+    mean_minus_std:runs/a,runs/b,runs/c             their mean less their standard deviation
+    positive_logit:runs/classifier                  of two labels the good one's logit, in place of its log-odds
     {parts: [parses, {name: length, weight: 0.1, options: {max: 100}}], normalize: group}
 
 The last form is YAML, in a file or on the command line.
@@ -33,8 +35,10 @@ SHIPPED = {
     "length": "trine.rewards.shipped.style:Length",
     "repetition": "trine.rewards.shipped.style:Repetition",
     "words_wanted": "trine.rewards.shipped.style:WordsWanted",
+    "reasoning-gym": "trine.rewards.shipped.reasoning:ReasoningGym",
 }
 """the rewards that come with Trine, and the classes of their options"""
+POSITIVE_LOGIT, MEAN_MINUS_STD = "positive_logit:", "mean_minus_std:"
 RewardKind = Literal["shipped", "endpoint", "pairwise", "function", "model"]
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _BEFORE = re.compile(rf"({_NUMBER})\s*\*\s*(.+)", re.DOTALL)
@@ -67,10 +71,13 @@ def _name_and_weight(text: str) -> dict[str, str]:
     """What `0.1*length`, `length*0.1` and `length` say."""
     before, behind = _BEFORE.fullmatch(text.strip()), _BEHIND.fullmatch(text.strip())
     if before:
-        return {"weight": before[1], "name": before[2]}
+        return _name_and_weight(before[2]) | {"weight": before[1]}
     if behind and not text.strip().startswith("regex:"):  # whose pattern may end so
-        return {"weight": behind[2], "name": behind[1]}
-    return {"name": text.strip()}
+        return _name_and_weight(behind[1]) | {"weight": behind[2]}
+    name = text.strip()
+    if name.startswith(POSITIVE_LOGIT):
+        return {"name": name.removeprefix(POSITIVE_LOGIT), "unit": "positive_logit"}
+    return {"name": name}
 
 
 class RewardPart(Config):
@@ -92,6 +99,9 @@ class RewardPart(Config):
     """a server: answers per request"""
     retries: NonNegativeInt = 3
     """a server: how often a request is repeated where the server cannot be reached, or answers 5xx or 429"""
+    unit: Literal["log_odds", "positive_logit"] = "log_odds"
+    """of a classifier of two labels: log_odds of the good one, or positive_logit, its logit alone, which is about half
+    of that; positive_logit:FOLDER as a text"""
     options: dict[str, Any] = Field(default={})
     """one that comes with Trine: its options, such as {max: 100}; or behind its name, as length:max=100"""
 
@@ -115,6 +125,26 @@ class RewardSum(Config):
     normalize: Literal["none", "group"] = "none"
     """group: each part is normalised within the answers to one prompt before it is weighted (GDPO), so that no part
     drowns the others by the size of its numbers; needs several answers a prompt"""
+    combine: Literal["sum", "mean_minus_std"] = "sum"
+    """sum: of the weighted parts; mean_minus_std: the parts' mean less their standard deviation, so that what reward
+    models disagree on is worth less (Coste et al. 2023); mean_minus_std:A,B,C as a text"""
+    biased: bool = True
+    """mean_minus_std: the deviation divides by the number of parts n; false: by n - 1"""
+
+    @model_validator(mode="after")
+    def _of_one_unit(self) -> "RewardSum":
+        """An ensemble's members are compared with each other, so that they have to be of one unit."""
+        if self.combine == "sum":
+            return self
+        if len(self.parts) < 2:
+            raise ValueError("mean_minus_std is of two rewards or more")
+        if len({part.unit for part in self.parts}) > 1:
+            raise ValueError(
+                "mean_minus_std mixes log_odds and positive_logit, which is about half of it; take one unit"
+            )
+        if self.normalize != "none" or any(part.weight != 1 for part in self.parts):
+            raise ValueError("mean_minus_std has no weights, and normalizes nothing: leave weight and normalize out")
+        return self
 
     @model_validator(mode="after")
     def _named_apart(self) -> "RewardSum":
@@ -128,6 +158,8 @@ class RewardSum(Config):
         return self
 
     def __str__(self) -> str:
+        if self.combine == "mean_minus_std":
+            return MEAN_MINUS_STD + ",".join(part.name for part in self.parts)
         return " + ".join(part.name if part.weight == 1 else f"{part.weight:g}*{part.name}" for part in self.parts)
 
 
@@ -137,9 +169,14 @@ def _read(value: Any) -> Any:
         return None
     if isinstance(value, str) and _MAPPING.match(value):
         value = read_value(value, "reward")
+    if isinstance(value, str) and value.strip().startswith(MEAN_MINUS_STD):
+        names = [name.strip() for name in value.strip().removeprefix(MEAN_MINUS_STD).split(",")]
+        parts = [_name_and_weight(name) | {"label": name} for name in names if name]
+        return {"parts": parts, "combine": "mean_minus_std"}
     if isinstance(value, str):
         texts = _PLUS.split(value.strip())
-        return value if len(texts) == 1 and "weight" not in _name_and_weight(texts[0]) else {"parts": texts}
+        alone = len(texts) == 1 and not _name_and_weight(texts[0]).keys() & {"weight", "unit"}
+        return value if alone else {"parts": texts}
     if isinstance(value, Mapping) and "name" in value:
         return {"parts": [value]}
     return {"parts": list(value)} if isinstance(value, Sequence) else value

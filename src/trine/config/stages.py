@@ -67,6 +67,16 @@ BUILT_IN = (
         sections=("trine.report.data_sections:functions_section",),
     ),
     Stage(
+        name="reasoning",
+        help="write prompts of tasks of reasoning-gym, which it scores too",
+        config="trine.config.reasoning:ReasoningConfig",
+        run="trine.stages.tasks.reasoning:run",
+        outputs=("train.jsonl", "held_out.jsonl"),
+        makes="prompts",
+        overview="trine.report.overview:reasoning",
+        sections=("trine.report.data_sections:reasoning_section",),
+    ),
+    Stage(
         name="split",
         help="divide texts with labels into parts without a common group",
         config="trine.config.split:SplitConfig",

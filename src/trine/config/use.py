@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trine.config.base import Config, HardwareConfig, ModelName, NonNegativeInt, PositiveFloat, PositiveInt, Share, Word
+from trine.config.rewards import RewardSetting
 from trine.config.values import AS_WRITTEN
+from trine.records import Closing, Form
 
 
 class ModelConfig(Config):
@@ -74,6 +76,39 @@ class GenerateConfig(WritingConfig):
     --slots '[question]=Who am I?' '[answer]'. The same characters inside the prompt are text"""
     samples: PositiveInt = 1
     """number of answers"""
+
+
+class ScoreConfig(Config):
+    """Score texts with a reward: a line of JSON for each, with its `score`."""
+
+    first = ("file", "closed", "explain")
+    unnamed = ("text",)
+
+    model: RewardSetting
+    """reward run or model folder, classifier of Hugging Face's form or owner/name of one on the hub,
+    package.module:function, or any other reward that PPO takes, such as a sum or mean_minus_std:A,B,C"""
+    text: str | None = None
+    """the text to score; '-' scores each line of standard input"""
+    file: Path | None = None
+    """a file to score, also compressed: lines of text, or records (.jsonl, .json, .csv, .parquet) of {text}, {prompt,
+    response} or {messages}; "ended": false says that a text was cut. '-' is standard input"""
+    form: Form | None = None
+    """what `prompt` in a record is: chat: what the user said; text: the text that `response` continues; unset: what the
+    reward model reads, else chat"""
+    closed: Closing | None = None
+    """how a reward model reads a text that was cut: line: to its last whole line, and ended; end: ended where it was
+    cut; as_is: unended; unset: as its folder says"""
+    explain: NonNegativeInt = 0
+    """of a reward by words: show the N words and runs of words that say most, with what each adds to the score"""
+    batch_size: PositiveInt = 256
+    """texts that are read and scored at a time; changes memory, not scores"""
+    hardware: HardwareConfig = HardwareConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ScoreConfig":
+        if (self.text is None) == (self.file is None):
+            raise ValueError("give a text to score, or --file FILE; - is standard input")
+        return self
 
 
 class ChatConfig(WritingConfig):

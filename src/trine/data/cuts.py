@@ -1,6 +1,6 @@
 """Texts cut at random places, as PPO shows them to a reward model: answers that hit a token budget.
 
-A reward model that has read whole reviews only is a worse judge of their openings than one that has read both.
+A reward model that has read whole reviews only scores their openings worse than one that has read both.
 """
 
 from collections.abc import Callable, Sequence

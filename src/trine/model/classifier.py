@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trine.model.heads import head_product
 from trine.model.transformer import Transformer
 from trine.records import Task
 from trine.runtime.seeds import derive_seed
@@ -56,7 +56,7 @@ class LabelHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(labels, width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden.float(), self.weight)
+        return head_product(hidden, self.weight)
 
 
 class TaskModel(nn.Module):

@@ -126,9 +126,17 @@ def load_model(
 
 
 def load_score_model(
-    folder: Path, compute_dtype: torch.dtype, device: torch.device, *, ignored: Collection[str] = ()
+    folder: Path,
+    compute_dtype: torch.dtype,
+    device: torch.device,
+    *,
+    ignored: Collection[str] = (),
+    positive_logit: bool = False,
 ) -> ScoreModel:
-    """Load the reward model or critic in `folder`."""
+    """Load the reward model or critic in `folder`.
+
+    Of two labels the score is the log-odds of the second; with `positive_logit` its logit, which is another unit.
+    """
     config, described, weights = _open(folder, ignored)
     if SCORE_WEIGHT not in weights:
         raise TrineError(f"{folder} holds no reward model: tensor {SCORE_WEIGHT} is missing")
@@ -139,8 +147,10 @@ def load_score_model(
             "model has one label, or two"
         )
     model = ScoreModel(trunk)
+    if positive_logit and len(head) == 1:
+        raise TrineError(f"{folder} has one label, whose logit is the score; positive_logit is of two labels")
     # The log-odds of the second of two labels are the difference of their logits.
-    model.head.weight.data.copy_(head if len(head) == 1 else head[1:] - head[:1])
+    model.head.weight.data.copy_(head if len(head) == 1 else head[1:] if positive_logit else head[1:] - head[:1])
     model.offset = _reward_offset(described, folder)
     model.closed, model.form = _closing(described, folder), _form(described, folder)
     model.max_tokens, model.truncation_side, model.end_token = _limits(described, config, folder)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trine.model.products import is_row_invariant
 from trine.model.transformer import Transformer
 from trine.records import Closing, Form, Side
 from trine.runtime.seeds import derive_seed
@@ -21,7 +22,14 @@ class ScalarHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1, width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden.float(), self.weight).squeeze(-1)
+        return head_product(hidden, self.weight).squeeze(-1)
+
+
+def head_product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """hidden [..., D] weight [C, D]^T, [..., C] in fp32; within `products.row_invariant` each is a sum of its own."""
+    if is_row_invariant():
+        return (hidden.float().unsqueeze(-2) * weight).sum(-1, dtype=torch.float64).float()
+    return F.linear(hidden.float(), weight)
 
 
 class ScoreModel(nn.Module):

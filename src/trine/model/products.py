@@ -5,6 +5,9 @@ each win on some processor and shape, so each is timed once when a shape first o
 the cache folder, since another library adds in another order: on one machine the same step gives the same bits in every
 process, as long as that file stays. `TRINE_PRODUCTS` (own, torch, onednn) takes one for all instead.
 
+Within `row_invariant` all are our own, whatever the number of rows: each element is one sum in one order, so that a row
+of the result is the same to the bit alone and among others. The libraries choose their order by the number of rows.
+
 Shapes: N rows (tokens), K inputs, M outputs; all tensors contiguous.
 """
 
@@ -13,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +32,23 @@ from trine.runtime.native_library import kept_folder, processor_digest
 LIBRARIES = ("own", "torch", "onednn")
 VARIABLE = "TRINE_PRODUCTS"
 TIMED_ROWS = 1024  # at most; more rows take longer to time and change little
+_ROW_INVARIANT: ContextVar[bool] = ContextVar("row invariant", default=False)
 ROUNDS = 4  # the fastest counts, since other programs only slow one down
+
+
+@contextmanager
+def row_invariant() -> Iterator[None]:
+    """Products whose rows do not depend on what other rows there are; for results, not for speed."""
+    token = _ROW_INVARIANT.set(True)
+    try:
+        yield
+    finally:
+        _ROW_INVARIANT.reset(token)
+
+
+def is_row_invariant() -> bool:
+    """Whether `row_invariant` is in force in this thread."""
+    return _ROW_INVARIANT.get()
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -88,7 +108,7 @@ def _weight_gradient(library: str, gradient: Tensor, x: Tensor, out: Tensor) -> 
 
 
 def _library(kind: str, like: Tensor, rows: int, outputs: int, inputs: int) -> str:
-    if like.dtype != torch.float32:
+    if like.dtype != torch.float32 or is_row_invariant():
         return "own"
     if chosen := os.environ.get(VARIABLE):
         if chosen not in LIBRARIES:

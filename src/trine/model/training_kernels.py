@@ -252,9 +252,13 @@ class _Linear(torch.autograd.Function):
 
 
 def linear_usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` supports these and is faster than PyTorch: packing the weight pays off from MIN_ROWS rows."""
+    """Whether `linear` supports these and is faster than PyTorch: packing the weight pays off from MIN_ROWS rows.
+
+    Within `products.row_invariant` that it supports them is enough.
+    """
     outputs, inputs = weight.shape
-    if weight.dtype != torch.float32 or x.numel() < MIN_ROWS * inputs:
+    few = x.numel() < MIN_ROWS * inputs and not products.is_row_invariant()
+    if weight.dtype != torch.float32 or few:
         return False
     library = training_library() if usable(x, inputs, 2 * outputs, multiple=2 * LANES) else None
     return library is not None and (x.dtype == torch.float32 or bool(library.trine_has_fast_products()))

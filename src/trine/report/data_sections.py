@@ -27,6 +27,15 @@ def functions_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     return Section(titled("Tasks", run, recipe), words, tables, samples=samples)
 
 
+def reasoning_section(run: FinishedStage, recipe: RecipeRun) -> Section:
+    """How many prompts of which tasks there are, and one of them."""
+    words = "Questions that reasoning-gym made and scores: " + ", ".join(run.results.get("tasks", [])) + "."
+    rows = [(label, whole(run.results.get(key))) for key, label in (("train", "to train on"), ("held_out", "held out"))]
+    row = first_record(run, recipe)
+    samples = [] if row is None else [Sample(prompt_text(row), [_text(row, "answer", "person", "The answer")])]
+    return Section(titled("Prompts", run, recipe), words, _counted("prompts", rows), samples=samples)
+
+
 def split_section(run: FinishedStage, recipe: RecipeRun) -> Section:
     """The parts, how many texts and groups each has, and their labels."""
     by = run.config.get("by")

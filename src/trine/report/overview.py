@@ -57,6 +57,10 @@ def tokenizer(results: Results) -> str:
     return f"{whole(results.get('vocab_size'))} tokens, {number(results.get('bytes_per_token'), 2)} bytes each"
 
 
+def reasoning(results: Results) -> str:
+    return f"{whole(results.get('train'))} prompts to train on, {whole(results.get('held_out'))} held out"
+
+
 def split(results: Results) -> str:
     parts = results.get("parts", {})
     return ", ".join(f"{name} {whole(part['records'])} texts" for name, part in parts.items())

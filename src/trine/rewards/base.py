@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from trine.records import Answer
+from trine.records import Answer, Form
 
 
 class Reward(Protocol):
@@ -56,6 +57,13 @@ class TokenReward(Reward, Protocol):
 
 
 @runtime_checkable
+class FormReward(Reward, Protocol):
+    """A reward that says what it reads: conversations, or plain text."""
+
+    reads: Form
+
+
+@runtime_checkable
 class CanBeTried(Reward, Protocol):
     """A reward that is not ours, and whose mistakes are better known before anything is sampled."""
 
@@ -71,18 +79,6 @@ class Scored:
     scores: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     token_scores: list[list[float]] | None = None
-
-    def statistics(self) -> dict[str, float]:
-        """Of each part its mean over the answers that it applies to, and the share of answers that it applies to.
-
-        >>> Scored(torch.ones(2), {"parses": torch.tensor([1.0, torch.nan])}).statistics()
-        {'reward/parses': 1.0, 'reward_applies/parses': 0.5}
-        """
-        means = {f"reward/{name}": float(each.double().nanmean()) for name, each in self.parts.items()}
-        applies = {
-            f"reward_applies/{name}": float(1 - each.isnan().double().mean()) for name, each in self.parts.items()
-        }
-        return means | applies
 
 
 class DetailedReward:
@@ -101,8 +97,12 @@ class DetailedReward:
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """fp32 scores [B]."""
         found = self.detailed(answers)
-        self._last = (tuple(answers), found)
+        self.remember(answers, found)
         return found.scores
+
+    def remember(self, answers: Sequence[Answer], found: Scored) -> None:
+        """Keep what was found, for who asks for the parts of these answers next."""
+        self._last = (tuple(answers), found)
 
     def parts(self, answers: Sequence[Answer]) -> Mapping[str, Tensor]:
         """fp32 [B] of each part; empty where there is one alone."""
@@ -120,6 +120,19 @@ class DetailedReward:
             known = self._last
         assert known is not None
         return known[1]
+
+
+def joined(found: Sequence[Scored]) -> Scored:
+    """What a reward said of several lots of answers, as of one.
+
+    >>> joined([Scored(torch.ones(1)), Scored(torch.zeros(2))]).scores.tolist()
+    [1.0, 0.0, 0.0]
+    """
+    parts = {name: torch.cat([each.parts[name] for each in found]) for name in (found[0].parts if found else ())}
+    by_token = any(each.token_scores is not None for each in found)
+    tokens = [tokens for each in found for tokens in each.token_scores or each.scores.unsqueeze(1).tolist()]
+    scores = torch.cat([each.scores for each in found]) if found else torch.zeros(0)
+    return Scored(scores, parts, tokens if by_token else None)
 
 
 def scored(reward: Reward, answers: Sequence[Answer]) -> Scored:

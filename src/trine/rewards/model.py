@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from trine.data.packing import pad
 from trine.model.heads import ScoreModel
-from trine.records import Answer, Closing
+from trine.records import Answer, Closing, Form
+from trine.rewards.batches import rows_at_once, score_in_batches
 from trine.rewards.closing import closed_ids
 from trine.runtime.errors import TrineError
-from trine.tokenizer.chat_format import chat_format
+from trine.tokenizer.text_format import TextFormat, answer_format
 from trine.tokenizer.tokenizer import Tokenizer
-
-ROWS_AT_ONCE = 64
 
 
 class ModelReward:
@@ -24,13 +21,15 @@ class ModelReward:
 
     It was trained on whole answers closed by an end token; `closed` says how it is shown an answer that hit
     `max_new_tokens` (`closing.py`), and None leaves that to the model. Where answers carry token ids of the same
-    tokenizer, those are read; otherwise the text is encoded by the reward model's own tokenizer and chat format.
+    tokenizer, those are read; otherwise the text is encoded by the reward model's own tokenizer, as the model's `form`
+    says: a conversation in its chat format, or plain text as it stands (of a conversation the answer alone).
     """
 
     def __init__(self, model: ScoreModel, tokenizer: Tokenizer, closed: Closing | None = None) -> None:
         self.closed: Closing = closed or model.closed
         self.model = model.requires_grad_(False).eval()
-        self.chat, self.pad_id = chat_format(tokenizer), tokenizer.pad
+        self.reads: Form = model.form
+        self.form, self.pad_id = answer_format(tokenizer, model.form), tokenizer.pad
         self.fingerprint = tokenizer.fingerprint
         self.newline_ids = frozenset(i for i, data in enumerate(tokenizer.token_bytes) if b"\n" in data)
 
@@ -40,17 +39,13 @@ class ModelReward:
         if tokenizer.fingerprint == self.fingerprint and longest > context:
             raise TrineError(f"reward {place} reads {context} tokens, the policy's rows have up to {longest}")
 
-    @torch.no_grad()
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context, or has no score."""
         rows = [self._row(answer) for answer in answers]
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        scores = torch.empty(len(rows))
-        device = self.model.head.weight.device
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            batch = order[start : start + ROWS_AT_ONCE]
-            ids, lengths = (tensor.to(device) for tensor in pad([rows[index] for index in batch], self.pad_id))
-            scores[batch] = self.model(ids, lengths - 1).cpu()
+        scores = score_in_batches(
+            rows, lambda ids, lengths: self.model(ids, lengths - 1), self.pad_id, self.model.head.weight.device,
+            rows_at_once(self.model.trunk),
+        )  # fmt: skip
         broken = (~scores.isfinite()).nonzero().flatten().tolist()
         if broken:
             raise TrineError(
@@ -64,8 +59,8 @@ class ModelReward:
         if answer.tokenizer == self.fingerprint:
             row = [*answer.prompt_ids, *self.closed_response(answer.response_ids, ended=answer.ended)]
         else:
-            response = self.chat.response_ids(answer.response, ended=answer.ended)
-            row = [*self.chat.prompt_ids(answer.prompt), *self.closed_response(response, ended=answer.ended)]
+            response = self.form.response_ids(answer.response, ended=answer.ended)
+            row = [*self._prompt_ids(answer), *self.closed_response(response, ended=answer.ended)]
         context = self.model.trunk.config.context
         if len(row) > context:
             raise TrineError(
@@ -74,8 +69,18 @@ class ModelReward:
             )
         return row
 
+    def _prompt_ids(self, answer: Answer) -> list[int]:
+        if isinstance(self.form, TextFormat):
+            return self.form.query_ids(answer.query or "")
+        if answer.query is not None:
+            raise TrineError(
+                f"the reward model reads conversations, and {answer.response[:60]!r} is plain text: give it records of "
+                "{prompt, response} or {messages}, or train one with form=text"
+            )
+        return self.form.prompt_ids(answer.prompt)
+
     def closed_response(self, ids: Sequence[int], *, ended: bool) -> list[int]:
         """The response's ids as they are scored: with the end token, whatever ended them; of one cut, by `closed`."""
         if ended:
-            return [*ids[:-1], self.chat.end_id]
-        return closed_ids(ids, self.chat.end_id, self.newline_ids, self.closed)
+            return [*ids[:-1], self.form.end_id]
+        return closed_ids(ids, self.form.end_id, self.newline_ids, self.closed)

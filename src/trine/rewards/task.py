@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trine.data.packing import pad
 from trine.model.classifier import TaskModel, reading_ids
 from trine.records import Answer
+from trine.rewards.batches import rows_at_once, score_in_batches
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 64
 UNLIMITED = 2**30
 
 
@@ -26,10 +25,11 @@ class TaskReward:
         reward = TaskReward(task_model, task_tokenizer)
         scores = reward.score(answers)  # [B]
 
-    Raises `TrineError` for a head of more than two labels.
+    `positive_logit`: of two labels the second one's logit, about half of the log-odds. Raises `TrineError` for a head
+    of more than two labels.
     """
 
-    def __init__(self, model: TaskModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: TaskModel, tokenizer: Tokenizer, *, positive_logit: bool = False) -> None:
         settings = model.settings
         if len(settings.labels) > 2:
             raise TrineError(
@@ -37,17 +37,17 @@ class TaskReward:
                 "of two labels is"
             )
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.positive_logit = positive_logit
         self.tokens = [tokenizer.special[name] for name in settings.tokens.names]
 
-    @torch.no_grad()
     def score(self, answers: Sequence[Answer]) -> Tensor:
         """fp32 scores [B]. Raises `TrineError` where an answer is longer than the model's context, or has no score."""
         readings = [(place, ids) for place, answer in enumerate(answers) for ids in self._readings(answer)]
-        readings.sort(key=lambda each: len(each[1]))
-        scores = torch.zeros(len(answers))
-        for start in range(0, len(readings), ROWS_AT_ONCE):
-            part = readings[start : start + ROWS_AT_ONCE]
-            scores.index_add_(0, torch.tensor([place for place, _ in part]), self._log_odds([ids for _, ids in part]))
+        read = score_in_batches(
+            [ids for _, ids in readings], self._log_odds, self.tokenizer.pad, self.model.classifier.weight.device,
+            rows_at_once(self.model.trunk),
+        )  # fmt: skip
+        scores = torch.zeros(len(answers)).index_add(0, torch.tensor([place for place, _ in readings]), read)
         broken = (~scores.isfinite()).nonzero().flatten().tolist()
         if broken:
             raise TrineError(
@@ -56,13 +56,13 @@ class TaskReward:
             )
         return scores
 
-    def _log_odds(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _log_odds(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """[M] of readings; the head is linear, so that those of a similarity add up to its score."""
-        device = self.model.classifier.weight.device
-        ids, lengths = (tensor.to(device) for tensor in pad(rows, self.tokenizer.pad))
-        states = self.model.trunk(ids)[torch.arange(len(ids), device=device), lengths - 1]
-        logits = self.model.classifier(states)
-        return (logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).cpu()
+        states = self.model.trunk(ids)[torch.arange(len(ids), device=ids.device), lengths - 1]
+        logits: Tensor = self.model.classifier(states)
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return logits[:, 1] if self.positive_logit else logits[:, 1] - logits[:, 0]
 
     def _readings(self, answer: Answer) -> list[list[int]]:
         asked = "".join(message.content for message in answer.prompt if message.role == "user")

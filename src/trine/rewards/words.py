@@ -11,7 +11,7 @@ Shapes: N texts, F features, C labels; a text's features are `features[starts[i]
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +63,8 @@ class WordModel:
         count = int(answers.max(initial=0)) + 1
         if count < 2:
             raise ValueError("a classifier has two labels or more")
-        vocabulary = _vocabulary(texts, order, min_count)
-        ragged = _features(texts, vocabulary, order)
+        vocabulary = vocabulary_of(texts, order, min_count)
+        ragged = features_of(texts, vocabulary, order)
         one_against_rest = [
             _fit_one(ragged, (answers == label).astype(float), len(vocabulary), penalty)
             for label in range(1 if count == 2 else 0, count)
@@ -76,9 +76,9 @@ class WordModel:
 
     def log_odds(self, texts: Sequence[str]) -> Floats:
         """[N, C]: how much more likely each label is than the others."""
-        ragged = _features(texts, self.vocabulary, self.order)
+        ragged = features_of(texts, self.vocabulary, self.order)
         return np.stack(
-            [_products(ragged, weight) + bias for weight, bias in zip(self.weights.T, self.bias, strict=True)], -1
+            [sums_of(ragged, weight) + bias for weight, bias in zip(self.weights.T, self.bias, strict=True)], -1
         )
 
     def labels(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -98,39 +98,64 @@ def n_grams(text: str, order: int) -> Iterator[str]:
             yield " ".join(words[start : start + length])
 
 
-def _vocabulary(texts: Sequence[str], order: int, min_count: int) -> dict[str, int]:
+def vocabulary_of(texts: Iterable[str], order: int, min_count: int) -> dict[str, int]:
+    """The n-grams that `min_count` of the texts have, numbered."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(set(n_grams(text, order)))
     return {name: place for place, name in enumerate(name for name, count in counts.items() if count >= min_count)}
 
 
-def _features(texts: Sequence[str], vocabulary: dict[str, int], order: int) -> Ragged:
+def features_of(texts: Sequence[str], vocabulary: dict[str, int], order: int) -> Ragged:
+    """The n-grams of `vocabulary` that each text has."""
     rows = [sorted({vocabulary[name] for name in n_grams(text, order) if name in vocabulary}) for text in texts]
     starts = np.cumsum([0, *map(len, rows)])
     return Ragged(np.fromiter((each for row in rows for each in row), np.int64, int(starts[-1])), starts)
 
 
-def _products(ragged: Ragged, weight: Floats) -> Floats:
+def sums_of(ragged: Ragged, weight: Floats) -> Floats:
     """[N]: the sum of the weights of each text's features."""
     return np.bincount(ragged.owners, weight[ragged.features], len(ragged)).astype(np.float64, copy=False)
 
 
 def _fit_one(ragged: Ragged, positive: Floats, features: int, penalty: float) -> tuple[Floats, np.float64]:
     """Weights [F] and bias of the log-odds of `positive` [N]."""
+
+    def logistic(outputs: Floats) -> tuple[float, Floats]:
+        return logistic_loss(outputs, positive)
+
+    return fit_weights(ragged, positive, logistic, features, penalty)
+
+
+def logistic_loss(outputs: Floats, positive: Floats) -> tuple[float, Floats]:
+    """The sum of -log sigma(+-output), and its slope in every output, [N]."""
+    signs = 2 * positive - 1
+    margins = signs * outputs
+    return float(np.logaddexp(0, -margins).sum()), -signs * np.exp(-np.logaddexp(0, margins))
+
+
+def fit_weights(
+    ragged: Ragged,
+    positive: Floats,
+    loss: Callable[[Floats], tuple[float, Floats]],
+    features: int,
+    penalty: float,
+) -> tuple[Floats, np.float64]:
+    """Weights [F] and bias of the sum of a text's features that is least in `loss`, a convex function of all sums [N].
+
+    `positive` [N], between 0 and 1, is how good each text is: a feature is weighted by its log-count ratio between good
+    and bad, and the squared weights of the weighted features cost `penalty`.
+    """
     ratio = _log_count_ratio(ragged, positive, features)
     owners = ragged.owners
-    signs = 2 * positive - 1
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
+    def objective(parameters: Floats) -> tuple[float, Floats]:
         weight, bias = parameters[:-1], parameters[-1]
-        margins = signs * (np.bincount(owners, (ratio * weight)[ragged.features], len(ragged)) + bias)
-        slopes = -signs * np.exp(-np.logaddexp(0, margins))
+        value, slopes = loss(np.bincount(owners, (ratio * weight)[ragged.features], len(ragged)) + bias)
         gradient = ratio * np.bincount(ragged.features, slopes[owners], features) + penalty * weight
-        value = np.logaddexp(0, -margins).sum() + 0.5 * penalty * weight @ weight
-        return float(value), np.append(gradient, slopes.sum())
+        return value + float(0.5 * penalty * weight @ weight), np.append(gradient, slopes.sum())
 
-    found = minimize(loss, np.zeros(features + 1))
+    found = minimize(objective, np.zeros(features + 1))
     return ratio * found[:-1], found[-1]
 
 

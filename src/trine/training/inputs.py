@@ -93,7 +93,9 @@ def _reward_fingerprint(reward: str | RewardSum) -> str:
     if isinstance(reward, str):
         return found[0]
     weights = [repr(part.weight) for part in reward.parts]
-    return sha256_of(reward.normalize, *found, *weights)
+    later = [] if reward.combine == "sum" else [reward.combine, str(reward.biased)]
+    later += [part.unit for part in reward.parts if part.unit != "log_odds"]
+    return sha256_of(reward.normalize, *found, *weights, *later)
 
 
 def _part_fingerprint(part: RewardPart) -> str:

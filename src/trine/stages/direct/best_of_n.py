@@ -18,7 +18,8 @@ from trine.config.best_of_n import BestOfNConfig
 from trine.engine.engine import Engine
 from trine.engine.sampling import Sampling
 from trine.records import Answer
-from trine.rewards.function import FunctionReward
+from trine.rewards.base import CanBeTried
+from trine.rewards.mixture import leaves
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_jsonl
 from trine.runtime.progress import progress_bar, say
@@ -37,10 +38,10 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
     form = answer_format(tokenizer, config.form)
     room = context - config.max_new_tokens
     prompts = _chosen(read_prompts(config.prompts, form, room, config.query_tokens, config.seed), config)
-    if isinstance(reward, FunctionReward):
-        reward.try_out(
-            [Answer(each.messages, "An answer.", columns=each.columns, query=each.query) for each in prompts]
-        )
+    made_up = [Answer(each.messages, "An answer.", columns=each.columns, query=each.query) for each in prompts]
+    for part in leaves(reward):
+        if isinstance(part, CanBeTried):
+            part.try_out(made_up)
     model = stage.open_model(config.model, config.adapter)[0]
     answers = sampled_answers(Engine(model, rows=config.rows), form, prompts, config)
     scores = reward.score(answers).view(-1, config.samples)
@@ -52,7 +53,7 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
     return {
         "examples": len(best), "prompts": len(prompts), "none_ended": len(prompts) - len(best),
         "samples": config.samples, "ended_share": sum(answer.ended for answer in answers) / len(answers),
-        "score": mean_median_deviation(scores.flatten().tolist()),
+        "score": mean_median_deviation(scores[~scores.isnan()].tolist()),
         "best_score": mean_median_deviation([row["score"] for row in best]), "nats": best_of_n_nats(config.samples),
     }  # fmt: skip
 
@@ -85,7 +86,7 @@ def sampled_answers(
 
 
 def best_rows(prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor) -> list[dict[str, Any]]:
-    """For each prompt the record of its highest-scoring answer that ended and is not empty; of equals the first.
+    """For each prompt the record of its best answer that ended, is not empty and has a score; of equals the first.
 
     `answers` are those to the first prompt, then to the second, ...; `scores` [prompts, samples]. The score is a field
     of the record. A prompt without such an answer gives none.
@@ -94,7 +95,8 @@ def best_rows(prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tens
     samples = scores.shape[1]
     for number, prompt in enumerate(prompts):
         of_prompt = answers[number * samples : (number + 1) * samples]
-        usable = [place for place, answer in enumerate(of_prompt) if answer.ended and answer.response.strip()]
+        applies = ~scores[number].isnan()
+        usable = [p for p, answer in enumerate(of_prompt) if answer.ended and answer.response.strip() and applies[p]]
         if usable:
             best = max(zip(scores[number, usable].tolist(), (-place for place in usable), strict=True))
             found.append(_record(prompt, of_prompt[-best[1]].response, best[0]))

@@ -6,7 +6,6 @@ pairs and rankings alone, scores are scaled to mean 0 and variance 1 over fresh 
 from labels, a score is the log-odds; from scores, their standardised value.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,12 +23,14 @@ from trine.rewards.closing import closing_of
 from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
+from trine.stages.preferences.encoder_reward import train_encoder
 from trine.stages.preferences.normalization import Normalization, normalize
 from trine.stages.preferences.reward_batches import AnswerScores
 from trine.stages.preferences.reward_items import Item, Renderer, Standard, batch_elements, standard_of
 from trine.stages.preferences.reward_objective import RewardObjective
-from trine.stages.preferences.reward_records import RewardRecords, read_reward_records
+from trine.stages.preferences.reward_records import RewardRecords, good_texts, read_reward_records
 from trine.stages.preferences.reward_report import report_on
+from trine.stages.preferences.words_reward import train_words
 from trine.tokenizer.text_format import answer_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.parallel import is_sharded, parallelise, whole_weights
@@ -52,11 +53,13 @@ class Prepared:
     several_processes=True,
 )  # fmt: skip
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
-    """Train a reward model; write `model/` as a one-label classifier, LoRA adapters merged in."""
+    """Train a reward model of any kind; write `model/`, of Trine's own a one-label classifier, adapters merged in."""
     world = stage.world
     _check_processes(config, world)
     with world.main_first(f"records of {stage.path}"):  # the main process downloads, the others find it there
         records = read_reward_records(config)
+    if config.kind != "model":
+        return (train_words if config.kind == "words" else train_encoder)(config, stage, records)
     with world.main_first(f"opening of {stage.path}"):
         trunk, tokenizer = stage.open_trainable(config)
         if stage.hardware.device.type == "cpu":
@@ -84,6 +87,8 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
 def _check_processes(config: RewardConfig, world: World) -> None:
     """Raise `TrineError` for what several processes cannot do."""
     world.share(config.batch_size, "batch_size")
+    if world.size > 1 and config.kind != "model":
+        raise TrineError(f"kind={config.kind} trains in one process: start it without torchrun")
     if world.size > 1 and config.parallel == "fsdp" and config.lora.rank:
         raise TrineError("parallel=fsdp shards all weights, of which adapters train a few; take parallel=ddp")
 
@@ -100,19 +105,13 @@ def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
 def _set_reading(model: ScoreModel, tokenizer: Tokenizer, records: RewardRecords, config: RewardConfig) -> None:
     """Decide what the model is shown, in training and whenever it scores: its folder keeps it."""
     model.form = records.form
-    model.closed = config.closed or closing_of(_good_texts(records.train))
+    model.closed = config.closed or closing_of(good_texts(records.train))
     context = model.trunk.config.context
     if (config.max_tokens or 0) > context:
         raise TrineError(f"max_tokens={config.max_tokens} is longer than the model's context, {context}")
     if config.too_long == "cut":
         model.max_tokens, model.truncation_side = config.max_tokens or context, config.truncation_side
     model.end_token = tokenizer.name_of(answer_format(tokenizer, model.form).end_id)
-
-
-def _good_texts(judgements: Sequence[Judgement]) -> list[str]:
-    """The texts that a policy is to write like: the best of each record."""
-    best = [(judgement, (judgement.ranking or ((0,),))[0]) for judgement in judgements]
-    return [judgement.answers[place].response for judgement, group in best for place in group]
 
 
 def prepare(records: RewardRecords, model: ScoreModel, tokenizer: Tokenizer, config: RewardConfig) -> Prepared:

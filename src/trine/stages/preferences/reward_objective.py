@@ -5,12 +5,11 @@ from typing import Any
 
 from trine.config.preferences import RewardConfig
 from trine.data.judgements import KINDS
-from trine.model.heads import ScoreModel
 from trine.records import Judgement, Term
 from trine.runtime.errors import TrineError
 from trine.runtime.seeds import generator_for
 from trine.stages.preferences.judged import Judged, held_out_figures
-from trine.stages.preferences.reward_batches import AnswerScores, RewardBatch, pack_items, score_items
+from trine.stages.preferences.reward_batches import AnswerScores, pack_items, score_items
 from trine.stages.preferences.reward_items import Item
 from trine.stages.preferences.reward_losses import counts_of, terms_of
 from trine.training.objective import StepObjective
@@ -29,7 +28,7 @@ class RewardObjective(StepObjective):
 
     def __init__(
         self,
-        model: ScoreModel,
+        model: Any,
         items: list[Item],
         held_out: list[tuple[Judgement, Item]],
         config: RewardConfig,
@@ -39,25 +38,35 @@ class RewardObjective(StepObjective):
     ) -> None:
         """`elements`: places of items that a batch takes whole (`batch_elements`); by default each alone.
 
-        `parallel.module` is an `AnswerScores` of `model`, wrapped for several processes or not.
+        `parallel.module` is an `AnswerScores` of `model`, a `ScoreModel`, wrapped for several processes or not; of
+        other models (`encoder_reward.py`) `rows` and `scores` are others.
         """
-        self.items, self.held_out, self.config = items, held_out, config
+        self.model, self.items, self.held_out, self.config = model, items, held_out, config
         self.elements = elements if elements is not None else [[place] for place in range(len(items))]
         self.parallel = parallel or Parallel(module=AnswerScores(model))
         self.kinds = [kind for kind in KINDS if any(item.kind == kind for item in items)]
-        self.context = model.trunk.config.context
         self.judged: list[Judged] = []
         self._epoch, self._order = -1, [[0]]
         if self.parallel.world.size > len(self.elements):
             raise TrineError(f"{len(self.elements)} records are fewer than {self.parallel.world.size} processes")
 
-    def batches(self, step: int) -> Sequence[RewardBatch]:
+    def batches(self, step: int) -> Sequence[Any]:
         world = self.parallel.world
         elements = self._batch(step)[world.rank :: world.size]
         micro = self.config.micro_batch_size
         parts = [elements[start : start + micro] for start in range(0, len(elements), micro)]
         items = [[self.items[place] for element in part for place in self.elements[element]] for part in parts]
-        return [pack_items(part, self.context).to(world.device) for part in items]
+        return [self.rows(part) for part in items]
+
+    def rows(self, items: Sequence[Item]) -> Any:
+        """What `parallel.module` scores: the items as tensors."""
+        return pack_items(items, self.model.trunk.config.context).to(self.parallel.world.device)
+
+    def scores(self, items: Sequence[Item]) -> list[tuple[float, ...]]:
+        """The scores of each item's answers."""
+        assert self.parallel.module is not None
+        context, device = self.model.trunk.config.context, self.parallel.world.device
+        return score_items(self.parallel.module, items, context, device)
 
     def _batch(self, step: int) -> list[int]:
         """The batch elements of a step."""
@@ -84,10 +93,10 @@ class RewardObjective(StepObjective):
     def _tokens(self, element: int) -> int:
         return sum(self.items[place].tokens for place in self.elements[element])
 
-    def counts(self, batch: RewardBatch) -> dict[str, float]:
+    def counts(self, batch: Any) -> dict[str, float]:
         return counts_of(batch.items, self.kinds, self.config)
 
-    def terms(self, batch: RewardBatch) -> dict[str, Term]:
+    def terms(self, batch: Any) -> dict[str, Term]:
         assert self.parallel.module is not None
         return terms_of(batch.items, self.parallel.module(batch), self.kinds, self.config)
 
@@ -100,8 +109,7 @@ class RewardObjective(StepObjective):
         if not self.held_out:
             return {}
         items = [item for _, item in self.held_out]
-        assert self.parallel.module is not None
-        scores = score_items(self.parallel.module, items, self.context, self.parallel.world.device)
+        scores = self.scores(items)
         self.judged = [
             Judged(judgement, item.kind, found, tuple(map(tuple, item.answers)))
             for (judgement, item), found in zip(self.held_out, scores, strict=True)

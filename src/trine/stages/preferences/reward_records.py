@@ -48,6 +48,12 @@ def read_reward_records(config: RewardConfig) -> RewardRecords:
     return RewardRecords(pairs + train, held_out_pairs + held_out, form, len(pairs))
 
 
+def good_texts(judgements: Sequence[Judgement]) -> list[str]:
+    """The texts that a policy is to write like: the best of each record."""
+    best = [(judgement, (judgement.ranking or ((0,),))[0]) for judgement in judgements]
+    return [judgement.answers[place].response for judgement, group in best for place in group]
+
+
 def _records(paths: Sequence[Path], config: RewardConfig, split: str) -> list[tuple[str, dict[str, Any]]]:
     found: list[tuple[str, dict[str, Any]]] = []
     for path in paths:

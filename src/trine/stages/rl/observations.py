@@ -130,24 +130,29 @@ def _held_out_figures(scores: Tensor) -> dict[str, float]:
 
 
 def part_means(reward: Reward, answers: Sequence[Answer], world: World = ALONE) -> dict[str, float]:
-    """`part_NAME`: the mean of every part of the reward over the answers of all processes that it applies to."""
+    """`part_NAME`: the mean of every part of the reward over the answers of all processes that it applies to, and
+    `part_NAME_applies`, the share of answers that it applies to, where that is not all."""
     parts = reward.parts(answers) if isinstance(reward, RewardInParts) else {}
     everywhere = {name: world.all_gather(values.to(world.device)).cpu() for name, values in parts.items()}
     applied = {name: values[~values.isnan()] for name, values in everywhere.items()}
-    return {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
+    shares = {name: len(values) / len(everywhere[name]) for name, values in applied.items()}
+    means = {f"part_{name}": float(values.double().mean()) for name, values in applied.items() if len(values)}
+    return means | {f"part_{name}_applies": share for name, share in shares.items() if share < 1}
 
 
 def rollout_statistics(experience: Experience) -> dict[str, float]:
     """What to watch of an iteration; every mean is over responses, or over response tokens, never over padding.
 
-    `*_error` is the standard error of the mean over responses. `sampled_entropy` is the mean of -log pi over the tokens
-    that were sampled, an unbiased estimate of the entropy per token.
+    `score_applies`: the share of responses that the reward applies to, where that is not all. `*_error` is the standard
+    error of the mean over responses. `sampled_entropy` is the mean of -log pi over the tokens that were sampled, an
+    unbiased estimate of the entropy per token.
     """
     mask, rollouts = experience.mask, experience.rollouts
     scored = experience.scores[~experience.scores.isnan()]
     scores, lengths = mean_median_deviation(scored.tolist()), mask.sum(1).float()
     kl = response_kl(experience)
-    return {
+    applies = {"score_applies": len(scored) / len(rollouts)} if len(scored) < len(rollouts) else {}
+    return applies | {
         "score": scores["mean"],
         "score_median": scores["median"],
         "score_deviation": scores["deviation"],

@@ -55,7 +55,7 @@ from trine.stages.rl.prompts import Prompt
 from trine.stages.rl.resampling import resampled
 from trine.stages.rl.running_state import RunningState
 from trine.stages.rl.sampler import Sampler
-from trine.stages.rl.scoring import Scorer
+from trine.stages.rl.scoring import Scorer, moved_scores
 from trine.stages.rl.shaping import paid_scores
 from trine.stages.rl.token_pass import Part, TokenPass, token_outputs
 from trine.tokenizer.chat_format import Chat
@@ -97,6 +97,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self._part: Part = "both"
         self.observer = Observer(config)
         self._experience: Experience | None = None
+        self._moved: Tensor | None = None
 
     # What an algorithm decides
 
@@ -115,7 +116,8 @@ class RolloutObjective(IterationObjective[list[int]]):
         the loss."""
         log_ratios = torch.where(mask, figures.old_log_probs - figures.reference_log_probs, 0.0)
         charged = self.kl_coefficient if self.config.kl.in_loss == "none" else 0.0
-        return token_rewards(scores, log_ratios, mask, charged)
+        rewards = token_rewards(scores, log_ratios, mask, charged)
+        return rewards if self._moved is None else rewards + torch.where(mask, self._moved, 0.0)
 
     # An iteration, top to bottom
 
@@ -141,6 +143,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         # 4. Advantages. PPO: GAE over tokens, against the critic's values. GRPO: the score less its group's mean, over
         #    the group's deviation, for every token alike. RLOO: the score less the mean of the others in its group.
         paid, mask = self.paid(scores(), rollouts), written & ~scores().isnan().unsqueeze(1)
+        self._moved = self.moved(written)
         with self.phases.of("advantages"):
             advantages, returns = self.advantages(rollouts, paid, figures, mask)
 
@@ -193,6 +196,13 @@ class RolloutObjective(IterationObjective[list[int]]):
     def paid(self, scores: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
         """What the responses are paid for their scores [B]; 0 where the reward does not apply (NaN)."""
         return paid_scores(scores, rollouts, self.running.take_in_scores(scores), self.config).nan_to_num(0.0)
+
+    def moved(self, written: Tensor) -> Tensor | None:
+        """[B, R], of a per-token reward: what its scores are at their tokens, in the unit of what is paid."""
+        moved = moved_scores(self.scorer, written, self.world)
+        if moved is None or self.config.score_scaling == "none":
+            return moved
+        return moved / self.running.next_moments.deviation
 
     def importance(self, rollouts: Sequence[Rollout], old_log_probs: Tensor, mask: Tensor) -> Tensor:
         """Weights [B, R] of the tokens' policy losses: 1, unless the engine's probabilities are corrected for."""
