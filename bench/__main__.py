@@ -26,7 +26,7 @@ from trine.runtime.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 5
-OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "ranks": 3, "company": 3}
+OWN_REPETITIONS = {"startup": 10, "memory": 2, "packing": 3, "dpo": 3, "ranks": 3, "company": 3}
 """Of groups that need more or fewer."""
 LOADER_VOCABULARY = 8192
 SHAPELESS = ("startup", "encoding", "loader", "control", "encoder")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PLAIN_CPU, QUIET_LOOP
-from tests.report.test_report import described, finished
+from tests.report.test_report import described, evaluation, finished
 from tests.tiny import make_likely, tiny_config, tiny_model, tiny_tokenizer
 from trine.config.rl import KlConfig, PpoConfig
 from trine.data.files import write_examples
@@ -57,12 +57,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, changes in FAULTS.items():
         settings: dict[str, Any] = {
             "out": folder / name / "ppo", "model": str(folder / "start"), "prompts": folder / "prompts.jsonl",
-            "batch_size": 64, "minibatch_size": 32, "micro_batch_size": 32, "max_new_tokens": 12,
+            "batch_size": 48, "minibatch_size": 24, "micro_batch_size": 24, "max_new_tokens": 8,
             "kl": KlConfig(coefficient=0.0), "samples_every": 2, "loop": QUIET_LOOP, "hardware": PLAIN_CPU,
             "optimizer": {"learning_rate": 3e-3, "warmup_steps": 0, "decay": "constant"},
         }  # fmt: skip
         run(PpoConfig(**settings | changes | {"reward": f"{__name__}:{changes['reward']}"}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def reports(runs: Path) -> dict[str, tuple[str, str]]:
+    """Page and text of each."""
+    made = {name: write_report(runs / name) for name in FAULTS}
+    return {name: (path.read_text("utf-8"), text) for name, (path, text) in made.items()}
 
 
 def ppo_run(out: Path, config: dict[str, Any], metrics: list[dict[str, Any]]) -> None:
@@ -71,12 +78,13 @@ def ppo_run(out: Path, config: dict[str, Any], metrics: list[dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_with_a_fault_is_alarmed_in_the_log_and_on_top_of_the_report(runs: Path, fault: str) -> None:
+def test_a_run_with_a_fault_is_alarmed_in_the_log_and_on_top_of_the_report(
+    runs: Path, reports: dict[str, tuple[str, str]], fault: str
+) -> None:
     rows = [row for row in read_jsonl(runs / fault / "ppo" / "metrics.jsonl") if "score" in row]
     assert rows[-1].get(f"alarm_{fault}") == 1.0
     assert (f"alarm_{fault}" in rows[0]) == (fault == "reward_constant")
-    path, text = write_report(runs / fault)
-    page = path.read_text("utf-8")
+    page, text = reports[fault]
     verdict = re.search(r'<ul class="verdicts".*?</ul>', page, re.DOTALL)
     assert verdict is not None
     assert ALARMS[fault].meaning in verdict[0]
@@ -91,8 +99,10 @@ def test_a_run_without_alarms_has_no_verdict(tmp_path: Path) -> None:
     assert 'class="verdicts"' not in path.read_text("utf-8")
 
 
-def test_the_page_shows_one_sample_followed_through_and_a_table_of_samples(runs: Path) -> None:
-    page = write_report(runs / "over_optimised")[0].read_text("utf-8")
+def test_the_page_shows_one_sample_followed_through_and_a_table_of_samples(
+    runs: Path, reports: dict[str, tuple[str, str]]
+) -> None:
+    page = reports["over_optimised"][0]
     (sample,) = read_jsonl(runs / "over_optimised" / "ppo" / "followed.jsonl")
     section = page[page.index("One sample, followed through</h2>") :]
     for heading in ("log π old", "advantage", "policy loss", "value loss"):
@@ -106,13 +116,15 @@ def test_the_page_shows_one_sample_followed_through_and_a_table_of_samples(runs:
     assert {f"Iteration {number}" in samples for number in (1, 3, 5, 7)} == {True}
 
 
-def test_first_and_last_iteration_stand_beside_each_other_with_intervals(runs: Path) -> None:
-    page, text = write_report(runs / "over_optimised")
+def test_first_and_last_iteration_stand_beside_each_other_with_intervals(
+    runs: Path, reports: dict[str, tuple[str, str]]
+) -> None:
+    page, text = reports["over_optimised"]
     rows = [row for row in read_jsonl(runs / "over_optimised" / "ppo" / "metrics.jsonl") if "score" in row]
     for name in ("score", "score_median"):
         assert f"{rows[0][name]:.2f} (" in text
         assert f"{rows[-1][name]:.2f} (" in text
-    assert "Scores of single responses by the reward" in page.read_text("utf-8")
+    assert "Scores of single responses by the reward" in page
 
 
 def test_reward_over_kl_has_best_of_n_drawn_in_where_a_preview_ran(tmp_path: Path) -> None:
@@ -156,10 +168,28 @@ def test_seconds_by_phase_and_parts_of_the_reward_are_shown_where_they_were_logg
     assert "  help" in text
 
 
+def test_an_evaluation_shows_means_and_medians_of_both_rewards_with_intervals(tmp_path: Path) -> None:
+    results = evaluation()
+    source = random.Random(0)
+    before = [source.gauss(0.0, 1.0) for _ in range(12)]
+    for reward in ("reward", "held_out_reward"):
+        results["scores"][reward] = {"before": before, "after": [score + 0.5 for score in before]}
+    finished(tmp_path, "evaluate", {"samples": 2}, results)
+    described(tmp_path, ("evaluate", "evaluate"))
+    page = write_report(tmp_path)[0].read_text("utf-8")
+    table = page[page.index('aria-label="Means and medians with intervals"') :]
+    table = table[: table.index("</table>")]
+    for statistic in ("mean", "median"):
+        assert table.count(f", {statistic}</th>") == 2
+        number = f"{getattr(statistics, statistic)(before):,.2f}"
+        assert re.search(rf">{number} \(-?\d", table)
+    assert table.count("+0.50 (0.50 to 0.50)") == 4  # every answer gained 0.5, so that sampling prompts changes nothing
+
+
 def test_intervals_of_means_and_medians_hold_the_truth_as_often_as_they_say() -> None:
     """Paired over prompts: 0.3 is gained by every answer but for noise, in mean and median alike."""
     source, held = random.Random(0), {"mean": 0, "median": 0}
-    for _ in range(150):
+    for _ in range(60):
         before = [source.gauss(0.0, 1.0) for _ in range(60)]
         after = [score + 0.3 + source.gauss(0.0, 0.2) for score in before]
         groups = list(range(60))
@@ -168,7 +198,7 @@ def test_intervals_of_means_and_medians_hold_the_truth_as_often_as_they_say() ->
             assert each.gain_interval is not None and each.before_interval is not None
             held[each.statistic] += each.gain_interval.holds(0.3)
             assert each.gain_interval.high - each.gain_interval.low < 0.7
-    assert all(134 <= count <= 150 for count in held.values()), held
+    assert all(count >= 51 for count in held.values()), held
 
 
 def test_of_few_prompts_no_interval_is_claimed() -> None:

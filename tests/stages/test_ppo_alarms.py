@@ -181,7 +181,7 @@ def alarms_of(rows: list[dict[str, Any]]) -> set[str]:
 
 def test_a_second_opinion_that_agrees_raises_no_alarm(start: Path, tmp_path: Path) -> None:
     """That one which disagrees does, and a critic that knows nothing: tests/report/test_ppo_sections.py."""
-    rows = trained(start, tmp_path, "length", held_out_reward=f"{__name__}:length")
+    rows = trained(start, tmp_path, "length", held_out_reward=f"{__name__}:length", iterations=5)
     assert "over_optimised" not in alarms_of(rows)
     assert all(row["held_out_score"] == row["score"] for row in rows if "score" in row)
 
@@ -198,7 +198,8 @@ def test_alarms_and_samples_survive_a_resume(start: Path, tmp_path: Path) -> Non
     """Run in two parts, the log and the samples are those of the whole run."""
     settings = {"held_out_reward": f"{__name__}:brevity", "samples_every": 2, "sample_count": 2, "iterations": 6}
     optimizer = {"learning_rate": 3e-3, "warmup_steps": 0, "decay": "constant"}
-    settings |= {"optimizer": optimizer, "loop": {"save_every": 4}}
+    settings |= {"optimizer": optimizer, "loop": {"save_every": 4}, "batch_size": 16, "minibatch_size": 8}
+    settings |= {"micro_batch_size": 8, "max_new_tokens": 6}
     whole = trained(start, tmp_path / "whole", "length", **settings)
     trained(start, tmp_path / "parts", "length", **settings | {"iterations": 3})
     parts = trained(start, tmp_path / "parts", "length", **settings)

@@ -128,9 +128,9 @@ def test_show_prints_a_row_a_token_and_writes_nothing(start: Path, tmp_path: Pat
     count = int(next(line for line in lines if line.startswith("response")) and lines[4].split()[0])
     starts = [lines.index(title) for title in ("before training", "after one update")]
     for heading in ("log π old", "log π ref", "KL", "reward", "value", "advantage", "return", "ratio", "clipped"):
-        assert heading in lines[starts[0] + 3]
+        assert heading in lines[starts[0] + 4]
     feet = [next(n for n in range(at, len(lines)) if lines[n].startswith(("sum", "mean"))) for at in starts]
-    assert [feet[0] - starts[0] - 4, feet[1] - starts[1] - 2] == [count, count]
+    assert [feet[0] - starts[0] - 5, feet[1] - starts[1] - 2] == [count, count]
 
 
 def test_a_run_keeps_its_first_sample_for_the_report(start: Path, tmp_path: Path) -> None:

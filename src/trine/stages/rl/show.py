@@ -31,8 +31,9 @@ LOGGED = (
     "clip_fraction", "approximate_kl", "entropy", "loss", "learning_rate",
 )  # fmt: skip
 LEGEND = (
-    "KL: log π - log π ref. reward: the score on the last token, less kl_coefficient x KL on each, unless KL is in the "
-    "loss.\nreturn: value + advantage before it is whitened over all responses. ratio: exp(log π - log π old)."
+    "KL: log π - log π ref. reward: the score, after penalties and scaling, on the last token; on each, less KL times\n"
+    "kl_coefficient, unless KL is in the loss. return: value + advantage before that is whitened over all responses.\n"
+    "ratio: exp(log π - log π old)."
 )
 TOKEN_WIDTH = 24
 Line = tuple[str, ...]
