@@ -7,6 +7,7 @@ from bench.chip import by_chip
 from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
 _PEER, _NANOGPT = "bench.side_transformers_training", "bench.side_nanogpt"
+_TRL = "bench.side_trl_dpo"
 
 
 def _peer(*, autocast: bool = False, compiled: bool = False, fused: bool = False, **more: bool) -> dict[str, Any]:
@@ -15,6 +16,10 @@ def _peer(*, autocast: bool = False, compiled: bool = False, fused: bool = False
 
 def _nanogpt(dtype: str, *, compiled: bool = False, fused: bool = False) -> dict[str, Any]:
     return {"dtype": dtype, "compiled": compiled, "fused": fused}
+
+
+def _trl(*, autocast: bool = False, checkpointing: bool = False, grouped: bool = False) -> dict[str, Any]:
+    return {"autocast": autocast, "fused": True, "checkpointing": checkpointing, "grouped": grouped}
 
 
 SIDES = {
@@ -30,6 +35,10 @@ SIDES = {
     "nanoGPT fp32": Side(_NANOGPT, _nanogpt("float32")),
     "nanoGPT all-bf16": Side(_NANOGPT, _nanogpt("bfloat16", fused=True), TUNED_ALLOCATOR),
     "nanoGPT all-bf16 compiled": Side(_NANOGPT, _nanogpt("bfloat16", compiled=True, fused=True), TUNED_ALLOCATOR),
+    "our dpo": Side("bench.side_our_dpo", {}, AS_OUR_COMMANDS),
+    "trl fp32": Side(_TRL, _trl(checkpointing=True)),
+    "trl autocast tuned": Side(_TRL, _trl(autocast=True), TUNED_ALLOCATOR),
+    "trl autocast tuned grouped": Side(_TRL, _trl(autocast=True, grouped=True), TUNED_ALLOCATOR),
     "matrix products": Side("bench.side_products", {"dtype": "bfloat16"}, TUNED_ALLOCATOR),
     "matrix products, fp32": Side("bench.side_products", {"dtype": "float32"}, TUNED_ALLOCATOR),
     "packing": Side("bench.side_packing", {}, AS_OUR_COMMANDS),
@@ -101,6 +110,21 @@ def _packing(shape: str) -> list[Case]:
     return cases
 
 
+def _dpo(shape: str) -> list[Case]:
+    """An epoch of DPO; the reference's log-probabilities are cached on both sides."""
+    if shape != "mini":
+        return []
+    asked = {"pairs": 64, "batch": 16, "micro_batch": 8}
+    as_run, *best = (
+        Contender(side, "dpo", asked) for side in ("trl fp32", "trl autocast tuned", "trl autocast tuned grouped")
+    )
+    comparisons = (
+        Comparison("trl DPOTrainer fp32, as run", (as_run,)),
+        Comparison("trl DPOTrainer, best", tuple(best), by_chip(2.0, 1.2)),
+    )
+    return [Case("dpo", "64 review-length pairs", Contender("our dpo", "dpo", asked), comparisons)]
+
+
 def encoding() -> list[Case]:
     """Of no shape: a corpus and a tokenizer. Each side takes the texts in pieces and all at once."""
 
@@ -117,4 +141,4 @@ def encoding() -> list[Case]:
     ]
 
 
-GROUPS = {"training": _training, "packing": _packing}
+GROUPS = {"training": _training, "packing": _packing, "dpo": _dpo}

@@ -18,6 +18,13 @@ from bench.chip import limits
 from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
+PYTHONS = {
+    "llama.cpp": "TRINE_LLAMA_PYTHON",
+    "trl 0.11": "TRINE_TRL_0_11_PYTHON",
+    "trl 0.24": "TRINE_TRL_0_24_PYTHON",
+    "trl": "TRINE_TRL_PYTHON",
+}
+"""Variables that name the interpreters of peers with environments of their own."""
 PAUSE_SECONDS = 0.3  # threads of the previous side spin for a moment before they sleep
 MAX_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below
 Sample = dict[str, Any]
@@ -41,7 +48,7 @@ class Worker:
         # A compiler's cache from an earlier run would hide what compiling costs.
         environment = clean_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
         environment |= ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | SIDES[name].environment
-        python = os.environ.get("TRINE_LLAMA_PYTHON") if name.startswith("llama.cpp") else None
+        python = next((os.environ.get(variable) for peer, variable in PYTHONS.items() if name.startswith(peer)), None)
         try:
             self.process = subprocess.Popen(
                 [python or sys.executable, "-m", SIDES[name].module, json.dumps(options)],

@@ -563,6 +563,8 @@ def dpo(
     hardware: HardwareConfig | Mapping[str, Any] = ...,
     adapter: _Path | None = ...,
     held_out: _Path | None = ...,
+    held_out_share: float = ...,
+    dataset: DataSetConfig | Mapping[str, Any] = ...,
     fields: Mapping[str, str] = ...,
     positive: Sequence[str] = ...,
     form: Literal["chat", "text"] = ...,

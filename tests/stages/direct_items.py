@@ -71,7 +71,7 @@ def objective_of(
     found = None
     if config.has_reference:
         source = ReferenceModel(reference or model, world, share_prompt=config.share_prompt)
-        found = source.log_probs(plan, folder / "items.jsonl", folder / "run")
+        found = source.log_probs(plan, "items.jsonl", [folder, folder / "run"])
     part = Part(plan, found)
     parallel = parallelise(AnswerLogProbs(model), list(model.blocks), world, kind)
     given = parallel, part, part if held_out else None, config, model.compute_dtype

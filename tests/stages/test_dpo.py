@@ -21,12 +21,14 @@ from trine.data.judgements import judgements_of
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.runtime.signals import Interrupted, stop_request
+from trine.stages.direct import dpo
 from trine.stages.direct.dpo import run
 from trine.stages.direct.items import ItemWriter
 from trine.stages.direct.log_probs import AnswerLogProbs, answer_log_probs
 from trine.stages.direct.objective import DirectObjective
 from trine.stages.finetuning import finetune
 from trine.tokenizer.chat_format import chat_format
+from trine.training import stage_run
 
 LOG_2 = 0.6931471805599453
 
@@ -262,4 +264,21 @@ def test_rankings_ties_and_soft_labels_are_learned_where_the_loss_can() -> None:
     with pytest.raises(TrineError, match="x:1: the pair has a probability, which loss=dpo alone learns from"):
         items_from([{**tie, "tie": False, "probability": 0.8}], "pairs")
     weighted, account = items_from([{**rows[0], "weight": 2}, {**tie, "tie": False, "weight": 0}], "pairs")
-    assert {item.weight for item in weighted} == {2.0} and account["dropped"] == {"weight 0": 1}
+    assert [item.weight for item in weighted] == [1.0, 1.0] and account["dropped"] == {"weight 0": 1}
+
+
+def test_a_share_of_the_records_is_held_out_and_data_sets_of_the_hub_are_read(
+    tmp_path: Path, finetune_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(20)]
+    monkeypatch.setattr(dpo, "is_hub_data_set", lambda place: True)
+    monkeypatch.setattr(dpo, "data_set_records", lambda name, *_: [(f"{name}:{n}", row) for n, row in enumerate(rows)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage_run, "input_fingerprint", lambda name, value: "same")
+    folder = run(dpo_config(tmp_path / "run", finetune_run, Path("owner/pairs"), held_out_share=0.3, batch_size=16))
+    done = read_json(folder / "done.json")
+    train, held_out = (done["account"][name]["kept"] for name in ("train", "held_out"))
+    assert train + held_out == 20 and 2 <= held_out <= 12 and "held_out_margin" in done
+    assert len(list((folder / "reference").glob(".pairs*.reference-*"))) == 2 and not (tmp_path / "owner").exists()
+    with pytest.raises(ValueError, match="give one of them"):
+        dpo_config(tmp_path / "both", finetune_run, tmp_path, held_out=tmp_path, held_out_share=0.3)

@@ -400,7 +400,7 @@ def test_where_nothing_can_be_written_it_is_kept_in_the_run_folder(
 
     monkeypatch.setattr(reference, "write_folder", read_only)
     objective_of(tiny_model(), pair_items(), dpo_config(), tmp_path)
-    assert len(list((tmp_path / "run").glob("items.jsonl.reference-*"))) == 1
+    assert len(list((tmp_path / "run").glob(".items.jsonl.reference-*"))) == 1
 
 
 # Watching the chosen answers

@@ -13,6 +13,7 @@ from typing import Any
 from trine.config.base import Config, HardwareConfig, StageConfig
 from trine.config.control import ControlConfig
 from trine.config.corpus import CorpusConfig, SourceConfig
+from trine.config.dpo import DpoConfig
 from trine.config.evaluation import EvaluateConfig
 from trine.config.extras import check_extras
 from trine.config.fields import config_fields, is_name
@@ -64,7 +65,10 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         elif isinstance(config, StageConfig):
             given = value if isinstance(value, tuple) and name in OF_RECORDS else (value,)
             paths = [each for each in given if isinstance(each, Path)]
-            yield from (partial(_check_path, each, name) for each in paths if not _made_before(each, earlier))
+            of_records = name in OF_RECORDS or (name == "preferences" and isinstance(config, DpoConfig))
+            yield from (
+                partial(_check_path, each, name, of_records) for each in paths if not _made_before(each, earlier)
+            )
     for value in dict(config).values():
         if isinstance(value, HardwareConfig):
             yield partial(_check_hardware, value)
@@ -120,10 +124,10 @@ def _check_reward(part: RewardPart) -> str | None:
     return f"{part.name}: a server, not asked" if reward_kind(part.name) == "endpoint" else None
 
 
-def _check_path(path: Path, name: str) -> str | None:
+def _check_path(path: Path, name: str, of_records: bool) -> str | None:
     from trine.catalog.locating import is_hub_data_set
 
-    if name in OF_RECORDS and is_hub_data_set(path):
+    if of_records and is_hub_data_set(path):
         return f"{path}: on the Hugging Face hub, not looked up"
     if not path.exists():
         raise TrineError(f"{name}={path} does not exist")

@@ -27,7 +27,7 @@ class BestOfNConfig(StageConfig):
     """with form text: two numbers, such as [2, 8]. The query is only the first so many tokens of a record's text, a
     number between these two that the seed draws for each; empty: all of the text"""
     reward: ByContent[RewardSetting]
-    """any reward, as of trine ppo: reward run or model folder, owner/name on the hub, or package.module:function"""
+    """what chooses the best: any reward that trine ppo takes, a sum of several too (docs/reward-models.md)"""
     closed: Closing | None = None
     """how a reward model reads an answer that was cut at max_new_tokens; null: as its folder says"""
     samples: PositiveInt = 8

@@ -12,9 +12,11 @@ from trine.config.base import (
     OptimizerConfig,
     PositiveFloat,
     PositiveInt,
+    Share,
     StageConfig,
     Word,
 )
+from trine.config.finetuning import DataSetConfig
 from trine.config.lora import LoraConfig
 from trine.config.resumption import ByContent, ChangesBits, Extends
 from trine.records import Form
@@ -47,10 +49,13 @@ class DpoConfig(StageConfig):
     adapter: ByContent[ModelName | None] = None
     """LoRA adapter to merge into the model first: folder of PEFT's form, run folder, or owner/name on the hub"""
     preferences: ByContent[Path]
-    """folder of a preferences stage, or records, as trine reward reads them: pairs {prompt, chosen, rejected} and
-    rankings; for loss=kto also labels {prompt, response, label}"""
+    """folder of a preferences stage, or records as trine reward reads them (a file, a folder, owner/name of a data set
+    on the hub): pairs {prompt, chosen, rejected} and rankings; for loss=kto also labels {prompt, response, label}"""
     held_out: ByContent[Path | None] = None
     """records to evaluate on, in the same form; null: those of the preferences stage"""
+    held_out_share: Share = 0.0
+    """share of the records to evaluate on instead of training, by a hash of their group or prompt"""
+    dataset: DataSetConfig = DataSetConfig()
     fields: dict[str, str] = Field(default={})
     """what the records call their fields: OURS=THEIRS, such as chosen=better rejected=worse"""
     positive: tuple[Word, ...] = ()
@@ -118,6 +123,8 @@ class DpoConfig(StageConfig):
     @model_validator(mode="after")
     def _of_this_loss(self) -> "DpoConfig":
         """A setting that the loss does not have is a mistake, not a default."""
+        if self.held_out_share and self.held_out is not None:
+            raise ValueError("held_out and held_out_share both say what to evaluate on: give one of them")
         for name, losses in OF_A_LOSS.items():
             if self.loss not in losses and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} belongs to loss={' or '.join(losses)}, and loss is {self.loss}: leave it out")

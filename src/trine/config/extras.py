@@ -11,6 +11,7 @@ from typing import Any
 
 from trine.config.base import Config, LoopConfig
 from trine.config.corpus import FilterConfig, SourceConfig
+from trine.config.preferences import RewardConfig
 from trine.config.reasoning import ReasoningConfig
 from trine.config.use import SamplingConfig
 from trine.runtime.errors import TrineError
@@ -77,10 +78,16 @@ def _of_sampling(sampling: SamplingConfig, place: str) -> Iterator[Extra]:
             yield Extra("serve", "llguidance", f"{place}{name}")
 
 
+def _of_reward(reward: RewardConfig, place: str) -> Iterator[Extra]:
+    if reward.kind == "encoder":
+        yield Extra("hf", "transformers", f"{place}kind=encoder")
+
+
 _NEEDED: dict[type[Config], Callable[[Any, str], Iterator[Extra]]] = {
     FilterConfig: _of_filters,
     SourceConfig: _of_source,
     ReasoningConfig: _of_reasoning,
     LoopConfig: _of_loop,
     SamplingConfig: _of_sampling,
+    RewardConfig: _of_reward,
 }

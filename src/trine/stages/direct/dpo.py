@@ -10,12 +10,15 @@ from typing import Any
 
 from trine.algorithms.text_preferences import kto_weights, kto_weights_fit
 from trine.catalog.adapters import begin_lora, finish_lora
+from trine.catalog.locating import is_hub_data_set
 from trine.config.dpo import DpoConfig
+from trine.data.data_sets import data_set_records
 from trine.data.judgement_texts import Reading
-from trine.data.judgements import judgement_records, judgements_of
+from trine.data.judgements import divided, judgement_records, judgements_of
 from trine.model.folder import save_model
 from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
+from trine.records import Judgement
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.stages.direct.items import Item, Items, ItemWriter, Kind
@@ -64,27 +67,33 @@ def read_parts(config: DpoConfig, form: Chat | TextFormat, context: int) -> dict
     limit = min(config.max_tokens or context, context)
     kind: Kind = "labels" if config.loss == "kto" else "pairs"
     writer = ItemWriter(form, limit, config.too_long, kind, soft=config.loss == "dpo")
-    reading = Reading(config.form, config.fields, config.positive)
+    judgements = {name: _read(place, name, config) for name, place in places(config).items()}
+    if config.held_out_share:
+        judgements["train"], judgements["held_out"] = divided(judgements["train"], config.held_out_share)
     found = {}
-    for name, place in places(config).items():
-        judgements = judgements_of(judgement_records(place), ("label", "pair", "ranking"), reading)
-        found[name] = writer.items(judgements, place)
+    for name, each in judgements.items():
+        found[name] = writer.items(each, places(config).get(name, config.preferences))
         say(f"dpo: {name.replace('_', '-')}: {found[name].words}")
     return found
 
 
+def _read(place: Path, name: str, config: DpoConfig) -> list[Judgement]:
+    if is_hub_data_set(place):
+        split = config.dataset.split if name == "train" else config.dataset.held_out_split
+        records: Any = data_set_records(str(place), config.dataset.configuration, split)
+    else:
+        records = judgement_records(place)
+    return judgements_of(records, ("label", "pair", "ranking"), Reading(config.form, config.fields, config.positive))
+
+
 def places(config: DpoConfig) -> dict[str, Path]:
-    """The file of records to train on, and the one of those held out, if any."""
+    """Where the records to train on are, and those held out, if they are apart."""
     train, held_out = config.preferences, config.held_out
     if (train / "train.jsonl").exists():
         beside = train / "held_out.jsonl"
-        train, held_out = train / "train.jsonl", held_out or (beside if _has_records(beside) else None)
+        wanted = not config.held_out_share and beside.exists() and beside.stat().st_size > 0
+        train, held_out = train / "train.jsonl", held_out or (beside if wanted else None)
     return {"train": train} | ({} if held_out is None else {"held_out": held_out})
-
-
-def _has_records(path: Path) -> bool:
-    """A preferences stage that was given nothing to hold out writes an empty file."""
-    return path.exists() and path.stat().st_size > 0
 
 
 def _with_reference(config: DpoConfig, stage: StageRun, model: Transformer, found: dict[str, Items]) -> dict[str, Part]:
@@ -96,13 +105,13 @@ def _with_reference(config: DpoConfig, stage: StageRun, model: Transformer, foun
         reference = ReferenceModel(model, stage.world, share_prompt=config.share_prompt)
     parts = {}
     for name, items in found.items():
+        source = places(config)["train"]
+        place = places(config).get(name, source.with_name(f"{source.name}.{name}"))  # held out of the same file
         if labels:
-            _check_labels(items.items, places(config)[name])
+            _check_labels(items.items, place)
         plan = Plan(items.items, *sizes, mismatched=labels)
-        place = places(config)[name]
-        parts[name] = Part(
-            plan, None if reference is None else reference.log_probs(plan, place, stage.path / "reference")
-        )
+        folders = [*([] if is_hub_data_set(source) else [place.parent]), stage.path / "reference"]
+        parts[name] = Part(plan, None if reference is None else reference.log_probs(plan, place.name, folders))
     return parts
 
 

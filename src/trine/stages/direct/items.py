@@ -6,7 +6,7 @@ trained as it stands is counted by its reason.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -116,9 +116,11 @@ class ItemWriter:
             raise TrineError(f"{place} is no preference of one answer over another; {_for_whom(judgement)}")
         if self.kind == "labels":
             return self._labels_of(judgement, judgement.ranking, place)
+        pairs = list(self._pairs_of(judgement, judgement.ranking))
+        shared = replace(judgement, weight=judgement.weight / max(len(pairs), 1))  # all of them count as one pair
         found = [
-            self._item(judgement, (judgement.answers[better], judgement.answers[worse]), place, probability=probability)
-            for better, worse, probability in self._pairs_of(judgement, judgement.ranking)
+            self._item(shared, (judgement.answers[better], judgement.answers[worse]), place, probability=probability)
+            for better, worse, probability in pairs
         ]
         return found or [(None, TIE)]
 

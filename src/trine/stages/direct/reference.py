@@ -52,16 +52,16 @@ class ReferenceModel:
         self.model, self.world, self.share_prompt = model, world, share_prompt
         self.weights = name_weights(dict(model.named_parameters()))
 
-    def log_probs(self, plan: Plan, beside: Path, otherwise: Path) -> ReferenceLogProbs:
-        """Of all items of `plan`, which were read from the file `beside`; every process calls this.
+    def log_probs(self, plan: Plan, name: str, folders: Sequence[Path]) -> ReferenceLogProbs:
+        """Of all items of `plan`, which were read from the file `name`; every process calls this.
 
-        They are kept beside it or, where nothing can be written there, in the folder `otherwise`.
+        They are kept in the first of `folders` that can be written: beside the file, or else in the run folder.
         """
         key = sha256_of(self.weights, *self._arithmetic(plan))[:12]
-        places = [beside.parent / f".{beside.name}.reference-{key}", otherwise / f"{beside.name}.reference-{key}"]
+        places = [folder / f".{name}.reference-{key}" for folder in folders]
         found = self._kept(places, plan)
         if self.world.all_reduce_max({"missing": float(found is None)})["missing"]:
-            found = self._computed(plan, beside)
+            found = self._computed(plan, name)
             if self.world.is_main:
                 _keep(places, found, self._fingerprint(plan))
         assert found is not None
@@ -96,13 +96,13 @@ class ReferenceModel:
         return None
 
     @torch.no_grad()
-    def _computed(self, plan: Plan, source: Path) -> ReferenceLogProbs:
+    def _computed(self, plan: Plan, name: str) -> ReferenceLogProbs:
         """Each process reads its share of every step, in the rows that it will be trained in."""
         width = len(plan.items[0].answers)
         table = torch.zeros(len(plan.items), width + 1, dtype=torch.float64)
         module = AnswerLogProbs(self.model)
         device, dtype = self.model.output_weight.device, self.model.compute_dtype
-        with progress_bar(f"reference of {source.name}", len(plan.steps)) as bar:
+        with progress_bar(f"reference of {name}", len(plan.steps)) as bar:
             for step in plan.steps:
                 for batch in plan.micro_batches(step, self.world):
                     own = [place for place, weight in enumerate(batch.weights) if weight]
