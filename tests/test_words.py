@@ -51,6 +51,7 @@ EXCEPT = (
     ("src/trine/data/judgement_texts.py", "judge", "the same, in a file"),
     ("src/trine/stages/preferences/", "judged", "a judgement beside the scores of its answers"),
     ("src/trine/", "Judged", "a judgement beside the scores of its answers"),
+    ("src/trine/stages/preferences/", "judged", "the same, and its module"),
 )
 
 

@@ -228,6 +228,7 @@ def reward(
     parallel: Literal["auto", "ddp", "fsdp"] = ...,
     normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
+    other: _Path | None = ...,
     normalization_samples: int = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
