@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import company, loader, memory, ranks, startup
+from bench import company, loader, memory, ppo_cases, ranks, startup
 from bench.cases import GROUPS, SIDES
 from bench.chip import CHIPS, chip, limits, stand_in_for
 from bench.control_cases import control
@@ -143,6 +143,7 @@ def _in_turns(group: str, name: str, cases: list[Case], workers: Workers, argume
         sys.stderr.write(f"{name}: {case.name} ...\n")
         results.append(run_case(case, workers, repetitions, set(arguments.only)))
         rows += rows_of(case, results[-1])
+        rows += ppo_cases.further_rows(case, results[-1]) if group == "ppo" else []
     if rows:
         unit = {"tokens": "tokens/s", "megabytes": "MB/s", "steps": "steps/s"}[cases[0].counts]
         record = {"unit": unit, "repetitions": repetitions, "sides": workers.hellos, "results": results}

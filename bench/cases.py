@@ -1,6 +1,6 @@
 """The speed table as data: the sides, the work of each case, and the target ratios."""
 
-from bench import control_cases, encoder_cases, training_cases
+from bench import control_cases, encoder_cases, ppo_cases, training_cases
 from bench.chip import by_chip, chip
 from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 
@@ -18,6 +18,7 @@ SIDES = {
     "llama.cpp q8_0": Side(_LLAMA, {"gguf": "q8_0"}),
     **training_cases.SIDES,
     **control_cases.SIDES,
+    **ppo_cases.SIDES,
     **encoder_cases.SIDES,
 }
 
@@ -114,5 +115,5 @@ def _log_probs(shape: str) -> list[Case]:
 
 GROUPS = {
     "generation": _generation, "bf16-weights": _bf16_weights, "int8": _int8, "continuous": _continuous,
-    "shared-prompt": _shared_prompt, "log-probs": _log_probs, **training_cases.GROUPS,
+    "shared-prompt": _shared_prompt, "log-probs": _log_probs, "ppo": ppo_cases.ppo, **training_cases.GROUPS,
 }  # fmt: skip

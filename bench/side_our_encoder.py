@@ -15,7 +15,7 @@ from trine.records import Answer, Judgement
 from trine.rewards.encoder import EncoderSettings, use_own_products
 from trine.runtime.allocator import keep_freed_memory
 from trine.runtime.device import choose_hardware
-from trine.stages.preferences.encoder_rows import EncoderScores, encoder_items
+from trine.stages.preferences.encoder_rows import EncoderRenderer, EncoderScores, encoder_batch
 from trine.stages.preferences.reward_items import Standard
 
 OPTIONS = options()
@@ -41,7 +41,7 @@ def train(texts: int, seed: int) -> Reply:
     if "train" not in MODELS:
         model, tokenizer = load_encoder(FOLDER)
         use_own_products(model, HARDWARE.compute_dtype, 2)
-        scores = EncoderScores(model, SETTINGS, tokenizer.pad_token_id, HARDWARE.compute_dtype).train()
+        scores = EncoderScores(model, SETTINGS, HARDWARE.compute_dtype).train()
         MODELS["train"] = scores, tokenizer, torch.optim.AdamW(scores.parameters(), lr=LEARNING_RATE, fused=True)
     scores, tokenizer, optimizer = MODELS["train"]
     given = review_texts(texts, seed)
@@ -50,10 +50,13 @@ def train(texts: int, seed: int) -> Reply:
         Judgement((), (Answer((), text, query=""),), label=bool(label))
         for text, label in zip(given, labels_of(texts), strict=True)
     ]
-    items = sorted(encoder_items(judgements, tokenizer, SETTINGS, Standard()), key=lambda item: item.tokens)
+    items = sorted(
+        EncoderRenderer(tokenizer, SETTINGS, Standard(), "cut").items(judgements), key=lambda item: item.tokens
+    )
     for start in range(0, texts, BATCH):
         batch = items[start : start + BATCH]
-        losses = label_losses(scores(batch), torch.tensor([item.target for item in batch]))
+        rows = encoder_batch(batch, tokenizer.pad_token_id, HARDWARE.device)
+        losses = label_losses(scores(rows), torch.tensor([item.target for item in batch]))
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(scores.parameters(), 1.0)
         optimizer.step()

@@ -18,7 +18,12 @@ from bench.chip import limits
 from bench.records import Case, Contender
 
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TRINE_NANOGPT")
-PYTHONS = {"llama.cpp": "TRINE_LLAMA_PYTHON", "trl": "TRINE_TRL_PYTHON"}
+PYTHONS = {
+    "llama.cpp": "TRINE_LLAMA_PYTHON",
+    "trl 0.11": "TRINE_TRL_0_11_PYTHON",
+    "trl 0.24": "TRINE_TRL_0_24_PYTHON",
+    "trl": "TRINE_TRL_PYTHON",
+}
 """Variables that name the interpreters of peers with environments of their own."""
 PAUSE_SECONDS = 0.3  # threads of the previous side spin for a moment before they sleep
 MAX_LOSS_DIFFERENCE = 0.05  # nats, between sides that train the same weights on the same ids: bf16 is far below

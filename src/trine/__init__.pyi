@@ -227,6 +227,7 @@ def reward(
     centring: float = ...,
     normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
+    other: _Path | None = ...,
     normalization_samples: int = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,

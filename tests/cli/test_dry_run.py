@@ -184,3 +184,12 @@ def test_a_recipe_says_the_size_of_a_model_whose_tokenizer_it_makes(command: Com
 def test_the_dial_of_a_recipe_moves_its_shape(command: Command, tmp_path: Path) -> None:
     code, out, _ = command("run", "codeparrot-124m", "--out", tmp_path / "run", "--depth", 6, "--dry-run")
     assert code == 0 and "width: 384" in out and "epochs: 0.125" in out
+
+
+def test_a_corpus_that_an_earlier_step_makes_is_not_looked_for(command: Command, tmp_path: Path) -> None:
+    """The recipe sentiment pretrains on parts of the reviews, which its first stage writes."""
+    (tmp_path / "reviews.jsonl").write_text('{"text": "A fine film.", "label": 1}\n', encoding="utf-8")
+    given = f"reviews={tmp_path / 'reviews.jsonl'}"
+    code, printed, errors = command("run", "sentiment", "--dry_run", "--out", str(tmp_path / "run"), "--set", given)
+    assert (code, "does not exist" in errors) == (0, False)
+    assert "kind: words" in printed

@@ -109,7 +109,7 @@ KINDS: dict[str, dict[str, str]] = {
     "preferences": dict.fromkeys(("model", "adapter", "examples", "held_out"), "BY_CONTENT") | {"rows": "CHANGES_BITS"},
     "reward": OF_A_LOOP | dict.fromkeys(
         ("model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out",
-         "reference"),
+         "reference", "other"),
         "BY_CONTENT",
     ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")

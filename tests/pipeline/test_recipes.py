@@ -111,6 +111,7 @@ GIVEN = {
     "reviews-encoder": ["reviews=r.jsonl"],
     "reviews-gpt": ["reviews=r.jsonl"],
     "critic-first": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
+    "sentiment": ["reviews=r.jsonl"],
     "distill": ["student=a", "teacher=b", "prompts=p.jsonl"],
 }
 """What recipes are to be given."""

@@ -169,3 +169,22 @@ def test_evaluate_compares_policies_by_any_reward(tmp_path: Path, finetune_run: 
     assert 0 < missing < len(scores) and figures["before"]["held_out_reward"]["does_not_apply"] == missing
     assert figures["before"]["held_out_reward"]["mean"] == 1.0
     assert "does_not_apply" not in figures["before"]["reward"]
+
+
+def shorter(prompts: list[str], first: list[str], second: list[str]) -> list[float]:
+    return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in zip(first, second, strict=True)]
+
+
+def test_groups_are_of_one_prompt_for_pairwise_and_normalised_parts(
+    command: Command, tmp_path: Path, finetune_run: Path, functions_run: Path
+) -> None:
+    """Four answers to each prompt: each one's share of the other three; with one answer a prompt it is refused."""
+    reward = "{parts: ['pairwise:tests.stages.test_any_reward:shorter', 0.1*length:max=5], normalize: group}"
+    prompts = functions_run / "all.jsonl"
+    code, _, message = ppo(command, finetune_run, prompts, tmp_path / "ppo", reward, "--samples_per_prompt", "4")
+    assert code == 0, message
+    rows = [row for row in read_jsonl(tmp_path / "ppo" / "metrics.jsonl") if "score" in row]
+    assert rows[0]["part_pairwise:tests.stages.test_any_reward:shorter"] == pytest.approx(0.5)  # of any group
+    assert rows[0]["score"] == pytest.approx(0.0, abs=1e-5)
+    code, _, message = ppo(command, finetune_run, prompts, tmp_path / "one", reward)
+    assert code != 0 and "several answers a prompt" in message.replace("\n", " ")

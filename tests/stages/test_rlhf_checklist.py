@@ -113,7 +113,7 @@ def test_temperature_is_on_every_side() -> None:
     with torch.no_grad():
         hidden = model(padded.ids)[padded.rows, padded.columns]
         exact = (hidden @ model.output_weight.T / 0.6).log_softmax(-1)
-        log_probs, entropy, _ = objective._forward(padded)
+        log_probs, entropy, _ = objective._forward(padded, "both")
     assert_close(log_probs, exact.gather(1, padded.targets[:, None]).squeeze(1), atol=1e-5, rtol=1e-5)
     assert_close(entropy, -(exact.exp() * exact).sum(1), atol=1e-5, rtol=1e-5)
     sampled = torch.cat([torch.tensor(one.log_probs) for one in experience.rollouts])

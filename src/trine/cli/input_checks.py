@@ -49,7 +49,7 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
     for field in config_fields(type(config)):
         value = _value(config, field.name)
         name = field.name.rpartition(".")[2]
-        if value is None or name in _WRITTEN or _made_before(value, earlier):
+        if value is None or value == "" or name in _WRITTEN or _made_before(value, earlier):
             continue
         if is_reward(field.kind):
             yield from (
@@ -73,7 +73,7 @@ def _checks(config: Config, earlier: Mapping[Path, StageConfig]) -> Iterator[Che
         if isinstance(value, HardwareConfig):
             yield partial(_check_hardware, value)
         if isinstance(value, CorpusConfig) and getattr(config, "shards", None) is None:
-            yield from _corpus_checks(value)
+            yield from _corpus_checks(value, earlier)
     if isinstance(config, ControlConfig):
         yield partial(_check_environment, config)
     if isinstance(config, EvaluateConfig):
@@ -140,14 +140,18 @@ def _check_path(path: Path, name: str, of_records: bool) -> str | None:
     return None
 
 
-def _corpus_checks(corpus: CorpusConfig) -> Iterator[Check]:
-    """Folders are listed; of what is installed it is enough that it is there."""
+def _corpus_checks(corpus: CorpusConfig, earlier: Mapping[Path, StageConfig]) -> Iterator[Check]:
+    """Folders are listed, unless an earlier step makes them; of what is installed it is enough that it is there."""
     for source in corpus.all_sources:
         if source.dataset is not None:
             yield partial(_check_data_set, source)
         elif source.distribution is not None:
             yield partial(_check_distribution, source.distribution)
-    folders = tuple(source for source in corpus.all_sources if source.folder is not None)
+    folders = tuple(
+        source
+        for source in corpus.all_sources
+        if source.folder is not None and not _made_before(source.folder, earlier)
+    )
     if folders or not corpus.all_sources:
         yield partial(_check_folders, CorpusConfig(sources=folders))
 

@@ -170,6 +170,8 @@ class RewardConfig(StageConfig):
     of a label is its log-odds, and of a score its standardised value"""
     reference: ByContent[ModelName | None] = None
     """policy that is sampled from to normalize: the one PPO will start from; null: `model`"""
+    other: ByContent[ModelName | None] = None
+    """reward model of another seed: how often both prefer the same one of two held-out answers is reported"""
     normalization_samples: PositiveInt = 512
     """how many samples the scores are normalized on"""
     max_new_tokens: PositiveInt = 64

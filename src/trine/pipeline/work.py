@@ -18,6 +18,8 @@ from trine.pipeline.speeds import Speeds
 
 # Tasks of the quickstart's corpus: for fine-tuning, for a reward model, held out; tokens of a prompt and of an answer.
 TASKS, TASKS_FOR_PAIRS, HELD_OUT, PROMPT, ANSWER = 6522, 3969, 321, 41, 31
+# How often the beginning of an answer is scored, of 8, 16, 32 words (`stages/preferences/worth_texts.py`).
+CUTS = 1.5
 # Tokens of the text held out from pretraining, all of which its final evaluation reads.
 HELD_OUT_TEXT = 370_000
 # A forward pass is a third of a forward and backward pass; of a model without its output layer this share is left.
@@ -26,7 +28,7 @@ FORWARD, TRUNK = 1 / 3, 0.7
 PADDED = 1.1
 # How often `ast.py` is parsed in the time of: training the tokenizer, mining tasks, encoding shards, the classifiers
 # that a reward model is compared with, the checks of an evaluation.
-TOKENIZER, FUNCTIONS, ENCODING, CLASSIFIERS, CHECKS = 350, 1000, 500, 250, 300
+TOKENIZER, FUNCTIONS, ENCODING, CLASSIFIERS, CHECKS = 350, 1000, 500, 300, 300
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def _reward(config: RewardConfig, made: StageConfig | None) -> Work:
     pairs = _prompts(made) * made.samples if isinstance(made, PreferencesConfig) else TASKS_FOR_PAIRS
     held_out = HELD_OUT * made.held_out_samples if isinstance(made, PreferencesConfig) else HELD_OUT
     rows = config.epochs * pairs + FORWARD * held_out
-    return _sampled(config.normalization_samples) + Work(TRUNK * rows * (PROMPT + 2 * ANSWER), parsed=CLASSIFIERS)
+    cut = FORWARD * CUTS * 2 * held_out * (PROMPT + ANSWER / 2)  # answers' first words, scored one by one
+    return _sampled(config.normalization_samples) + Work(
+        TRUNK * (rows * (PROMPT + 2 * ANSWER) + cut), parsed=CLASSIFIERS
+    )
 
 
 def _ppo(config: PpoConfig) -> Work:

@@ -20,7 +20,7 @@ from trine.data.judgements import counted
 from trine.records import Answer, Judgement
 from trine.rewards.batches import score_in_batches
 from trine.rewards.closing import closing_of
-from trine.rewards.encoder import EncoderSettings, logits_of, unit_of, use_own_products
+from trine.rewards.encoder import EncoderReward, EncoderSettings, logits_of, unit_of, use_own_products
 from trine.runtime.errors import TrineError
 from trine.runtime.files import write_folder
 from trine.runtime.progress import say
@@ -35,6 +35,8 @@ from trine.stages.preferences.reward_items import Item, batch_elements, standard
 from trine.stages.preferences.reward_objective import RewardObjective
 from trine.stages.preferences.reward_records import RewardRecords, good_texts
 from trine.stages.preferences.reward_report import report_on
+from trine.stages.preferences.words_reward import counting_words
+from trine.stages.preferences.worth_of_run import Trained, worth_of
 from trine.training.loop import Loop
 from trine.training.parallel import Parallel
 from trine.training.stage_run import StageRun
@@ -102,6 +104,9 @@ def train_encoder(config: RewardConfig, stage: StageRun, records: RewardRecords)
     results = Loop(objective, module, [_optimizer(module, config)], steps, settings_of_loop, stage.folder).train()
     _write(stage.path / "model", model, tokenizer, settings)
     results |= report_on(items, objective.judged, len(tokenizer), Normalization())
+    reward = EncoderReward(model, tokenizer, settings, stage.hardware.compute_dtype)
+    trained = Trained(reward, objective.judged)
+    results |= worth_of(config, stage, trained, records.train, counting_words(trained.held_out, records.train))
     account = {name: dict(each.account) for name, each in zip(("train", "held_out"), renderers, strict=True)}
     return results | {
         "kind": "encoder",

@@ -20,6 +20,7 @@ from trine.model.training_library import training_library
 from trine.model.transformer import Transformer
 from trine.records import Answer, Form, Judgement
 from trine.rewards.closing import closing_of
+from trine.rewards.model import ModelReward
 from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
@@ -30,7 +31,8 @@ from trine.stages.preferences.reward_items import Item, Renderer, Standard, batc
 from trine.stages.preferences.reward_objective import RewardObjective
 from trine.stages.preferences.reward_records import RewardRecords, good_texts, read_reward_records
 from trine.stages.preferences.reward_report import report_on
-from trine.stages.preferences.words_reward import train_words
+from trine.stages.preferences.words_reward import counting_words, train_words
+from trine.stages.preferences.worth_of_run import Trained, worth_of
 from trine.tokenizer.text_format import answer_format
 from trine.tokenizer.tokenizer import Tokenizer
 from trine.training.parallel import parallelise
@@ -50,6 +52,7 @@ class Prepared:
 
 @stage_run(
     "model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out", "reference",
+    "other",
     several_processes=True,
 )  # fmt: skip
 def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
@@ -79,6 +82,8 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
         if world.is_main:
             scale = _finish(config, stage, model, tokenizer, records)
             results |= report_on(prepared.items, objective.judged, tokenizer.vocab_size, scale)
+            trained = Trained(ModelReward(model, tokenizer), objective.judged, scale.gain, scale.offset)
+            results |= worth_of(config, stage, trained, records.train, counting_words(trained.held_out, records.train))
             results |= {"normalization": asdict(scale)}
     return results | described(prepared, model)
 

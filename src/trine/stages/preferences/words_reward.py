@@ -12,7 +12,7 @@ from trine.config.preferences import KindWeights, RewardConfig
 from trine.data.cuts import first_words, with_cuts
 from trine.data.judgements import counted
 from trine.records import Judgement
-from trine.rewards.word_reward import words_read
+from trine.rewards.word_reward import WordReward, words_read
 from trine.rewards.word_scores import WordScorer, WordTargets
 from trine.rewards.words import Floats
 from trine.runtime.errors import TrineError
@@ -21,6 +21,7 @@ from trine.runtime.progress import say
 from trine.stages.preferences.judged import Judged, held_out_figures
 from trine.stages.preferences.reward_items import Standard, standard_of
 from trine.stages.preferences.reward_records import RewardRecords
+from trine.stages.preferences.worth_of_run import Trained, worth_of
 from trine.training.stage_run import StageRun
 
 TOLD = 12
@@ -123,6 +124,7 @@ def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -
     say(f"reward: {len(train)} records, {len(scorer.vocabulary)} words and runs of words; held out: {found or 'none'}")
     told = {"form": records.form, "words": config.words.model_dump()}
     write_folder(stage.path / "model", lambda folder: scorer.save(folder, told))
+    results |= worth_of(config, stage, Trained(WordReward(scorer), items), records.train)
     return results | {
         "kind": "words",
         "records": {"train": counted(train), "held_out": counted(records.held_out)},
@@ -131,6 +133,11 @@ def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -
         "words_for": scorer.heaviest(TOLD),
         "words_against": scorer.heaviest(TOLD, against=True),
     }
+
+
+def counting_words(held_out: Sequence[Judged], train: Sequence[Judgement]) -> WordReward | None:
+    """What another kind of reward model is compared with on `held_out`: words as they are by default, of `train`."""
+    return WordReward(learn_words(train, WordsConfig())) if held_out else None
 
 
 def beside_scores(scorer: WordScorer, judgements: Sequence[Judgement]) -> list[Judged]:

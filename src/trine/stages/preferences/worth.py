@@ -9,19 +9,21 @@ judgements, how many contradict each other (`contradictions.py`). Every figure h
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trine.records import Judgement, JudgementKind
 from trine.rewards.base import Reward
+from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.runtime.seeds import generator_for
 from trine.stages.preferences.contradictions import contradictions
 from trine.stages.preferences.judged import Judged
 from trine.stages.preferences.worth_by_kind import label_figures, pair_figures, ranking_figures, score_figures
 from trine.stages.preferences.worth_length import length_figures
-from trine.stages.preferences.worth_texts import agreement, beside, rescored, words_seen
+from trine.stages.preferences.worth_texts import agreement, beside, words_seen
 
 Figures = dict[str, Any]
 OF_KIND: dict[JudgementKind, Callable[[Sequence[Judged], np.random.Generator], Figures]] = {
@@ -69,10 +71,16 @@ def _of_kind(kind: JudgementKind, items: Sequence[Judged], rewards: Beside, seed
     found: Figures = (
         {"items": len(items)} | OF_KIND[kind](items, generator) | {"length": length_figures(items, generator)}
     )
+    parts: dict[str, Callable[[], Any]] = {}
     if rewards.reward is not None:
-        found["words_seen"] = words_seen(items, rewards.reward, rewards.gain, rewards.offset, generator)
+        parts["words_seen"] = partial(words_seen, items, rewards.reward, rewards.gain, rewards.offset, generator)
     if rewards.words is not None:
-        found["words_model"] = beside(items, rewards.words, generator)
+        parts["words_model"] = partial(beside, items, rewards.words, generator)
     if rewards.other is not None:
-        found["agreement"] = agreement(items, rescored(items, rewards.other), generator)
+        parts["agreement"] = partial(agreement, items, rewards.other, generator)
+    for name, part in parts.items():
+        try:
+            found[name] = part()
+        except TrineError as error:  # a figure beside the others is worth no run: an answer too long for it, say
+            say(f"reward: {name.replace('_', ' ')} of held-out {kind}s is left out: {error}")
     return found

@@ -7,8 +7,7 @@
   scores, texts are matched that are as long as each other. A model that sees nothing but length has one half there.
 
 The rule: it is a warning where the interval of `explained` lies above `MOST`; or where the accuracy is shown, the
-balanced one is not shown to be more than chance and is shown to be less than the accuracy, and length explains
-something.
+balanced one is not shown to be more than chance, their intervals do not touch, and length explains something.
 """
 
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ def warning(explained: Figures, found: Figures) -> str | None:
     if not plain or not balanced or not plain["interval"] or not balanced["interval"] or low <= SOMETHING:
         return None
     shown = plain["interval"][0] > 0.5 >= balanced["interval"][0]
-    return "only_length" if shown and balanced["interval"][1] < plain["mean"] else None
+    return "only_length" if shown and balanced["interval"][1] < plain["interval"][0] else None
 
 
 def correlations(items: Sequence[Judged], generator: np.random.Generator) -> tuple[Figures, Figures]:

@@ -36,25 +36,39 @@ def words_seen(
     for size in WORDS_SEEN:
         cut = sum(length > size for length in lengths)
         if cut:
-            shown = rescored(items, reward, gain, offset, size)
+            shown = cut_to(items, size, reward, gain, offset)
             rows.append({"words": size, "cut": cut / len(lengths)} | rightness(shown, generator))
     return [*rows, {"words": None, "cut": 0.0} | rightness(items, generator)]
 
 
-def rescored(
-    items: Sequence[Judged], reward: Reward, gain: float = 1.0, offset: float = 0.0, words: int | None = None
-) -> list[Judged]:
-    """The same judgements with the scores that `reward` gives the answers, or their first `words`."""
-    answers = [_shown(answer, words) for each in items for answer in each.item.answers]
-    scores = iter(((reward.score(answers).double() - offset) / gain).tolist())
+def rescored(items: Sequence[Judged], reward: Reward) -> list[Judged]:
+    """The same judgements with the scores that `reward` gives the answers, read as text."""
+    scores = iter(reward.score([_as_text(answer) for each in items for answer in each.item.answers]).tolist())
     return [replace(each, scores=tuple(next(scores) for _ in each.item.answers)) for each in items]
 
 
-def _shown(answer: Answer, words: int | None) -> Answer:
-    """The answer as text: whole, or its first words and then no end."""
-    text = answer.response if words is None else first_words(answer.response, words)
-    whole = len(text) == len(answer.response)
-    return replace(answer, response=text, ended=answer.ended and whole, response_ids=(), prompt_ids=(), tokenizer="")
+def cut_to(items: Sequence[Judged], words: int, reward: Reward, gain: float, offset: float) -> list[Judged]:
+    """The same judgements with the scores of the answers' first words; those that have no more keep theirs."""
+    cut = [_cut(answer, words) for each in items for answer in each.item.answers]
+    scores = reward.score([answer for answer in cut if answer is not None]).double()
+    found, new = iter(((scores - offset) / gain).tolist()), iter(cut)
+    return [
+        replace(each, scores=tuple(score if next(new) is None else next(found) for score in each.scores))
+        for each in items
+    ]
+
+
+def _cut(answer: Answer, words: int) -> Answer | None:
+    """The first words of an answer, which then has not ended; None where it has no more."""
+    text = first_words(answer.response, words)
+    if not answer.response[len(text) :].strip():
+        return None
+    return replace(_as_text(answer), response=text, ended=False)
+
+
+def _as_text(answer: Answer) -> Answer:
+    """The answer without the ids of any tokenizer."""
+    return replace(answer, response_ids=(), prompt_ids=(), tokenizer="")
 
 
 def right_each(items: Sequence[Judged]) -> list[float]:
@@ -120,10 +134,10 @@ def _paired(rows: Sequence[tuple[float, float, int]]) -> Figures:
     return with_interval(difference.mean, difference.interval, difference.items)
 
 
-def agreement(items: Sequence[Judged], other: Sequence[Judged], generator: np.random.Generator) -> Figures | None:
+def agreement(items: Sequence[Judged], reward: Reward, generator: np.random.Generator) -> Figures | None:
     """Of two answers, how often two reward models prefer the same one: within a prompt where it has several answers,
     else of two texts at random. One half is chance."""
-    groups = groups_of(items).tolist()
+    groups, other = groups_of(items).tolist(), rescored(items, reward)
     if any(len(each.scores) > 1 for each in items):
         shares = [
             (concordance(np.asarray(a.scores), np.asarray(b.scores)), group)

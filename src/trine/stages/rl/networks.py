@@ -48,9 +48,7 @@ def open_critic(config: PpoConfig, stage: StageRun, policy: Transformer) -> Poli
         begun = ScoreModel(open_score_model(parts_of(config.reward)[0].name, stage.hardware)[0].trunk)
     else:
         policy.recompute_blocks = config.recompute_blocks
-        model = PolicyWithValue(policy)
-        model.value_head.requires_grad_(config.advantage == "gae")
-        return model
+        return PolicyWithValue(policy, valued=config.advantage == "gae")
     begin_lora(begun.trunk, config.lora, derive_seed(config.seed, "critic"))
     model = PolicyWithValue(policy, begun.trunk)
     model.value_head, model.value_offset = begun.head, begun.offset
@@ -83,17 +81,18 @@ def whole_networks(model: PolicyWithValue) -> PolicyWithValue:
     """`model` as one process uses it: itself, or a whole copy where it is sharded; every process calls this."""
     if not any(is_sharded(parameter) for parameter in model.parameters()):
         return model
-    whole = PolicyWithValue(whole_model(model.policy), None if model.critic is None else whole_model(model.critic))
+    critic, valued = model.critic, hasattr(model, "value_head")
+    whole = PolicyWithValue(whole_model(model.policy), None if critic is None else whole_model(critic), valued=valued)
     whole.value_offset = model.value_offset
-    with torch.no_grad():
-        whole.value_head.weight.copy_(unsharded(model.value_head.weight))
+    if valued:
+        with torch.no_grad():
+            whole.value_head.weight.copy_(unsharded(model.value_head.weight))
     return whole
 
 
 def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextFormat, *, has_critic: bool) -> None:
     """Write `policy/`, and where there is one `critic/`: the value head, on the policy's trunk if they share one."""
-    critic, pad = ScoreModel(model.critic or model.policy), chat.tokenizer.pad
-    critic.head, critic.offset = model.value_head, model.value_offset
+    pad = chat.tokenizer.pad
     stage.write_model(
         "policy",
         chat.tokenizer,
@@ -101,4 +100,6 @@ def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextForma
     )
     if not has_critic:
         return
+    critic = ScoreModel(model.critic or model.policy)
+    critic.head, critic.offset = model.value_head, model.value_offset
     stage.write_model("critic", chat.tokenizer, lambda folder: save_score_model(critic, folder, pad_token_id=pad))

@@ -323,14 +323,14 @@ class RolloutObjective(IterationObjective[list[int]]):
         found: tuple[Tensor, ...] = self.module(padded.ids, padded.rows, padded.columns, padded.targets, part)
         return found
 
-    def _forward(self, padded: PaddedRollouts, part: Part = "both") -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, padded: PaddedRollouts, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values [N] of the response tokens; zeros for what `part` leaves out."""
         return token_outputs(self._run(padded, part), part)
 
     @torch.no_grad()
     def outputs(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values [N] of the response tokens, by the weights of this moment."""
-        log_probs, _, values = self._forward(self.pad(rollouts))
+        log_probs, _, values = self._forward(self.pad(rollouts), "both" if self.needs_critic else "policy")
         return log_probs, values
 
     def reference_log_probs(self, padded: PaddedRollouts) -> Tensor:
