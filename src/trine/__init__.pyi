@@ -225,7 +225,6 @@ def reward(
     margin: float = ...,
     label_smoothing: float = ...,
     centring: float = ...,
-    parallel: Literal["auto", "ddp", "fsdp"] = ...,
     normalize: Literal["auto", "on", "off"] = ...,
     reference: _Path | None = ...,
     other: _Path | None = ...,

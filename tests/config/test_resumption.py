@@ -111,7 +111,7 @@ KINDS: dict[str, dict[str, str]] = {
         ("model", "adapter", "labels", "scores", "pairs", "rankings", "judgements", "preferences", "held_out",
          "reference", "other"),
         "BY_CONTENT",
-    ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS", "parallel": "CHANGES_BITS"},
+    ) | {"epochs": "EXTENDS", "micro_batch_size": "CHANGES_BITS"},
     "preview": dict.fromkeys(("model", "adapter", "reward", "other", "prompts"), "BY_CONTENT")
     | {"rows": "CHANGES_BITS"},
     "reasoning": {},

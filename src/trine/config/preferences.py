@@ -164,8 +164,6 @@ class RewardConfig(StageConfig):
     """share of the labels and pairs that are taken to be wrong"""
     centring: NonNegativeFloat = 0.0
     """weight of (chosen + rejected)^2, which keeps the scores of pairs and rankings near 0; 0.01 is usual"""
-    parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
-    """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
     normalize: Literal["auto", "on", "off"] = "auto"
     """after training, scale the scores to mean 0 and variance 1 over fresh samples of the reference policy, on the
     prompts of the training records, scored as PPO would score them; auto: of pairs and rankings alone, since the score

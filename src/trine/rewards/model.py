@@ -7,7 +7,8 @@ from torch import Tensor
 from trine.model.heads import ScoreModel
 from trine.records import Answer, Closing, Form
 from trine.rewards.batches import rows_at_once, score_in_batches
-from trine.rewards.closing import closed_ids
+from trine.rewards.closing import closed_ids, shortened
+from trine.rewards.end_token import check_end_token
 from trine.runtime.errors import TrineError
 from trine.tokenizer.text_format import TextFormat, answer_format
 from trine.tokenizer.tokenizer import Tokenizer
@@ -32,11 +33,13 @@ class ModelReward:
         self.form, self.pad_id = answer_format(tokenizer, model.form), tokenizer.pad
         self.fingerprint = tokenizer.fingerprint
         self.newline_ids = frozenset(i for i, data in enumerate(tokenizer.token_bytes) if b"\n" in data)
+        check_end_token(model, tokenizer)
 
     def check_reads(self, tokenizer: Tokenizer, longest: int, place: str) -> None:
         """Raise `TrineError` unless rows of `longest` tokens of `tokenizer` fit; of another, it shows when scoring."""
         context = self.model.trunk.config.context
-        if tokenizer.fingerprint == self.fingerprint and longest > context:
+        cuts = self.model.max_tokens is not None
+        if tokenizer.fingerprint == self.fingerprint and longest > context and not cuts:
             raise TrineError(f"reward {place} reads {context} tokens, the policy's rows have up to {longest}")
 
     def score(self, answers: Sequence[Answer]) -> Tensor:
@@ -57,10 +60,10 @@ class ModelReward:
     def _row(self, answer: Answer) -> list[int]:
         """Prompt and closed answer as ids of the reward model's tokenizer."""
         if answer.tokenizer == self.fingerprint:
-            row = [*answer.prompt_ids, *self.closed_response(answer.response_ids, ended=answer.ended)]
+            row = self._fitted(answer.prompt_ids, self.closed_response(answer.response_ids, ended=answer.ended))
         else:
             response = self.form.response_ids(answer.response, ended=answer.ended)
-            row = [*self._prompt_ids(answer), *self.closed_response(response, ended=answer.ended)]
+            row = self._fitted(self._prompt_ids(answer), self.closed_response(response, ended=answer.ended))
         context = self.model.trunk.config.context
         if len(row) > context:
             raise TrineError(
@@ -68,6 +71,13 @@ class ModelReward:
                 f"reads: {answer.response[:60]!r}; shorten max_new_tokens or the prompts"
             )
         return row
+
+    def _fitted(self, prompt: Sequence[int], response: Sequence[int]) -> list[int]:
+        """One row, of which a model that was trained on cut texts is shown what it was shown in training."""
+        if self.model.max_tokens is None:
+            return [*prompt, *response]
+        asked, kept = shortened(prompt, response, self.model.max_tokens, self.model.truncation_side)
+        return [*asked, *kept]
 
     def _prompt_ids(self, answer: Answer) -> list[int]:
         if isinstance(self.form, TextFormat):

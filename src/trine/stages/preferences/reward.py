@@ -35,7 +35,7 @@ from trine.stages.preferences.words_reward import counting_words, train_words
 from trine.stages.preferences.worth_of_run import Trained, worth_of
 from trine.tokenizer.text_format import answer_format
 from trine.tokenizer.tokenizer import Tokenizer
-from trine.training.parallel import is_sharded, parallelise, whole_weights
+from trine.training.parallel import parallelise
 from trine.training.stage_run import StageRun, stage_run
 
 
@@ -70,7 +70,7 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     model = _with_head(trunk, config.seed).to(stage.hardware.device)
     _set_reading(model, tokenizer, records, config)
     prepared = prepare(records, model, tokenizer, config)
-    parallel = parallelise(AnswerScores(model), list(trunk.blocks), world, config.parallel)
+    parallel = parallelise(AnswerScores(model), list(trunk.blocks), world, "ddp")
     elements = batch_elements(prepared.items, prepared.train, records.alone)
     objective = RewardObjective(
         model, prepared.items, prepared.held_out, config, elements=elements, parallel=parallel
@@ -78,15 +78,14 @@ def run(config: RewardConfig, stage: StageRun) -> dict[str, Any]:
     steps = max(1, round(config.epochs * objective.steps_per_epoch))
     say(f"reward: {in_words(prepared)}, {steps} steps")
     results = stage.train(config, objective, model, trunk.config, steps, parallel)
-    whole = whole_score_model(model)
     with world.main_first(f"model of {stage.path}"):
         if world.is_main:
-            scale = _finish(config, stage, whole, tokenizer, records)
+            scale = _finish(config, stage, model, tokenizer, records)
             results |= report_on(prepared.items, objective.judged, tokenizer.vocab_size, scale)
-            trained = Trained(ModelReward(whole, tokenizer), objective.judged, scale.gain, scale.offset)
+            trained = Trained(ModelReward(model, tokenizer), objective.judged, scale.gain, scale.offset)
             results |= worth_of(config, stage, trained, records.train, counting_words(trained.held_out, records.train))
             results |= {"normalization": asdict(scale)}
-    return results | described(prepared, whole)
+    return results | described(prepared, model)
 
 
 def _check_processes(config: RewardConfig, world: World) -> None:
@@ -94,8 +93,6 @@ def _check_processes(config: RewardConfig, world: World) -> None:
     world.share(config.batch_size, "batch_size")
     if world.size > 1 and config.kind != "model":
         raise TrineError(f"kind={config.kind} trains in one process: start it without torchrun")
-    if world.size > 1 and config.parallel == "fsdp" and config.lora.rank:
-        raise TrineError("parallel=fsdp shards all weights, of which adapters train a few; take parallel=ddp")
 
 
 def _with_head(trunk: Transformer, seed: int) -> ScoreModel:
@@ -157,16 +154,6 @@ def in_words(prepared: Prepared) -> str:
     counts = ", ".join(f"{count} {plurals[kind]}" for kind, count in counted(prepared.train).items())
     account = ", ".join(f"{count} {what}" for what, count in prepared.account["train"].items() if count)
     return f"{counts}{f' ({account})' if account else ''}, {len(prepared.held_out)} held out"
-
-
-def whole_score_model(model: ScoreModel) -> ScoreModel:
-    """`model` as one process uses it: itself, or one on the CPU with all weights where it is sharded."""
-    if not any(is_sharded(parameter) for parameter in model.parameters()):
-        return model
-    copy = ScoreModel(Transformer(model.trunk.config, model.trunk.compute_dtype))
-    copy.load_state_dict(whole_weights(model))
-    copy.reads_as(model)
-    return copy
 
 
 def _finish(

@@ -91,7 +91,11 @@ def _shared_rows(items: Sequence[Item], context: int) -> tuple[list[list[list[in
 
 
 class AnswerScores(nn.Module):
-    """The scores of a batch's answers in one forward pass, which is what DDP and FSDP can wrap."""
+    """The scores of a batch's answers in one forward pass, which is what DDP can wrap.
+
+    (FSDP cannot: the processes of a step would gather the weights once for the packed and once for the shared rows, and
+    not all of them have both.)
+    """
 
     def __init__(self, model: ScoreModel) -> None:
         super().__init__()
