@@ -25,7 +25,7 @@ from trine.model.heads import ScoreModel
 from trine.records import Answer, Judgement, Message
 from trine.rewards.closing import shortened
 from trine.rewards.model import ModelReward
-from trine.runtime.distributed import open_world
+from trine.runtime.distributed import World, open_world
 from trine.runtime.errors import TrineError
 from trine.runtime.files import read_json, read_jsonl
 from trine.stages.preferences.judged import Judged, held_out_figures
@@ -144,18 +144,22 @@ ITEMS = [
 
 
 def train_items(folder: Path) -> None:
+    with open_world(torch.device("cpu")) as world:
+        train_in(world, folder)  # all of it is gone when the process group goes, as in a stage
+
+
+def train_in(world: World, folder: Path) -> None:
     """Eight steps on all kinds."""
     config = reward_of(folder, folder, labels=("x",), batch_size=8, micro_batch_size=2, centring=0.01)
     settings = LoopConfig(save_every=0), OptimizerConfig(kind="adamw", learning_rate=0.003)
     said = Judgement((), (Answer((), "x"),), label=True)
-    with open_world(torch.device("cpu")) as world:
-        model = tiny_score_model("qwen3")
-        parallel = parallelise(AnswerScores(model), list(model.trunk.blocks), world, "ddp")
-        optimizers = make_optimizers(model.named_parameters(), settings[1], model.trunk.config, torch.float32, world)
-        objective = RewardObjective(model, ITEMS, [(said, ITEMS[1])], config, parallel=parallel)
-        folder.mkdir(exist_ok=True)
-        place = RunFolder(folder) if world.is_main else SilentRunFolder(folder)
-        Loop(objective, model, optimizers, 8, settings, place, parallel=parallel).train()
+    model = tiny_score_model("qwen3")
+    parallel = parallelise(AnswerScores(model), list(model.trunk.blocks), world, "ddp")
+    optimizers = make_optimizers(model.named_parameters(), settings[1], model.trunk.config, torch.float32, world)
+    objective = RewardObjective(model, ITEMS, [(said, ITEMS[1])], config, parallel=parallel)
+    folder.mkdir(exist_ok=True)
+    place = RunFolder(folder) if world.is_main else SilentRunFolder(folder)
+    Loop(objective, model, optimizers, 8, settings, place, parallel=parallel).train()
 
 
 def test_two_processes_train_a_reward_model_as_one_does(tmp_path: Path) -> None:
