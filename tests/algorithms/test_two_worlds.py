@@ -10,7 +10,7 @@ ROOT = Path(trine.__file__).parent
 BOTH = ROOT / "stages" / "policy_gradient.py"
 CONTROL = [*(ROOT / "agents").rglob("*.py"), *(ROOT / "stages" / "control").rglob("*.py"), BOTH]
 TEXT = [path for path in (ROOT / "stages").rglob("*.py") if path not in CONTROL or path == BOTH]
-EVALUATIONS = ("statistics",)
+EVALUATIONS = ("statistics", "resampling")
 """Modules for answers to tasks, of whichever world; so far only text is asked any."""
 Function = tuple[str, str]
 """Module of `algorithms` and name."""

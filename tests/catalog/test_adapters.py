@@ -169,7 +169,9 @@ def with_adapters(model: Transformer) -> Transformer:
 def test_with_adapters_off_the_policy_is_its_own_reference(family: str) -> None:
     plain = objective_of(family)
     model = PolicyWithValue(with_adapters(policy_of(family, torch.float32)))
-    objective = collected(PpoObjective(model, model.policy, plain.reward, plain.prompts, plain.chat, plain.config))
+    objective = collected(
+        PpoObjective(model, model.policy, plain.reward, plain.sampler.prompts, plain.chat, plain.config)
+    )
     plain.reference = policy_of(family, torch.float32)
     padded = objective.pad(objective.experience.rollouts)
     with torch.no_grad():

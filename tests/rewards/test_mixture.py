@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trine.algorithms.group_scores import group_moments
+from trine.algorithms.text_group_scores import group_moments
 from trine.records import Answer, Message
 from trine.rewards.base import RewardInParts, TokenReward, scored
 from trine.rewards.function import FunctionReward

@@ -49,7 +49,7 @@ def test_the_mask_covers_exactly_the_response_tokens() -> None:
 def test_flat_values_follow_the_order_of_the_padded() -> None:
     mask = response_mask(ROLLOUTS)
     zeros = torch.zeros(mask.shape)
-    experience = Experience(ROLLOUTS, torch.zeros(3), mask, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
+    experience = Experience(ROLLOUTS, torch.zeros(3), mask, zeros, zeros, zeros, zeros, zeros, zeros, zeros, mask)
     values = torch.arange(9.0).view(3, 3)
     for rows in ([0, 1, 2], [2, 0], [1]):
         padded = pad_rollouts([ROLLOUTS[row] for row in rows], PAD, CPU)
@@ -121,6 +121,7 @@ def test_statistics_are_per_response_or_per_token_and_never_of_padding() -> None
         returns,
         returns,
         torch.ones(3, 3),
+        mask,
     )
     assert rollout_statistics(experience) == pytest.approx(
         {

@@ -131,7 +131,9 @@ class InParts:
 
 def test_parts_are_means_over_the_answers_they_apply_to() -> None:
     answers = [Answer((), "a"), Answer((), "b")]
-    assert part_means(InParts(), answers) == {"part_help": 2.0, "part_form": 0.5}
+    assert part_means(InParts(), answers) == {
+        "part_help": 2.0, "part_form": 0.5, "part_form_applies": 0.5, "part_none_applies": 0.0,
+    }  # fmt: skip
     assert part_means(FunctionReward(constant, "constant"), answers) == {}
 
 

@@ -20,7 +20,7 @@ from tests.stages.test_accepted import rows_of
 from tests.stages.test_ppo import QUESTIONS, LengthReward, assert_same_gradients, collected, gradients, objective_of
 from tests.stages.test_ppo_noticed import iterations, moved, trained
 from trine.algorithms.advantages import generalized_advantages
-from trine.algorithms.ppo import truncation
+from trine.algorithms.text_importance import truncation
 from trine.catalog.loading import open_hardware, open_score_model
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.rl import PpoConfig

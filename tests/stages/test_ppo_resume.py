@@ -114,7 +114,7 @@ def test_within_an_iteration_alone_a_checkpoint_holds_what_is_learned_from() -> 
     objective = collected(objective_of())
     assert set(objective.tensors(1)) == {
         "rollouts", "scores", "mask", "old_log_probs", "old_values", "reference_log_probs", "advantages", "returns",
-        "rewards", "importance",
+        "rewards", "importance", "learned",
     }  # fmt: skip
     assert objective.tensors(0) == objective.tensors(4) == {}
 

@@ -83,6 +83,20 @@ def test_the_sums_at_the_foot_are_the_logs(start: Path, tmp_path: Path, batch: i
         assert all(own[name] == row[name] for name in row if not name.startswith("seconds"))
 
 
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_without_a_critic_a_sample_is_followed_with_what_its_tokens_weigh(
+    start: Path, tmp_path: Path, ratio: str
+) -> None:
+    """GRPO and GSPO: the log's policy loss is the mean over responses of their sums."""
+    group = {"advantage": "group", "samples_per_prompt": 4, "aggregation": "response", "ratio": ratio}
+    shown = first_update(config_of(start, tmp_path / "shown", show=4, **group), train)
+    rows = list(read_jsonl(run(config_of(start, tmp_path / "run", **group)) / "metrics.jsonl"))[:2]
+    for row, side in zip(rows, ("before", "after"), strict=True):
+        total = sum(token.policy_loss for sample in shown.followed for token in getattr(sample, side))
+        assert total / 4 == pytest.approx(row["policy"], rel=1e-4, abs=1e-6), side
+    assert rows[1]["policy"] != pytest.approx(0, abs=1e-4)
+
+
 def test_rewards_are_the_score_and_the_price_of_kl(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,14 +63,6 @@ def clipped_policy_loss(
     )
 
 
-def truncation(log_probs: Tensor, old_log_probs: Tensor, cap: float) -> Tensor:
-    """min(1, cap / rho), without gradient, [M]: as a weight of the loss it makes the ratio rho count at most `cap`.
-
-    Truncated importance sampling (Ionides 2008), where the old log-probabilities are not the learner's own.
-    """
-    return (old_log_probs - log_probs.detach()).exp().mul_(cap).clamp_(max=1.0)
-
-
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_range: float | None) -> Tensor:
     """Sum of 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip_range, clip_range) - R)^2).
 

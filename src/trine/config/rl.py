@@ -284,7 +284,7 @@ class PpoConfig(PolicyGradientConfig):
                 f"advantage={self.advantage} compares responses to one prompt: samples_per_prompt has to be 2 or more, "
                 f"and is {self.samples_per_prompt}"
             )
-        given = self.groups.model_fields_set
+        given = _changed(self.groups)
         for name, owner in (("deviation", "group"), ("baseline", "global")):
             if name in given and self.advantage != owner:
                 raise ValueError(f"groups.{name} belongs to advantage={owner}, and advantage={self.advantage}")
@@ -317,7 +317,7 @@ class PpoConfig(PolicyGradientConfig):
             raise ValueError(f"critic_model takes the place of critic={self.critic}: leave out one of them")
         if self.critic_model is not None and self.value_head == "fitted":
             raise ValueError("value_head=fitted replaces the head that critic_model brings: leave out one of them")
-        for name, given in (("critic_warmup", self.critic_warmup), ("critic_training", training.model_fields_set)):
+        for name, given in (("critic_warmup", self.critic_warmup), ("critic_training", _changed(training))):
             if given and not self.own_critic:
                 raise ValueError(
                     f"{name} needs a critic of its own: set critic to policy or reward, or leave {name} out"
@@ -356,3 +356,8 @@ class PpoConfig(PolicyGradientConfig):
         if "" in self.stop_strings:
             raise ValueError("an empty stop string would end every response at once; leave it out")
         return self
+
+
+def _changed(config: Config) -> set[str]:
+    """The settings that are not at their defaults; what a run wrote of itself gives all of them."""
+    return {name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default}

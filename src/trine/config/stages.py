@@ -119,7 +119,7 @@ BUILT_IN = (
     ),
     Stage(
         name="preview",
-        help="preview over-optimisation: what of a reward another reward model keeps",
+        help="preview over-optimisation: what another reward model keeps",
         config="trine.config.preview:PreviewConfig",
         run="trine.stages.preferences.preview:run",
         outputs=("answers.jsonl",),
@@ -133,7 +133,7 @@ BUILT_IN = (
     replace(
         PPO,
         name="grpo",
-        help="improve a policy by GRPO: a score against the others of its prompt",
+        help="improve a policy by GRPO: a score against the rest of its group",
         config="trine.config.groups:GrpoConfig",
     ),
     replace(
@@ -145,12 +145,12 @@ BUILT_IN = (
     replace(
         PPO,
         name="reinforce++",
-        help="improve a policy by REINFORCE++: advantages normalised over a step",
+        help="improve a policy by REINFORCE++: advantages of a whole step",
         config="trine.config.groups:ReinforcePlusPlusConfig",
     ),
     Stage(
         name="dpo",
-        help="improve a policy on preferences, without sampling: DPO, IPO, KTO, SimPO, ORPO",
+        help="learn from preferences directly: DPO, IPO, KTO, SimPO, ORPO",
         config="trine.config.dpo:DpoConfig",
         run="trine.stages.direct.dpo:run",
         outputs=("model", "adapter", "reference"),
@@ -160,7 +160,7 @@ BUILT_IN = (
     ),
     Stage(
         name="best_of_n",
-        help="make examples for finetune: of n sampled answers the best by a reward",
+        help="make examples for finetune: the best of n answers by a reward",
         config="trine.config.best_of_n:BestOfNConfig",
         run="trine.stages.direct.best_of_n:run",
         outputs=("train.jsonl",),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trine.algorithms.group_scores import group_moments
+from trine.algorithms.text_group_scores import group_moments
 from trine.records import Answer
 from trine.rewards.base import DetailedReward, Reward, Scored, scored
 from trine.runtime.errors import TrineError

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trine.algorithms.group_scores import shares_won
+from trine.algorithms.text_group_scores import shares_won
 from trine.records import Answer
 from trine.rewards.base import DetailedReward, Scored
 from trine.rewards.function import FunctionReward, RewardFunction

@@ -81,7 +81,7 @@ def input_fingerprint(name: str, value: Path | str | RewardSum | tuple[Path, ...
         return _data_set_fingerprint(str(value)) if is_hub_data_set(value) else fingerprint(value)
     if isinstance(value, RewardSum) or name.endswith("reward") or name == "other":
         return _reward_fingerprint(value)
-    if name == "user":
+    if name == "user" or (name != "adapter" and reward_kind(value) == "function"):
         function = import_named(value, name)
         return source_digest(getattr(function, "__qualname__", type(function).__qualname__), function)
     return fingerprint(find_adapter(value)) if name == "adapter" else model_fingerprint(value)

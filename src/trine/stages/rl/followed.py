@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss, truncation
+from trine.algorithms.ppo import PolicyLoss, clipped_policy_loss, clipped_value_loss
+from trine.algorithms.text_groups import token_weights
+from trine.algorithms.text_importance import truncation
 from trine.config.rl import PpoConfig
 from trine.records import Rollout
 from trine.runtime.files import write_jsonl
@@ -168,11 +170,13 @@ class Followed:
     def _tokens(self, experience: Experience, row: int, log_probs: Tensor, values: Tensor) -> tuple[FollowedToken, ...]:
         """The response's tokens, with log-probabilities and values [B, R] of one moment."""
         at, tokens = experience, []
+        weights = token_weights(at.learned[row : row + 1], self.config.aggregation)[0]
+        now = self._clipped_by(log_probs[row], at.old_log_probs[row], at.learned[row])
         for place in at.rollouts[row].written_places:  # of several turns, what the policy wrote
             token_id = at.rollouts[row].response_ids[place]
             here = slice(place, place + 1)
-            weighted = at.advantages[row, here] * at.importance[row, here]
-            loss = self._policy_loss(log_probs[row, here], at.old_log_probs[row, here], weighted)
+            weighted = weights[here] * at.advantages[row, here] * at.importance[row, here]
+            loss = self._policy_loss(now[here], at.old_log_probs[row, here], weighted)
             value_loss = clipped_value_loss(
                 values[row, here], at.old_values[row, here], at.returns[row, here],
                 clip_range=self.config.value_clip_range,
@@ -189,6 +193,12 @@ class Followed:
                 )
             )  # fmt: skip
         return tuple(tokens)
+
+    def _clipped_by(self, log_probs: Tensor, old_log_probs: Tensor, learned: Tensor) -> Tensor:
+        """Log-probabilities [R] whose ratios are clipped: each token's own, or one of the whole response (GSPO)."""
+        if self.config.ratio == "token":
+            return log_probs
+        return old_log_probs + (log_probs - old_log_probs)[learned].mean()
 
     def _policy_loss(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> PolicyLoss:
         if self.config.old_log_probs == "engine":

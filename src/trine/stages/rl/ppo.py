@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trine.algorithms.advantages import generalized_advantages
 from trine.algorithms.masked import masked_whiten
-from trine.algorithms.ppo import truncation
 from trine.algorithms.text_groups import sequence_log_ratios
+from trine.algorithms.text_importance import truncation
 from trine.algorithms.text_kl import kl_loss
 from trine.catalog.adapters import finish_lora
 from trine.catalog.exchanges import read_exchanges, read_texts
