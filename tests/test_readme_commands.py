@@ -37,7 +37,7 @@ OF_THE_SYSTEM = {
 
 def commands(page: str) -> Iterator[list[str]]:
     """The words of every command in the page's blocks, each part of a pipe by itself."""
-    for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL):
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL):
         text = re.sub(r"<<'END'.*?\nEND\n", "\n", block.replace("\\\n", " "), flags=re.DOTALL)
         for line in text.splitlines():
             lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")

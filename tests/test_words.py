@@ -17,7 +17,7 @@ INSTEAD = {
     r"\bDrawn\b|\bdrawn (token|action|policy|and|/|with)": "sampled",
     r"(?i)likeliest": "most likely; greedy; deterministic policy",
     r"(?i)(?<!not )\bguess|\bMOST_GUESSED": "draft tokens, prompt-lookup speculative decoding",
-    r"(?i)\b(held-out|second) judges?\b|\bjudge_(?!ments?)|_judge\b|\bjudge model": "held-out reward model",
+    r"(?i)\bjudge[sd]?\b|\bjudge_|_judge\b": "held-out reward model (a judge is an LLM that judges)",
     r"(?i)\bcomparisons?\b|\bstages?[.:] ?compare\b|`compare`": "preferences, preference pairs",
     r"\bcutting\b(?! of)": "packing",
     r"\blam\b": "gae_lambda",
@@ -45,6 +45,9 @@ INSTEAD = {
 EXCEPT = (
     ("src/trine/config/renamed.py", "", "the table of the names that were"),
     ("src/trine/model/config_keys.py", "length_penalty", "a key of generation in transformers"),
+    ("src/trine/records.py", "judge", "who gave a judgement: a person, or an LLM that judges"),
+    ("src/trine/data/judgement", "judge", "the same, in a file"),
+    ("src/trine/stages/preferences/", "udged", "a judgement beside the scores of its answers"),
 )
 
 

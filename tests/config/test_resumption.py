@@ -247,3 +247,10 @@ def test_the_config_in_a_run_folder_is_read_from_anywhere(tmp_path: Path, monkey
     assert config.tokenizer.resolve() == tmp_path / "moved" / "tokenizer" and config.out.resolve() == run
     (run / "run.json").unlink()
     assert str(read_config_file(run / "config.yaml", PretrainConfig)["tokenizer"]) == "../tokenizer"
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_the_config_that_a_run_wrote_is_read_back(stage: str) -> None:
+    """config.yaml gives every setting, those too that were left at their defaults."""
+    config = CONFIGS[stage]
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
