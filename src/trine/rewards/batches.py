@@ -16,6 +16,8 @@ from trine.data.packing import pad
 from trine.model.products import row_invariant
 from trine.model.training_library import LANES, usable
 from trine.model.transformer import Transformer
+from trine.records import Answer
+from trine.runtime.errors import TrineError
 
 ROWS_AT_ONCE = 64
 COMPARED = 16
@@ -53,3 +55,14 @@ def is_row_invariant_model(trunk: Transformer) -> bool:
 def max_difference(alone: Tensor, together: Tensor) -> float:
     """The largest absolute difference between scores of the same texts, [N] each."""
     return float((alone - together).abs().max()) if len(alone) else 0.0
+
+
+def finite_scores(scores: Tensor, answers: Sequence[Answer], scorer: str) -> Tensor:
+    """`scores` [B]; raises `TrineError` naming the first of `answers` that has none."""
+    broken = (~scores.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise TrineError(
+            f"{scorer} scores {float(scores[broken[0]])} for the response {answers[broken[0]].response[:60]!r}; its "
+            "weights, or products in bf16, leave the range of numbers"
+        )
+    return scores

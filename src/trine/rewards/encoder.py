@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from trine.model.kernels import linear
 from trine.records import Answer, Closing, Form
-from trine.rewards.batches import ROWS_AT_ONCE, score_in_batches
-from trine.runtime.errors import TrineError
+from trine.rewards.batches import ROWS_AT_ONCE, finite_scores, score_in_batches
 
 Unit = Literal["score", "log_odds", "positive_logit"]
 GOOD = ("pos", "good", "yes", "true", "chosen", "prefer", "accept", "fresh")
@@ -62,13 +61,7 @@ class EncoderReward:
         rows = [encoded(self.tokenizer, answer, self.settings) for answer in answers]
         at_once = 1 if self.compute_dtype == torch.float32 else ROWS_AT_ONCE
         scores = score_in_batches(rows, self._scores, self.tokenizer.pad_token_id or 0, self.device, at_once)
-        broken = (~scores.isfinite()).nonzero().flatten().tolist()
-        if broken:
-            raise TrineError(
-                f"the classifier scores {float(scores[broken[0]])} for the response "
-                f"{answers[broken[0]].response[:60]!r}; its weights, or products in bf16, leave the range of numbers"
-            )
-        return scores
+        return finite_scores(scores, answers, "the classifier")
 
     def _scores(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return unit_of(logits_of(self.model, ids, lengths, self.compute_dtype), self.settings)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trine.model.heads import ScoreModel
 from trine.records import Answer, Closing, Form
-from trine.rewards.batches import rows_at_once, score_in_batches
+from trine.rewards.batches import finite_scores, rows_at_once, score_in_batches
 from trine.rewards.closing import closed_ids, shortened
 from trine.rewards.end_token import check_end_token
 from trine.runtime.errors import TrineError
@@ -49,13 +49,7 @@ class ModelReward:
             rows, lambda ids, lengths: self.model(ids, lengths - 1), self.pad_id, self.model.head.weight.device,
             rows_at_once(self.model.trunk),
         )  # fmt: skip
-        broken = (~scores.isfinite()).nonzero().flatten().tolist()
-        if broken:
-            raise TrineError(
-                f"the reward model scores {float(scores[broken[0]])} for the response "
-                f"{answers[broken[0]].response[:60]!r}; its weights, or products in bf16, leave the range of numbers"
-            )
-        return scores
+        return finite_scores(scores, answers, "the reward model")
 
     def _row(self, answer: Answer) -> list[int]:
         """Prompt and closed answer as ids of the reward model's tokenizer."""

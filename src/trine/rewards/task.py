@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trine.model.classifier import TaskModel, reading_ids
 from trine.records import Answer
-from trine.rewards.batches import rows_at_once, score_in_batches
+from trine.rewards.batches import finite_scores, rows_at_once, score_in_batches
 from trine.runtime.errors import TrineError
 from trine.tokenizer.tokenizer import Tokenizer
 
@@ -48,13 +48,7 @@ class TaskReward:
             rows_at_once(self.model.trunk),
         )  # fmt: skip
         scores = torch.zeros(len(answers)).index_add(0, torch.tensor([place for place, _ in readings]), read)
-        broken = (~scores.isfinite()).nonzero().flatten().tolist()
-        if broken:
-            raise TrineError(
-                f"the classifier scores {float(scores[broken[0]])} for the response "
-                f"{answers[broken[0]].response[:60]!r}; its weights, or products in bf16, leave the range of numbers"
-            )
-        return scores
+        return finite_scores(scores, answers, "the classifier")
 
     def _log_odds(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """[M] of readings; the head is linear, so that those of a similarity add up to its score."""
