@@ -71,7 +71,7 @@ $(VENV)/trl/installed: constraints.txt
 
 $(VENV)/trl-0.11/installed:
 	$(PYTHON) -m venv $(VENV)/trl-0.11
-	$(VENV)/trl-0.11/bin/python -m pip install --disable-pip-version-check trl==0.11.4 transformers==4.45.2 torch==2.13.0
+	$(VENV)/trl-0.11/bin/python -m pip install --disable-pip-version-check trl==0.11.4 transformers==4.45.2 torch==2.13.0 rich
 	touch $@
 
 $(VENV)/trl-0.24/installed:

@@ -130,3 +130,22 @@ def test_target_log_probs_are_token_log_probs_without_the_rest(
     hidden, weight, targets = random_tensor(11, 8), random_tensor(13, 8, seed=1), torch.arange(11)
     expected, _ = token_log_probs(hidden, weight, targets, temperature)
     assert torch.equal(target_log_probs(hidden, weight, targets, temperature), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_that_are_kept_and_those_that_are_computed_again_give_the_same_bits(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for kept_bytes in (1 << 20, 0):
+        monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
+        hidden, weight, targets = inputs()
+        low = hidden.detach().to(dtype).requires_grad_()
+        log_probs, entropy = token_log_probs(low, weight, targets, 0.6)
+        total = (log_probs.square() + entropy).sum()
+        first = torch.autograd.grad(total, (low, weight), retain_graph=True)
+        found.append([log_probs, entropy, *first, *torch.autograd.grad(total, (low, weight))])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    for one, again in zip(found[0][2:4], found[0][4:], strict=True):
+        assert torch.equal(one, again)

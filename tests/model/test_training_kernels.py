@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from tests.tiny import random_tensor
-from trine.algorithms.text_log_probs import cross_entropy_and_gradient, cross_entropy_sum
+from trine.algorithms.text_log_probs import (
+    cross_entropy_and_gradient,
+    cross_entropy_sum,
+    log_probs_and_entropies,
+    token_log_probs_gradient,
+)
 from trine.model import kernels, products, training_library
 from trine.model import training_kernels as native
 from trine.model.config import gpt2_config, qwen3_config
@@ -297,6 +302,45 @@ def test_an_impossible_token_has_no_probability_and_a_nan_is_told() -> None:
     assert losses.isnan().tolist() == [False, True]
 
 
+@dtypes
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("vocabulary", [5, 64, 1003])
+def test_log_probs_entropies_and_their_gradient(
+    dtype: torch.dtype, vocabulary: int, temperature: float, threads: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = 3 * random_tensor(9, vocabulary, seed=1).to(dtype)
+    targets = torch.arange(9) * 7 % vocabulary
+    outer = random_tensor(9, seed=2), random_tensor(9, seed=3)
+    exact = torch.log_softmax(logits.double() / temperature, -1)
+    entropies = -(exact.exp() * exact).sum(-1)
+    ours = log_probs_and_entropies(logits, targets, temperature)
+    assert calls == ["token_log_probs_forward"]
+    assert error(ours[0], exact[torch.arange(9), targets]) < 1e-5
+    assert error(ours[1], entropies) < 1e-5
+    assert error(ours[2], (logits.double() / temperature).logsumexp(-1)) < 1e-5
+    given = logits.double().requires_grad_()
+    table = torch.log_softmax(given / temperature, -1)
+    total = (table[torch.arange(9), targets] * outer[0]).sum() - ((table.exp() * table).sum(-1) * outer[1]).sum()
+    (gradient,) = torch.autograd.grad(total, given)
+    found = token_log_probs_gradient(logits.clone(), targets, ours[1], ours[2], outer, temperature)
+    assert calls == ["token_log_probs_forward", "token_log_probs_backward"]
+    assert error(found, gradient) < DTYPES[dtype]
+    monkeypatch.setattr("trine.algorithms.text_log_probs.usable", lambda *_: False)
+    assert error(token_log_probs_gradient(logits, targets, *ours[1:], outer, temperature), gradient) < DTYPES[dtype]
+
+
+def test_a_token_that_cannot_come_has_no_entropy_and_no_gradient_and_a_nan_is_told() -> None:
+    logits = torch.zeros(2, 20)
+    logits[0, 3], logits[1, 3] = float("-inf"), float("nan")
+    targets, outer = torch.tensor([0, 0]), (torch.ones(2), torch.ones(2))
+    log_probs, entropies, log_sums = log_probs_and_entropies(logits, targets, 0.5)
+    assert [round(float(each[0]), 4) for each in (log_probs, entropies)] == [-2.9444, 2.9444]  # log 19
+    assert log_probs.isnan().tolist() == entropies.isnan().tolist() == [False, True]
+    gradient = token_log_probs_gradient(logits, targets, entropies, log_sums, outer, 0.5)
+    assert gradient[0, 3] == 0
+    assert not gradient[0].isnan().any()
+
+
 def one_step(shape: str, dtype: torch.dtype, recompute: bool = False) -> list[Tensor]:
     make = {"gpt2": gpt2_config, "qwen3": qwen3_config}[shape]
     model = Transformer(make(203, 64, 2, 64, 2), dtype)
@@ -353,6 +397,8 @@ def test_a_target_outside_the_vocabulary_is_an_error_and_touches_no_memory() -> 
     for target in (-1, 48):
         with pytest.raises(IndexError, match="outside the vocabulary of 48"):
             native.cross_entropy_(torch.zeros(2, 48), torch.tensor([0, target]), torch.ones(2))
+        with pytest.raises(IndexError, match="outside the vocabulary of 48"):
+            native.token_log_probs(torch.zeros(2, 48), torch.tensor([0, target]), 1.0)
 
 
 def test_nothing_but_the_loss_is_made_where_no_gradient_is_asked() -> None:

@@ -5,10 +5,10 @@ exist at a time, in the forward and the backward pass. Results are sums or per-t
 by the count. Shapes: N rows (tokens), D width, V vocabulary.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trine.algorithms.masked import sum_dtype
@@ -17,6 +17,8 @@ from trine.model.training_library import usable
 from trine.runtime.working_memory import empty, empty_like
 
 CHUNK_ROWS = 1024
+KEPT_BYTES = 64 << 20
+"""Logits of a micro-batch that are kept between the passes, if they are all of them."""
 PRODUCT_ROWS = 4096  # rows in each product of the gradient of the output weight
 
 
@@ -119,63 +121,95 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Logits are recomputed in the backward pass, since per-row gradients are not known before."""
+    """Logits of `KEPT_BYTES` are kept for the backward pass, more of them are recomputed there: the bits are the same."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Any:  # type: ignore[override]
-        weight_cast = weight.to(hidden.dtype)
-        log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(log_probs)
-        for start in range(0, len(hidden), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            chunk = _log_softmax(hidden[rows], weight_cast, temperature)  # [CHUNK_ROWS, V]
-            log_probs[rows] = chunk.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-            entropy[rows] = -(chunk.exp() * chunk).sum(1)
-        ctx.save_for_backward(hidden, weight, targets, entropy)
-        ctx.temperature = temperature
-        return log_probs, entropy
+        weight_cast = _cast(weight, hidden.dtype)
+        kept: list[Tensor] | None = []
+        if len(hidden) * len(weight) * hidden.element_size() > KEPT_BYTES:
+            kept = None
+        parts = []
+        for rows in _chunks(hidden):
+            logits = _logits(hidden[rows], weight_cast)
+            parts.append(log_probs_and_entropies(logits, targets[rows], temperature))
+            if kept is not None:
+                kept.append(logits)
+        log_probs, entropies, log_sums = _joined(parts, hidden)
+        ctx.save_for_backward(hidden, weight, targets, entropies, log_sums)
+        ctx.kept, ctx.temperature = kept, temperature
+        return log_probs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, entropy = ctx.saved_tensors
-        log_prob_gradient, entropy_gradient = gradients
-        weight_cast = weight.to(hidden.dtype)
-        hidden_gradient = torch.empty_like(hidden)
-        wanted = ctx.needs_input_grad[1]
-        weight_gradient = torch.zeros(weight.shape if wanted else 0, dtype=torch.float32, device=weight.device)
-        for start in range(0, len(hidden), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            chunk = _log_softmax(hidden[rows], weight_cast, ctx.temperature)
-            probs = chunk.exp()
-            # d entropy / d logits = -p (log p + H); d log_prob / d logits = onehot - p
-            outer = log_prob_gradient[rows].unsqueeze(1)
-            gradient = chunk.add_(entropy[rows].unsqueeze(1)).mul_(entropy_gradient[rows].unsqueeze(1)).add_(outer)
-            gradient = gradient.mul_(probs).neg_()
-            gradient.scatter_add_(1, targets[rows].unsqueeze(1), outer)
-            gradient = gradient.div_(ctx.temperature).to(hidden.dtype)
-            hidden_gradient[rows] = gradient @ weight_cast
-            if wanted:
-                weight_gradient += gradient.mT @ hidden[rows]
-        return hidden_gradient, weight_gradient.to(weight.dtype) if wanted else None, None, None
+        hidden, weight, targets, entropies, log_sums = ctx.saved_tensors
+        weight_cast = _cast(weight, hidden.dtype)
+        hidden_gradient = empty_like(hidden)
+        kept, ctx.kept = ctx.kept, None  # overwritten here; a second backward pass recomputes them
+        weight_gradient: Tensor | None = None
+        for number, rows in enumerate(_chunks(hidden)):
+            logits = _logits(hidden[rows], weight_cast) if kept is None else kept[number]
+            outer = gradients[0][rows], gradients[1][rows]
+            gradient = token_log_probs_gradient(
+                logits, targets[rows], entropies[rows], log_sums[rows], outer, ctx.temperature
+            )
+            _input_gradient(gradient, weight_cast, hidden_gradient[rows])
+            if ctx.needs_input_grad[1]:
+                weight_gradient = _add_product(weight_gradient, gradient.mT, hidden[rows])
+        if weight_gradient is None and ctx.needs_input_grad[1]:  # no rows
+            weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
+
+
+def _chunks(hidden: Tensor) -> Iterator[slice]:
+    return (slice(start, start + CHUNK_ROWS) for start in range(0, len(hidden), CHUNK_ROWS))
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `log_probs_and_entropies` found for each chunk, of all rows."""
+    if not parts:
+        nothing = torch.empty(0, dtype=torch.float32, device=hidden.device)
+        return nothing, nothing.clone(), nothing.clone()
+    log_probs, entropies, log_sums = (torch.cat(each) for each in zip(*parts, strict=True))
+    return log_probs, entropies, log_sums
+
+
+def log_probs_and_entropies(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of softmax(logits / temperature), each [N] fp32: log p(target), the entropy, and log sum exp(logits / temperature)."""
+    if usable(logits):
+        return training_kernels.token_log_probs(logits, targets, temperature)
+    scaled = logits.float().div(temperature)
+    log_sums = scaled.logsumexp(1)
+    log_probs = scaled - log_sums.unsqueeze(1)
+    return log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), torch.special.entr(log_probs.exp()).sum(1), log_sums
+
+
+def token_log_probs_gradient(
+    logits: Tensor, targets: Tensor, entropies: Tensor, log_sums: Tensor, outer: tuple[Tensor, Tensor], temperature: float
+) -> Tensor:
+    """The gradient [N, V] of `logits`, which may be overwritten; `outer`: those of log-probabilities and entropies [N].
+
+    d log p(target) / d logits = (onehot - p) / temperature; d entropy / d logits = -p (log p + entropy) / temperature.
+    """
+    if usable(logits):
+        training_kernels.token_log_probs_gradient_(logits, targets, entropies, log_sums, outer, temperature)
+        return logits
+    of_log_prob, of_entropy = (each.unsqueeze(1) for each in outer)
+    log_probs = logits.float().div(temperature).sub_(log_sums.unsqueeze(1))
+    probs = log_probs.exp()
+    gradient = -probs * (of_log_prob + of_entropy * log_probs.clamp_(min=-1e30).add_(entropies.unsqueeze(1)))
+    return gradient.scatter_add_(1, targets.unsqueeze(1), of_log_prob).div_(temperature).to(logits.dtype)
 
 
 @torch.no_grad()
 def target_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """`token_log_probs` without gradient and entropy, for a frozen model such as the reference; [N] fp32."""
-    weight_cast = weight.to(hidden.dtype)
-    log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(hidden), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
-        chunk = _log_softmax(hidden[rows], weight_cast, temperature)
-        log_probs[rows] = chunk.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-    return log_probs
-
-
-def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(hidden, weight)
-    if temperature != 1.0:
-        logits = logits.float().div_(temperature)
-    return torch.log_softmax(logits, -1, dtype=torch.float32)
+    weight_cast = _cast(weight, hidden.dtype)
+    parts = [
+        log_probs_and_entropies(_logits(hidden[rows], weight_cast), targets[rows], temperature)
+        for rows in _chunks(hidden)
+    ]
+    return _joined(parts, hidden)[0]
 
 
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

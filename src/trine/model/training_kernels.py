@@ -271,12 +271,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
     """Losses [N] fp64: scale * -log softmax(logits)[target]. `logits` [N, V] are overwritten by their gradient."""
+    targets = _checked_targets(logits, targets)
+    losses = torch.empty(len(logits), dtype=torch.float64, device="cpu")
+    call("cross_entropy", logits.dtype, logits, targets, scales.contiguous(), losses, *logits.shape)
+    return losses
+
+
+def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of softmax(logits / temperature), each [N] fp32: log p(target), the entropy, and log sum exp(logits / temperature)."""
+    targets = _checked_targets(logits, targets)
+    found = torch.empty(3, len(logits), dtype=torch.float32, device="cpu")
+    log_probs, entropies, log_sums = found
+    call(
+        "token_log_probs_forward", logits.dtype, logits, targets, log_probs, entropies, log_sums, *logits.shape,
+        1 / temperature,
+    )  # fmt: skip
+    return log_probs, entropies, log_sums
+
+
+def token_log_probs_gradient_(
+    logits: Tensor, targets: Tensor, entropies: Tensor, log_sums: Tensor, outer: tuple[Tensor, Tensor], temperature: float
+) -> None:
+    """`logits` are overwritten by their gradient; `outer`: gradients [N] of the log-probabilities and of the entropies."""
+    call(
+        "token_log_probs_backward", logits.dtype, logits, targets.contiguous(), log_sums, entropies,
+        *(each.contiguous() for each in outer), *logits.shape, 1 / temperature,
+    )  # fmt: skip
+
+
+def _checked_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """Contiguous; the kernels read and write where a target says."""
     if targets.dtype != torch.int64 or not logits.is_contiguous():
         raise ValueError(f"cross-entropy needs int64 targets and contiguous logits, found {targets.dtype}")
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
         raise IndexError(
             f"a target is outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
         )
-    losses = torch.empty(len(logits), dtype=torch.float64, device="cpu")
-    call("cross_entropy", logits.dtype, logits, targets.contiguous(), scales.contiguous(), losses, *logits.shape)
-    return losses
+    return targets.contiguous()

@@ -17,7 +17,7 @@ from trine.runtime.native_library import NativeSource, load_native
 HERE = Path(__file__).parent / "native"
 FILES = (
     "training.cpp", "activations.h", "causal_attention.h", "cross_entropy.h", "heads.h", "linear.h", "norms.h",
-    "team.h", "tiles.h", "vectors.h",
+    "team.h", "tiles.h", "token_log_probs.h", "vectors.h",
 )  # fmt: skip
 SOURCE = NativeSource(
     "training",
@@ -35,6 +35,8 @@ _ARGUMENTS = {  # p pointer, i int64, f float
     "swiglu_forward": "ppiii",
     "swiglu_backward": "pppiii",
     "cross_entropy": "ppppiii",
+    "token_log_probs_forward": "pppppiifi",
+    "token_log_probs_backward": "ppppppiifi",
     "rotary_forward": "ppppppfi",
     "rotary_backward": "pppppppfi",
     "attention_forward": "pppppi",

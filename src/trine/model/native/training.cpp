@@ -8,6 +8,7 @@
 #include "heads.h"
 #include "linear.h"
 #include "norms.h"
+#include "token_log_probs.h"
 
 #define FOR_TYPE(T, NAME)                                                                                                 \
     void trine_norm_forward_##NAME(const T* x, const T* delta, T* total, T* out, const float* weight, const float* bias,  \
@@ -36,6 +37,18 @@
     void trine_cross_entropy_##NAME(T* logits, const int64_t* targets, const float* scales, double* losses, int64_t rows, \
                                     int64_t width, int64_t threads) {                                                     \
         cross_entropy(logits, targets, scales, losses, rows, width, threads);                                             \
+    }                                                                                                                     \
+    void trine_token_log_probs_forward_##NAME(const T* logits, const int64_t* targets, float* log_probs, float* entropies,  \
+                                              float* log_sums, int64_t rows, int64_t width, float scale,                  \
+                                              int64_t threads) {                                                          \
+        token_log_probs_forward(logits, targets, log_probs, entropies, log_sums, rows, width, scale, threads);            \
+    }                                                                                                                     \
+    void trine_token_log_probs_backward_##NAME(T* logits, const int64_t* targets, const float* log_sums,                  \
+                                               const float* entropies, const float* log_prob_gradients,                   \
+                                               const float* entropy_gradients, int64_t rows, int64_t width, float scale,  \
+                                               int64_t threads) {                                                         \
+        token_log_probs_backward(logits, targets, log_sums, entropies, log_prob_gradients, entropy_gradients, rows,       \
+                                 width, scale, threads);                                                                  \
     }                                                                                                                     \
     void trine_rotary_forward_##NAME(const T* x, T* out, const float* weight, const T* cosines, const T* sines,             \
                                    const int64_t* sizes, float epsilon, int64_t threads) {                                \
