@@ -4,6 +4,9 @@
 // one fixed order whatever the number of rows: a row's numbers do not depend on what shares its batch.
 //   float, int8: [N / PANEL][K][PANEL]          bf16: [N / PANEL][K / 2][PANEL][2], pairs of k side by side
 #pragma once
+#include <type_traits>
+#include <vector>
+
 #include "team.h"
 #include "vectors.h"
 
@@ -125,15 +128,51 @@ inline void some_rows(const Matrix& m, const Input<W>* x, int64_t stride, int64_
     for (; panel < last; panel++) panels_rows<R, 1, W>(m, x, stride, row, panel, finish);
 }
 
+// Weights that a product makes floats again and again, for every MAX_ROWS rows; for more rows it is done once.
+template <class W> constexpr bool WIDENED = !std::is_same_v<W, float> && std::is_same_v<Input<W>, float>;
+
+template <class W> inline void widen(const W* panel, int64_t inputs, float* wide) {
+    for (int64_t i = 0; i < inputs * PANEL; i += LANES) store(wide + i, load(panel + i));
+}
+
+inline void widen(const bf16* panel, int64_t inputs, float* wide) {
+    for (int64_t k = 0; k < inputs; k += 2, panel += 2 * PANEL, wide += 2 * PANEL)
+        for (int v = 0; v < VECTORS; v++) {
+            words pair = load_as<words>(panel + 2 * v * LANES);
+            store(wide + v * LANES, (floats)(pair << 16));
+            store(wide + PANEL + v * LANES, (floats)(pair & 0xffff0000u));
+        }
+}
+
+// The first `rows` rows, a multiple of MAX_ROWS, through one panel made floats: the bits are the same.
+template <class W, class Finish>
+__attribute__((noinline)) void widened_rows(const Matrix& m, const float* x, int64_t stride, int64_t rows, int64_t panel,
+                                            Finish& finish) {
+    thread_local std::vector<float> wide;
+    wide.resize(m.inputs * PANEL);
+    widen((const W*)m.weight + panel * PANEL * m.inputs, m.inputs, wide.data());
+    auto from = [&](const float* factors) { return factors ? factors + panel * PANEL : nullptr; };
+    Matrix one{wide.data(), from(m.scale), from(m.bias), PANEL, m.inputs};
+    for (int64_t row = 0; row < rows; row += MAX_ROWS)
+        panels_rows<MAX_ROWS, 1, float>(one, x, stride, row, 0,
+                                        [&](int64_t at, int64_t, auto& sums) { finish(at, panel, sums); });
+}
+
 // x [rows, K] through the whole matrix, shared by the members of the team. No barrier at the end.
 template <class W, class Finish>
 inline void product(Member& member, const Matrix& m, const Input<W>* x, int64_t stride, int64_t rows, Finish&& finish) {
     int64_t panels = (m.outputs + PANEL - 1) / PANEL, whole = rows / MAX_ROWS * MAX_ROWS;
     member.take((panels + TASK - 1) / TASK, [&](int64_t task) {
         int64_t first = task * TASK, last = std::min(panels, first + TASK);
-        for (int64_t panel = first; panel < last; panel++)  // a panel stays near while all rows pass
+        for (int64_t panel = first; panel < last; panel++) {  // a panel stays near while all rows pass
+            if constexpr (WIDENED<W>)
+                if (whole > MAX_ROWS) {
+                    widened_rows<W>(m, x, stride, whole, panel, finish);
+                    continue;
+                }
             for (int64_t row = 0; row < whole; row += MAX_ROWS)
                 panels_rows<MAX_ROWS, 1, W>(m, x, stride, row, panel, finish);
+        }
         switch (rows - whole) {
             case 5: some_rows<MAX_ROWS >= 6 ? 5 : 1, W>(m, x, stride, whole, first, last, finish); break;
             case 4: some_rows<MAX_ROWS >= 6 ? 4 : 1, W>(m, x, stride, whole, first, last, finish); break;
