@@ -306,7 +306,12 @@ def test_an_impossible_token_has_no_probability_and_a_nan_is_told() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("vocabulary", [5, 64, 1003])
 def test_log_probs_entropies_and_their_gradient(
-    dtype: torch.dtype, vocabulary: int, temperature: float, threads: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    vocabulary: int,
+    temperature: float,
+    threads: int,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits = 3 * random_tensor(9, vocabulary, seed=1).to(dtype)
     targets = torch.arange(9) * 7 % vocabulary

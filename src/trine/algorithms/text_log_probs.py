@@ -121,7 +121,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, row_weigh
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Logits of `KEPT_BYTES` are kept for the backward pass, more of them are recomputed there: the bits are the same."""
+    """Up to `KEPT_BYTES` the logits are kept for the backward pass, beyond recomputed there: the bits are the same."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Any:  # type: ignore[override]
@@ -175,7 +175,7 @@ def _joined(parts: Sequence[tuple[Tensor, ...]], hidden: Tensor) -> tuple[Tensor
 
 
 def log_probs_and_entropies(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of softmax(logits / temperature), each [N] fp32: log p(target), the entropy, and log sum exp(logits / temperature)."""
+    """log p(target), entropy, log sum exp(logits / temperature), each [N] fp32; p = softmax(logits / temperature)."""
     if usable(logits):
         return training_kernels.token_log_probs(logits, targets, temperature)
     scaled = logits.float().div(temperature)
@@ -185,7 +185,12 @@ def log_probs_and_entropies(logits: Tensor, targets: Tensor, temperature: float)
 
 
 def token_log_probs_gradient(
-    logits: Tensor, targets: Tensor, entropies: Tensor, log_sums: Tensor, outer: tuple[Tensor, Tensor], temperature: float
+    logits: Tensor,
+    targets: Tensor,
+    entropies: Tensor,
+    log_sums: Tensor,
+    outer: tuple[Tensor, Tensor],
+    temperature: float,
 ) -> Tensor:
     """The gradient [N, V] of `logits`, which may be overwritten; `outer`: those of log-probabilities and entropies [N].
 

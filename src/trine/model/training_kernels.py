@@ -278,7 +278,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
 
 
 def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of softmax(logits / temperature), each [N] fp32: log p(target), the entropy, and log sum exp(logits / temperature)."""
+    """log p(target), entropy, log sum exp(logits / temperature), each [N] fp32; p = softmax(logits / temperature)."""
     targets = _checked_targets(logits, targets)
     found = torch.empty(3, len(logits), dtype=torch.float32, device="cpu")
     log_probs, entropies, log_sums = found
@@ -290,9 +290,14 @@ def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tupl
 
 
 def token_log_probs_gradient_(
-    logits: Tensor, targets: Tensor, entropies: Tensor, log_sums: Tensor, outer: tuple[Tensor, Tensor], temperature: float
+    logits: Tensor,
+    targets: Tensor,
+    entropies: Tensor,
+    log_sums: Tensor,
+    outer: tuple[Tensor, Tensor],
+    temperature: float,
 ) -> None:
-    """`logits` are overwritten by their gradient; `outer`: gradients [N] of the log-probabilities and of the entropies."""
+    """`logits` are overwritten by their gradient; `outer`: gradients [N] of log-probabilities and entropies."""
     call(
         "token_log_probs_backward", logits.dtype, logits, targets.contiguous(), log_sums, entropies,
         *(each.contiguous() for each in outer), *logits.shape, 1 / temperature,
