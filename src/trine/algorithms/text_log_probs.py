@@ -135,24 +135,23 @@ class _TokenLogProbs(torch.autograd.Function):
             parts.append(log_probs_and_entropies(logits, targets[rows], temperature))
             if kept is not None:
                 kept.append(logits)
-        log_probs, entropies, log_sums = _joined(parts, hidden)
-        ctx.save_for_backward(hidden, weight, targets, entropies, log_sums)
+        log_probs, entropies, largest, totals = _joined(parts, hidden)
+        ctx.save_for_backward(hidden, weight, targets, entropies, largest, totals)
         ctx.kept, ctx.temperature = kept, temperature
         return log_probs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, entropies, log_sums = ctx.saved_tensors
+        hidden, weight, targets, *found = ctx.saved_tensors
         weight_cast = _cast(weight, hidden.dtype)
         hidden_gradient = empty_like(hidden)
         kept, ctx.kept = ctx.kept, None  # overwritten here; a second backward pass recomputes them
         weight_gradient: Tensor | None = None
         for number, rows in enumerate(_chunks(hidden)):
             logits = _logits(hidden[rows], weight_cast) if kept is None else kept[number]
+            of_chunk = tuple(each[rows] for each in found)
             outer = gradients[0][rows], gradients[1][rows]
-            gradient = token_log_probs_gradient(
-                logits, targets[rows], entropies[rows], log_sums[rows], outer, ctx.temperature
-            )
+            gradient = token_log_probs_gradient(logits, targets[rows], of_chunk, outer, ctx.temperature)
             _input_gradient(gradient, weight_cast, hidden_gradient[rows])
             if ctx.needs_input_grad[1]:
                 weight_gradient = _add_product(weight_gradient, gradient.mT, hidden[rows])
@@ -165,44 +164,42 @@ def _chunks(hidden: Tensor) -> Iterator[slice]:
     return (slice(start, start + CHUNK_ROWS) for start in range(0, len(hidden), CHUNK_ROWS))
 
 
-def _joined(parts: Sequence[tuple[Tensor, ...]], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(parts: Sequence[tuple[Tensor, ...]], hidden: Tensor) -> list[Tensor]:
     """What `log_probs_and_entropies` found for each chunk, of all rows."""
     if not parts:
-        nothing = torch.empty(0, dtype=torch.float32, device=hidden.device)
-        return nothing, nothing.clone(), nothing.clone()
-    log_probs, entropies, log_sums = (torch.cat(each) for each in zip(*parts, strict=True))
-    return log_probs, entropies, log_sums
+        return [torch.empty(0, dtype=torch.float32, device=hidden.device) for _ in range(4)]
+    return [torch.cat(each) for each in zip(*parts, strict=True)]
 
 
-def log_probs_and_entropies(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(target), entropy, log sum exp(logits / temperature), each [N] fp32; p = softmax(logits / temperature)."""
+def log_probs_and_entropies(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    """Of p = softmax(logits / temperature), each [N] fp32: log p(target), entropy, and what its gradient needs: the
+    largest of logits / temperature, and the sum of exp(logits / temperature - largest)."""
     if usable(logits):
         return training_kernels.token_log_probs(logits, targets, temperature)
     scaled = logits.float().div(temperature)
-    log_sums = scaled.logsumexp(1)
-    log_probs = scaled - log_sums.unsqueeze(1)
-    return log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), torch.special.entr(log_probs.exp()).sum(1), log_sums
+    largest = scaled.amax(1)
+    below = scaled - largest.unsqueeze(1)
+    totals = below.exp().sum(1)
+    log_probs = below - totals.log().unsqueeze(1)
+    target = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return target, torch.special.entr(log_probs.exp()).sum(1), largest, totals
 
 
 def token_log_probs_gradient(
-    logits: Tensor,
-    targets: Tensor,
-    entropies: Tensor,
-    log_sums: Tensor,
-    outer: tuple[Tensor, Tensor],
-    temperature: float,
+    logits: Tensor, targets: Tensor, found: tuple[Tensor, ...], outer: tuple[Tensor, Tensor], temperature: float
 ) -> Tensor:
-    """The gradient [N, V] of `logits`, which may be overwritten; `outer`: those of log-probabilities and entropies [N].
+    """The gradient [N, V] of `logits`, which may be overwritten.
 
-    d log p(target) / d logits = (onehot - p) / temperature; d entropy / d logits = -p (log p + entropy) / temperature.
+    `found`: entropies, largest, totals of `log_probs_and_entropies`; `outer`: the gradients of log-probabilities and
+    entropies [N]. d log p(target) / d logits = (onehot - p) / temperature; d entropy / d logits = -p (log p + entropy)
+    / temperature.
     """
     if usable(logits):
-        training_kernels.token_log_probs_gradient_(logits, targets, entropies, log_sums, outer, temperature)
+        training_kernels.token_log_probs_gradient_(logits, targets, found, outer, temperature)
         return logits
-    of_log_prob, of_entropy = (each.unsqueeze(1) for each in outer)
-    log_probs = logits.float().div(temperature).sub_(log_sums.unsqueeze(1))
-    probs = log_probs.exp()
-    gradient = -probs * (of_log_prob + of_entropy * log_probs.clamp_(min=-1e30).add_(entropies.unsqueeze(1)))
+    entropies, largest, totals, of_log_prob, of_entropy = (each.unsqueeze(1) for each in (*found, *outer))
+    log_probs = logits.float().div(temperature).sub_(largest).sub_(totals.log())
+    gradient = -log_probs.exp() * (of_log_prob + of_entropy * log_probs.clamp(min=-1e30).add_(entropies))
     return gradient.scatter_add_(1, targets.unsqueeze(1), of_log_prob).div_(temperature).to(logits.dtype)
 
 

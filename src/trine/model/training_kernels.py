@@ -277,29 +277,24 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scales: Tensor) -> Tensor:
     return losses
 
 
-def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(target), entropy, log sum exp(logits / temperature), each [N] fp32; p = softmax(logits / temperature)."""
+def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    """See `text_log_probs.log_probs_and_entropies`."""
     targets = _checked_targets(logits, targets)
-    found = torch.empty(3, len(logits), dtype=torch.float32, device="cpu")
-    log_probs, entropies, log_sums = found
+    log_probs, entropies, largest, totals = torch.empty(4, len(logits), dtype=torch.float32, device="cpu")
     call(
-        "token_log_probs_forward", logits.dtype, logits, targets, log_probs, entropies, log_sums, *logits.shape,
+        "token_log_probs_forward", logits.dtype, logits, targets, log_probs, entropies, largest, totals, *logits.shape,
         1 / temperature,
     )  # fmt: skip
-    return log_probs, entropies, log_sums
+    return log_probs, entropies, largest, totals
 
 
 def token_log_probs_gradient_(
-    logits: Tensor,
-    targets: Tensor,
-    entropies: Tensor,
-    log_sums: Tensor,
-    outer: tuple[Tensor, Tensor],
-    temperature: float,
+    logits: Tensor, targets: Tensor, found: tuple[Tensor, ...], outer: tuple[Tensor, Tensor], temperature: float
 ) -> None:
-    """`logits` are overwritten by their gradient; `outer`: gradients [N] of log-probabilities and entropies."""
+    """`logits` are overwritten by their gradient; see `text_log_probs.token_log_probs_gradient`."""
+    entropies, largest, totals = (each.contiguous() for each in found)
     call(
-        "token_log_probs_backward", logits.dtype, logits, targets.contiguous(), log_sums, entropies,
+        "token_log_probs_backward", logits.dtype, logits, targets.contiguous(), largest, totals, entropies,
         *(each.contiguous() for each in outer), *logits.shape, 1 / temperature,
     )  # fmt: skip
 

@@ -39,16 +39,16 @@
         cross_entropy(logits, targets, scales, losses, rows, width, threads);                                             \
     }                                                                                                                     \
     void trine_token_log_probs_forward_##NAME(const T* logits, const int64_t* targets, float* log_probs, float* entropies,  \
-                                              float* log_sums, int64_t rows, int64_t width, float scale,                  \
+                                              float* largest, float* totals, int64_t rows, int64_t width, float scale,    \
                                               int64_t threads) {                                                          \
-        token_log_probs_forward(logits, targets, log_probs, entropies, log_sums, rows, width, scale, threads);            \
+        token_log_probs_forward(logits, targets, log_probs, entropies, largest, totals, rows, width, scale, threads);     \
     }                                                                                                                     \
-    void trine_token_log_probs_backward_##NAME(T* logits, const int64_t* targets, const float* log_sums,                  \
-                                               const float* entropies, const float* log_prob_gradients,                   \
+    void trine_token_log_probs_backward_##NAME(T* logits, const int64_t* targets, const float* largest,                   \
+                                               const float* totals, const float* entropies, const float* log_prob_gradients,                   \
                                                const float* entropy_gradients, int64_t rows, int64_t width, float scale,  \
                                                int64_t threads) {                                                         \
-        token_log_probs_backward(logits, targets, log_sums, entropies, log_prob_gradients, entropy_gradients, rows,       \
-                                 width, scale, threads);                                                                  \
+        token_log_probs_backward(logits, targets, largest, totals, entropies, log_prob_gradients, entropy_gradients,      \
+                                 rows, width, scale, threads);                                                            \
     }                                                                                                                     \
     void trine_rotary_forward_##NAME(const T* x, T* out, const float* weight, const T* cosines, const T* sines,             \
                                    const int64_t* sizes, float epsilon, int64_t threads) {                                \
