@@ -148,6 +148,9 @@ def run_operations(dtype: torch.dtype) -> None:
     with torch.no_grad():
         targets = torch.tensor([3, 95, 0, 41, 50])
         training.cross_entropy_(values(5, 96, seed=11).detach().clone(), targets, torch.linspace(0, 2, 5))
+        logits, outer = values(5, 96, seed=12).detach().clone(), (torch.linspace(-1, 1, 5), torch.linspace(0, 1, 5))
+        _, *found = training.token_log_probs(logits, targets, 0.7)
+        training.token_log_probs_gradient_(logits, targets, tuple(found), outer, 0.7)
 
 
 def backward(result: Tensor | tuple[Tensor, Tensor], *inputs: Tensor) -> None:
@@ -162,7 +165,7 @@ def test_operations_of_training_are_those_of_x86(target: Target, training_calls:
     told = target.replay(target.build(training_library.SOURCE, tmp_path), training_calls, tmp_path)
     for kind in ("float32", "bfloat16"):
         assert f"trine_cross_entropy_{kind}" in told
-        for name in ("norm", "gelu", "swiglu", "rotary", "attention", "linear"):
+        for name in ("norm", "gelu", "swiglu", "rotary", "attention", "linear", "token_log_probs"):
             assert f"trine_{name}_forward_{kind}" in told
             assert f"trine_{name}_backward_{kind}" in told
 
