@@ -67,6 +67,8 @@ def supervise(descriptors: Descriptors, limits: dict[str, Any], isolated: Isolat
     ours.close()
     os.close(writing)
     ended, written = _watch(alive, output, limits)
+    if ended == "done":  # the pipe of a process that ends closes a moment before its status can be had
+        _wait(tester)
     if _end(tester).status == CODE_IS_GONE << 8:
         _wait(code)
     used = _end(code)
