@@ -1,8 +1,9 @@
 """Log-probabilities and cross-entropy from hidden states, a chunk of rows at a time.
 
 The logits of a batch, [B, T, V] in fp32, would be the largest tensor of a training step; here only [CHUNK_ROWS, V]
-exist at a time, in the forward and the backward pass. Results are sums or per-token values: the training loop divides
-by the count. Shapes: N rows (tokens), D width, V vocabulary.
+exist at a time, in the forward and the backward pass; of token log-probabilities those that take `KEPT_BYTES` at most
+are kept in between. Results are sums or per-token values: the training loop divides by the count. Shapes: N rows
+(tokens), D width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence

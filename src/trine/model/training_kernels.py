@@ -302,7 +302,7 @@ def token_log_probs_gradient_(
 def _checked_targets(logits: Tensor, targets: Tensor) -> Tensor:
     """Contiguous; the kernels read and write where a target says."""
     if targets.dtype != torch.int64 or not logits.is_contiguous():
-        raise ValueError(f"cross-entropy needs int64 targets and contiguous logits, found {targets.dtype}")
+        raise ValueError(f"int64 targets and contiguous logits are needed, found {targets.dtype}")
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
         raise IndexError(
             f"a target is outside the vocabulary of {logits.shape[1]}: {int(targets.min())} .. {int(targets.max())}"
