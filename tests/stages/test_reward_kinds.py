@@ -18,7 +18,7 @@ from trine.catalog.loading import open_hardware, open_score_model
 from trine.catalog.rewards import open_reward
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.preferences import CutsConfig, KindWeights, RewardConfig
-from trine.data.cuts import first_words, with_cuts
+from trine.data.cuts import run_of_words, with_cuts
 from trine.data.judgement_texts import Reading
 from trine.data.judgements import judgements_of
 from trine.model.heads import ScoreModel
@@ -351,9 +351,36 @@ def test_scores_that_are_all_the_same_are_refused(tmp_path: Path, pretrain_run: 
         run(reward_of(tmp_path / "out", pretrain_run, scores=tmp_path / "s.jsonl"))
 
 
-def test_first_words_are_cut_as_they_stand() -> None:
-    answer = Answer((), "One\n two  three.")
-    found = first_words(answer, 2)
-    assert found is not None and (found.response, found.ended) == ("One\n two", False)
-    assert first_words(answer, 3) is None
-    assert with_cuts([text("a b")], CutsConfig(), first_words, 0) == [text("a b")]
+def test_runs_of_words_are_cut_as_they_stand() -> None:
+    answer = Answer((), "One\n two  three. Four")
+    found = [run_of_words(answer, 2, place) for place in (0.0, 0.4, 1.0)]
+    shown = [("One\n two", False), ("two  three.", False), ("three. Four", True)]
+    assert [each and (each.response, each.ended) for each in found] == shown
+    assert run_of_words(answer, 4, 0.0) is None
+    assert with_cuts([text("a b")], CutsConfig(), run_of_words, 0) == [text("a b")]
+
+
+@pytest.mark.parametrize("unit", ["words", "tokens"])
+def test_runs_from_anywhere_start_at_every_place_and_end_only_with_the_text(unit: Any, tokenizer_run: Path) -> None:
+    words = "number return for the cat and self add print first"
+    cuts = CutsConfig(count=300, low=3, high=3, start="anywhere", unit=unit)
+    found, _ = prepared([text(words), text("number")], tokenizer_run, cuts=cuts)
+    whole, *runs = found.items[:-1]
+    ids = whole.answers[0][:-1]
+    assert len(runs) == 300
+    starts = set()
+    for item, judgement in zip(runs, found.train[1:-1], strict=True):
+        answer, kept = judgement.answers[0], item.answers[0][:-1]
+        starts.add(words.index(answer.response))
+        assert answer.ended == words.endswith(answer.response)
+        if unit == "tokens":
+            shown = 2 + answer.ended  # the end stands in place of the last token of what was cut
+            assert len(kept) == shown and any(ids[at : at + shown] == kept for at in range(len(ids) - 2))
+    assert len(starts) == (8 if unit == "words" else len(ids) - 2)
+
+
+def test_an_answer_is_cut_behind_its_prompt_only() -> None:
+    asked = Judgement((), (Answer((), "a b c", query="What?"),), label=True, name="f:7")
+    with pytest.raises(TrineError, match=r"f:7: cuts.start=anywhere is for whole texts, and this is an answer"):
+        with_cuts([asked], CutsConfig(count=1, low=1, high=2, start="anywhere"), run_of_words, 0)
+    assert len(with_cuts([asked], CutsConfig(count=1, low=1, high=2), run_of_words, 0)) == 2

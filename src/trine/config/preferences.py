@@ -72,14 +72,16 @@ class KindWeights(Config):
 
 
 class CutsConfig(Config):
-    """Beginnings of texts to learn from too, as PPO shows answers that hit max_new_tokens."""
+    """Runs of texts to learn from too, as PPO shows answers that hit max_new_tokens."""
 
     count: NonNegativeInt = 0
-    """beginnings of every labelled or scored text that are learned beside the whole; 0: none"""
+    """runs of every labelled or scored text that are learned beside the whole; 0: none"""
     low: PositiveInt = 8
-    """shortest beginning"""
+    """shortest run"""
     high: PositiveInt = 60
-    """longest beginning; the length is random between the two"""
+    """longest run; the length is random between the two"""
+    start: Literal["beginning", "anywhere"] = "beginning"
+    """where a run starts: with the text, as what PPO shows; or anywhere in it, of whole texts without a prompt"""
     unit: Literal["words", "tokens"] = "words"
     """what low and high count"""
 

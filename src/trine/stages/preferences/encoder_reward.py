@@ -15,7 +15,7 @@ from torch import nn
 from trine.catalog.encoders import load_encoder, quiet, settings_of
 from trine.catalog.locating import find_model
 from trine.config.preferences import RewardConfig
-from trine.data.cuts import first_words, with_cuts
+from trine.data.cuts import Cut, first_unit, run_of_words, with_cuts
 from trine.data.judgements import counted
 from trine.records import Answer, Judgement
 from trine.rewards.batches import score_in_batches
@@ -130,17 +130,20 @@ def _settings(
     return replace(found, max_tokens=config.max_tokens or found.max_tokens)
 
 
-def _cut(config: RewardConfig, tokenizer: Any) -> Any:
-    """The first words or tokens of an answer."""
+def _cut(config: RewardConfig, tokenizer: Any) -> Cut:
+    """A run of words or tokens of an answer."""
     if config.cuts.unit == "words":
-        return first_words
+        return run_of_words
 
-    def first_tokens(answer: Answer, count: int) -> Answer | None:
+    def run_of_tokens(answer: Answer, count: int, place: float) -> Answer | None:
         ids = tokenizer(answer.response, add_special_tokens=False)["input_ids"]
-        text = tokenizer.decode(ids[:count], skip_special_tokens=True)
-        return None if len(ids) <= count else replace(answer, response=text, ended=False)
+        if len(ids) <= count:
+            return None
+        first = first_unit(place, count, len(ids))
+        text = tokenizer.decode(ids[first : first + count], skip_special_tokens=True)
+        return replace(answer, response=text, ended=answer.ended and first + count == len(ids))
 
-    return first_tokens
+    return run_of_tokens
 
 
 def _optimizer(module: nn.Module, config: RewardConfig) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from trine.config.preferences import RewardConfig
-from trine.data.cuts import first_words, with_cuts
+from trine.data.cuts import first_unit, run_of_words, with_cuts
 from trine.data.judgements import asked_of, counted
 from trine.model.folder import save_score_model
 from trine.model.heads import ScoreModel
@@ -121,7 +121,7 @@ def prepare(records: RewardRecords, model: ScoreModel, tokenizer: Tokenizer, con
     standard = standard_of(records.train)
     train = records.train
     if config.cuts.count:
-        cut = first_words if config.cuts.unit == "words" else partial(first_tokens, tokenizer, model.form)
+        cut = run_of_words if config.cuts.unit == "words" else partial(run_of_tokens, tokenizer, model.form)
         train = with_cuts(train, config.cuts, cut, config.seed)
     renderers = [Renderer(model, tokenizer, config, standard) for _ in range(2)]
     items, tests = renderers[0].items(train), renderers[1].items(records.held_out)
@@ -138,14 +138,16 @@ def prepare(records: RewardRecords, model: ScoreModel, tokenizer: Tokenizer, con
     return Prepared(train, items, [(records.held_out[item.record], item) for item in tests], standard, account)
 
 
-def first_tokens(tokenizer: Tokenizer, form: Form, answer: Answer, count: int) -> Answer | None:
-    """The first `count` tokens of an answer, not ended; None where it has no more."""
-    ids = answer_format(tokenizer, form).response_ids(answer.response, ended=False)
+def run_of_tokens(tokenizer: Tokenizer, form: Form, answer: Answer, count: int, place: float) -> Answer | None:
+    """`count` tokens of an answer, ended where it is; None where it has no more."""
+    spelled = answer_format(tokenizer, form)
+    ids = spelled.response_ids(answer.response, ended=False)
     if len(ids) <= count:
         return None
-    kept = tuple(ids[:count])
-    text, mark = tokenizer.decode(kept, skip=""), tokenizer.fingerprint
-    return replace(answer, response=text, ended=False, response_ids=kept, tokenizer=mark)
+    first = first_unit(place, count, len(ids))
+    kept, ended = tuple(ids[first : first + count]), answer.ended and first + count == len(ids)
+    text, sampled = tokenizer.decode(kept, skip=""), (*kept, spelled.end_id) if ended else kept
+    return replace(answer, response=text, ended=ended, response_ids=sampled, tokenizer=tokenizer.fingerprint)
 
 
 def in_words(prepared: Prepared) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from trine.algorithms.text_judgements import ranked_pairs
 from trine.config.backbones import WordsConfig
 from trine.config.preferences import KindWeights, RewardConfig
-from trine.data.cuts import first_words, with_cuts
+from trine.data.cuts import run_of_words, with_cuts
 from trine.data.judgements import counted
 from trine.records import Judgement
 from trine.rewards.word_reward import WordReward, words_read
@@ -110,7 +110,7 @@ def learn_words(
 
 def train_words(config: RewardConfig, stage: StageRun, records: RewardRecords) -> dict[str, Any]:
     """Learn a reward model by words; write `model/`, its weights and its vocabulary."""
-    train = with_cuts(records.train, config.cuts, first_words, config.seed)
+    train = with_cuts(records.train, config.cuts, run_of_words, config.seed)
     whole = set(map(id, records.train))
     cuts = [judgement for judgement in train if id(judgement) not in whole]
     scorer = learn_words(records.train, config.words, config.weights, cuts)
