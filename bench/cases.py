@@ -115,5 +115,6 @@ def _log_probs(shape: str) -> list[Case]:
 
 GROUPS = {
     "generation": _generation, "bf16-weights": _bf16_weights, "int8": _int8, "continuous": _continuous,
-    "shared-prompt": _shared_prompt, "log-probs": _log_probs, "ppo": ppo_cases.ppo, **training_cases.GROUPS,
+    "shared-prompt": _shared_prompt, "log-probs": _log_probs, "ppo": ppo_cases.ppo,
+    "grpo": ppo_cases.grpo, **training_cases.GROUPS,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""One iteration of PPO on language beside trl: the same model, prompts, tokens and epochs; a reward without cost."""
+"""One iteration of PPO, and of GRPO, on language beside trl: the same model, prompts, tokens and epochs; a reward
+without cost."""
 
 from statistics import median
 from typing import Any
@@ -7,7 +8,8 @@ from bench.chip import by_chip
 from bench.records import AS_OUR_COMMANDS, TUNED_ALLOCATOR, Case, Comparison, Contender, Side
 from bench.table import Row, compare
 
-_TRL = "bench.side_trl"
+_TRL, _TRL_GRPO = "bench.side_trl", "bench.side_trl_grpo"
+_GRPO = {"autocast": True, "checkpointing": False, "fused": True}
 SIDES = {
     "our ppo": Side("bench.side_our_ppo", {}, AS_OUR_COMMANDS),
     "trl 0.11.4, one prompt at a time": Side(_TRL, {"at_once": 1}),
@@ -15,8 +17,14 @@ SIDES = {
     "trl 0.11.4, all at once": Side(_TRL, {"at_once": 64}),
     "trl 0.11.4, tuned": Side(_TRL, {"at_once": 64, "fast_products": True}, TUNED_ALLOCATOR),
     "trl 0.24": Side("bench.side_trl_new", {}),
+    "trl grpo bf16": Side(_TRL_GRPO, {"autocast": True, "checkpointing": True, "fused": False}),
+    "trl grpo bf16, no checkpointing": Side(_TRL_GRPO, _GRPO),
+    "trl grpo bf16, tuned": Side(_TRL_GRPO, _GRPO, TUNED_ALLOCATOR),
 }
 ASKED: dict[str, Any] = {"prompts": 64, "prompt_tokens": 8, "new_tokens": 36, "epochs": 4}
+GROUPS_ASKED: dict[str, Any] = ASKED | {"prompts": 8, "samples": 8}
+GRPO_TARGET = 3.0
+"""Of mini, with bf16 products; on AVX2 half."""
 BEST = ("trl 0.11.4, all at once", "trl 0.11.4, tuned")
 TARGETS = {"mini": (6.0, 2.0), "small": (None, 5.0)}
 """Against trl 0.24, and against trl 0.11.4 at its best, with bf16 products; on AVX2 half, and 1.2 where 2 is asked."""
@@ -39,6 +47,20 @@ def ppo(shape: str) -> list[Case]:
         Comparison("trl 0.11.4, its best", of(*BEST), best and by_chip(best, 1.2 if best == 2.0 else best / 2)),
     )
     return [Case("ppo", "64 x (8 + 36)", of("our ppo")[0], comparisons)]
+
+
+def grpo(shape: str) -> list[Case]:
+    """Eight responses to each of eight prompts, so that tokens are those of PPO's case."""
+
+    def of(*sides: str) -> tuple[Contender, ...]:
+        return tuple(Contender(side, "iterate_groups", GROUPS_ASKED) for side in sides)
+
+    target = by_chip(GRPO_TARGET, GRPO_TARGET / 2) if shape == "mini" else None
+    comparisons = (
+        Comparison("trl, as run", of("trl grpo bf16"), target),
+        Comparison("trl, its best", of("trl grpo bf16, no checkpointing", "trl grpo bf16, tuned")),
+    )
+    return [Case("grpo", "8 x 8 x (8 + 36)", of("our ppo")[0], comparisons)]
 
 
 def further_rows(case: Case, result: dict[str, Any]) -> list[Row]:

@@ -6,7 +6,6 @@ trainer does around them is in nobody's seconds. Needs trl, transformers and dat
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import trl  # type: ignore[import-not-found]
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
+from bench.clock import Clock
 from bench.pairs import random_pairs, tokens_of
 from bench.protocol import Reply, options, serve
 
@@ -29,20 +29,6 @@ FOLDER = Path(OPTIONS["folder"])
 VOCABULARY = int(json.loads((FOLDER / "config.json").read_text())["vocab_size"])
 FIRST: list[float] = []
 TRAINERS: dict[tuple[int, int, int], Any] = {}
-
-
-class Clock(TrainerCallback):  # type: ignore[misc]
-    """When the steps of a run began and ended."""
-
-    def __init__(self) -> None:
-        self.began: float | None = None
-        self.ended = 0.0
-
-    def on_step_begin(self, *arguments: Any, **more: Any) -> None:
-        self.began = self.began or time.perf_counter()
-
-    def on_step_end(self, *arguments: Any, **more: Any) -> None:
-        self.ended = time.perf_counter()
 
 
 def tokenizer() -> Any:
@@ -85,11 +71,10 @@ def dpo(pairs: int, batch: int, micro_batch: int, seed: int) -> Reply:
     trainer.state.log_history.clear()
     trainer.train()
     trainer.remove_callback(clock)
-    assert clock.began is not None
     losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     FIRST[:] = FIRST or losses[:1]
     tokens = tokens_of(random_pairs(pairs, VOCABULARY))
-    return {"seconds": clock.ended - clock.began, "tokens": tokens, "first_loss": FIRST[0]}
+    return {"seconds": clock.seconds, "tokens": tokens, "first_loss": FIRST[0]}
 
 
 if __name__ == "__main__":
