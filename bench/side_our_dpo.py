@@ -40,7 +40,7 @@ def objective_of(pairs: int, batch: int, micro_batch: int) -> PairObjective:
         reference = ReferenceModel(MODEL, ALONE, share_prompt=False).log_probs(plan, "pairs", [folder])
         config = DpoConfig(out=folder, model="unused", preferences=folder, batch_size=batch)
         parallel = parallelise(AnswerLogProbs(MODEL), list(MODEL.blocks), ALONE, "auto")
-        OBJECTIVES[key] = PairObjective(parallel, Part(plan, reference), None, config, MODEL.compute_dtype)
+        OBJECTIVES[key] = PairObjective(parallel, Part(plan, reference), None, config)
     return OBJECTIVES[key]
 
 

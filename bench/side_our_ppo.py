@@ -1,4 +1,4 @@
-"""Iterations as `trine ppo` and `trine grpo` make them: the objective in the training loop, with its log; no checkpoints."""
+"""Iterations as `trine ppo` and `trine grpo` make them: objective and training loop, with its log; no checkpoints."""
 
 import json
 import tempfile
@@ -60,9 +60,7 @@ def iterate(prompts: int, prompt_tokens: int, new_tokens: int, epochs: int, seed
         return iteration(config, prompts, prompt_tokens)
 
 
-def iterate_groups(
-    prompts: int, samples: int, prompt_tokens: int, new_tokens: int, epochs: int, seed: int
-) -> Reply:
+def iterate_groups(prompts: int, samples: int, prompt_tokens: int, new_tokens: int, epochs: int, seed: int) -> Reply:
     """One iteration of GRPO, `samples` responses to each prompt."""
     with tempfile.TemporaryDirectory(prefix="trine-bench-") as folder:
         shared = settings(folder, prompts * samples, new_tokens, epochs, seed)
@@ -97,4 +95,8 @@ def iteration(config: PpoConfig, prompts: int, prompt_tokens: int) -> Reply:
 
 
 if __name__ == "__main__":
-    serve({"trine": trine.__version__, "threads": torch.get_num_threads(), "import_bytes": IMPORT_BYTES}, iterate, iterate_groups)
+    serve(
+        {"trine": trine.__version__, "threads": torch.get_num_threads(), "import_bytes": IMPORT_BYTES},
+        iterate,
+        iterate_groups,
+    )

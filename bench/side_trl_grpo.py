@@ -27,7 +27,7 @@ if OPTIONS["threads"]:
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """A word for each id. The end token's is beyond the model's vocabulary, so that it is never sampled; nothing is padded."""
+    """A word for each id. The end token's is beyond the model's vocabulary: it is never sampled, and nothing padded."""
     words = {str(word): word for word in range(vocabulary)} | {END: vocabulary}
     words_only = Tokenizer(WordLevel(words, "0"))
     words_only.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -205,7 +205,7 @@ def test_two_answers_behind_one_prompt_score_as_in_rows_of_their_own(family: str
     model = tiny_score_model(family)
     triples = [([5, 6, 7], [8, 9, 10, 11], [12]), ([20], [21, 22], [23, 24, 25, 26, 27])]
     rows = pack_answers(triples)
-    scores = model(rows.ids, rows.ends, positions=rows.positions, bias=rows.bias(torch.float32))
+    scores = model(rows.ids, rows.ends, positions=rows.positions, segments=rows.segments)
     for row, (prompt, *answers) in enumerate(triples):
         for place, text in enumerate(answers):
             ids = torch.tensor([prompt + text])

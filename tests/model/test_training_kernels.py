@@ -143,34 +143,6 @@ def starts_of(*rows: list[int]) -> Tensor:
 
 
 @dtypes
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("time", [1, 17, 32, 77])
-@pytest.mark.parametrize("head_dim", [32, 96])
-def test_causal_attention(
-    dtype: torch.dtype, kv_heads: int, time: int, head_dim: int, threads: int, calls: list[str]
-) -> None:
-    qkv = random_tensor(2, time, 4 + 2 * kv_heads, head_dim, seed=1).to(dtype)
-    assert_equal_to_plain(lambda x: kernels.causal_attention(x, None, 4), [qkv], dtype)
-    assert set(calls) == {"attention_forward", "attention_backward"}
-
-
-@dtypes
-@pytest.mark.parametrize("kv_heads", [2, 1])
-def test_causal_attention_within_documents(dtype: torch.dtype, kv_heads: int, threads: int) -> None:
-    qkv = random_tensor(2, 77, 2 + 2 * kv_heads, 64, seed=1).to(dtype)
-    starts = starts_of([40, 1, 1, 35], [5, 64, 8])
-    assert_equal_to_plain(lambda x: kernels.causal_attention(x, starts, 2), [qkv], dtype)
-
-
-def test_documents_in_one_row_are_those_documents_alone() -> None:
-    qkv = random_tensor(1, 50, 6, 32, seed=1).bfloat16()
-    packed = kernels.causal_attention(qkv, starts_of([18, 32]), 2)
-    for part in (slice(0, 18), slice(18, 50)):
-        alone = kernels.causal_attention(qkv[:, part], None, 2)
-        assert error(packed[:, part], alone) < 3e-3
-
-
-@dtypes
 @pytest.mark.parametrize("rows", [128, 131])
 @pytest.mark.parametrize("sizes", [(32, 32), (96, 80), (64, 208)])
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])

@@ -141,8 +141,9 @@ def run_operations(dtype: torch.dtype) -> None:
     backward(training.apply_rotary(heads, weights(2, 32, seed=6), (cos, sin), (4, 2), 1e-5), heads)
     starts = torch.tensor([[0] * 37, [0] * 20 + [20] * 17])
     attended = values(2, 37, 8, 32, seed=7)
-    for given in (None, starts):
-        backward(training.causal_attention(attended, given, 4), attended)
+    segments = torch.tensor([[0] * 9 + [1] * 11 + [2] * 17, [0] * 3 + [1] * 30 + [-1] * 4])
+    for seen in ((None, None), (starts, None), (None, segments)):
+        backward(training.causal_attention(attended, *seen, 4), attended)
     rows, matrix = values(131, 64, seed=8), weights(160, 64, seed=9)
     backward(training.linear(rows, matrix, weights(160, seed=10)), rows, matrix)
     with torch.no_grad():

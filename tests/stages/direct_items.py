@@ -74,7 +74,7 @@ def objective_of(
         found = source.log_probs(plan, "items.jsonl", [folder, folder / "run"])
     part = Part(plan, found)
     parallel = parallelise(AnswerLogProbs(model), list(model.blocks), world, kind)
-    given = parallel, part, part if held_out else None, config, model.compute_dtype
+    given = parallel, part, part if held_out else None, config
     if config.loss == "kto":
         return LabelObjective(*given, class_weights=class_weights(config, plan))
     return PairObjective(*given)

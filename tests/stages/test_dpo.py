@@ -163,7 +163,7 @@ def chosen_sums(run_folder: Path, pairs: Path) -> torch.Tensor:
     model, _ = open_model(str(run_folder), open_hardware(PLAIN_CPU))
     chat = chat_format(open_model(str(run_folder), open_hardware(PLAIN_CPU))[1])
     groups = [(chat.prompt_ids(pair.prompt), [chat.response_ids(pair.chosen)]) for pair in read_preferences(pairs)]
-    return answer_log_probs(AnswerLogProbs(model), groups, torch.device("cpu"), torch.float32)
+    return answer_log_probs(AnswerLogProbs(model), groups, torch.device("cpu"))
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

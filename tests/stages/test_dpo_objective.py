@@ -130,9 +130,9 @@ def test_one_prompt_for_both_answers_is_two_rows(tmp_path: Path, loss: str) -> N
 def test_answers_read_together_are_what_they_are_alone(family: str) -> None:
     module = AnswerLogProbs(tiny_model(family))
     groups = [(item.prompt, item.answers) for item in pair_items()]
-    alone = torch.cat([answer_log_probs(module, [(p, [a])], CPU, torch.float32) for p, both in groups for a in both])
+    alone = torch.cat([answer_log_probs(module, [(p, [a])], CPU) for p, both in groups for a in both])
     for share_prompt in (False, True):
-        together = answer_log_probs(module, groups, CPU, torch.float32, share_prompt=share_prompt)
+        together = answer_log_probs(module, groups, CPU, share_prompt=share_prompt)
         assert_close(together, alone, rtol=0, atol=1e-4)
     logits = torch.log_softmax(
         module.model(torch.tensor([[*groups[0][0], *groups[0][1][0]]])) @ module.model.output_weight.T, -1
@@ -266,7 +266,7 @@ def test_z0_is_one_for_the_step_and_has_no_gradient(tmp_path: Path) -> None:
     likelier = objectives[0].train.plan.mismatched_groups(objectives[0].train.plan.micro_batches(range(8), World())[0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(3):  # towards the mismatched answers, so that z0 is above 0
-        (-answer_log_probs(AnswerLogProbs(model), likelier, CPU, torch.float32).sum()).backward()
+        (-answer_log_probs(AnswerLogProbs(model), likelier, CPU).sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -291,7 +291,7 @@ def test_what_is_logged_is_of_the_whole_step(tmp_path: Path) -> None:
     items = [pair_items()[index] for index in objective.train.plan.step(0)]
     groups = [(item.prompt, item.answers) for item in items]
     with torch.no_grad():
-        sums = answer_log_probs(AnswerLogProbs(model), groups, CPU, torch.float32).view(-1, 2)
+        sums = answer_log_probs(AnswerLogProbs(model), groups, CPU).view(-1, 2)
     assert seen[0]["chosen_log_prob"] == pytest.approx(float(sums[:, 0].sum()) / sum(len(i.answers[0]) for i in items))
     assert seen[0]["tokens"] == sum(item.tokens for item in items)
 

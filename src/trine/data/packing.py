@@ -118,18 +118,6 @@ class AnswerRows:
     def to(self, device: torch.device) -> "AnswerRows":
         return AnswerRows(*(tensor.to(device) for tensor in (self.ids, self.positions, self.segments, self.ends)))
 
-    def bias(self, dtype: torch.dtype) -> Tensor:
-        """[R, T, T] additive attention bias: a position sees the prompt and its own answer up to itself."""
-        return segments_bias(self.segments, dtype)
-
-
-def segments_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """[R, T, T] additive attention bias of `AnswerRows.segments`."""
-    keys, length = segments.unsqueeze(1), segments.shape[1]
-    seen = (keys == 0) | (keys == segments.unsqueeze(2))
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril_()
-    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill_(~(seen & causal), float("-inf"))
-
 
 def pack_answers(rows: Sequence[Sequence[Sequence[int]]]) -> AnswerRows:
     """Lay out rows of a prompt and its answers, right-padded to the longest."""

@@ -70,10 +70,13 @@ class ScoreModel(nn.Module):
         self.end_token = other.end_token
 
     def forward(
-        self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, bias: Tensor | None = None
+        self, ids: Tensor, last: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None
     ) -> Tensor:
-        """Scores at columns `last` of right-padded `ids` [B, T]; `last` is [B], or [B, n] for n answers in each row."""
-        hidden = self.trunk(ids, positions=positions, bias=bias)  # [B, T, D]
+        """Scores at columns `last` of right-padded `ids` [B, T]; `last` is [B], or [B, n] for n answers in each row.
+
+        `positions` and `segments` as `Transformer.forward` takes them.
+        """
+        hidden = self.trunk(ids, positions=positions, segments=segments)  # [B, T, D]
         rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (last.dim() - 1))  # [B] or [B, 1]
         return self.head(hidden[rows, last]) + self.offset
 
@@ -99,15 +102,18 @@ class PolicyWithValue(nn.Module):
             self.value_head = ScalarHead(policy.config.width if critic is None else critic.config.width)
         self.value_offset = 0.0
 
-    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T]."""
-        hidden = self.policy(ids)[rows, columns]
-        value_hidden = hidden if self.critic is None else self.value_hidden(ids, rows, columns)
+    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, **seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, D] of the policy and values [N] (fp32) at positions (rows, columns) of `ids` [B, T].
+
+        `seen` is what else `Transformer.forward` takes.
+        """
+        hidden = self.policy(ids, **seen)[rows, columns]
+        value_hidden = hidden if self.critic is None else self.value_hidden(ids, rows, columns, **seen)
         return hidden, self.values(value_hidden)
 
-    def value_hidden(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def value_hidden(self, ids: Tensor, rows: Tensor, columns: Tensor, **seen: Tensor) -> Tensor:
         """What the value head reads, [N, D]: hidden states of the critic, or of the policy where they share a trunk."""
-        hidden: Tensor = (self.critic or self.policy)(ids)
+        hidden: Tensor = (self.critic or self.policy)(ids, **seen)
         return hidden[rows, columns]
 
     def values(self, value_hidden: Tensor) -> Tensor:

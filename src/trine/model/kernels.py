@@ -173,17 +173,29 @@ def has_native_attention(like: Tensor, head_dim: int) -> bool:
     return usable(like, head_dim, multiple=2 * LANES)
 
 
-def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
+def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int, segments: Tensor | None = None) -> Tensor:
     """Causal self-attention of `qkv` [B, T, H + 2 K, d], [B, T, H d]; position t attends to starts[t] .. t.
 
-    `starts` [B, T] int64, by default all 0; `heads` is H.
+    `starts` [B, T] int64, by default all 0; `heads` is H. With `segments` [B, T] instead, a position attends to the
+    prompt of its row and to its own answer: 0 is the prompt, at the beginning; 1, 2, ... the answers, one after the
+    other; -1 padding, behind them, where the result means nothing.
     """
     B, T, count, head_dim = qkv.shape  # noqa: N806
     if has_native_attention(qkv, head_dim):
-        return native.causal_attention(qkv, starts, heads)
+        return native.causal_attention(qkv, starts, segments, heads)
     query, key, value = qkv.transpose(1, 2).split((heads, (count - heads) // 2, (count - heads) // 2), 1)
     bias = None if starts is None else starts_bias(starts, qkv.dtype)
+    if segments is not None:
+        bias = segments_bias(segments, qkv.dtype)
     return attention(query, key, value, bias).transpose(1, 2).reshape(B, T, heads * head_dim)
+
+
+def segments_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask [B, T, T] of `causal_attention`'s segments: 0 where a position attends to, else -inf."""
+    keys, length = segments.unsqueeze(1), segments.shape[1]
+    seen = (keys == 0) | (keys == segments.unsqueeze(2))
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril_()
+    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill_(~(seen & causal), float("-inf"))
 
 
 def starts_bias(starts: Tensor, dtype: torch.dtype) -> Tensor:

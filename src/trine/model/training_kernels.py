@@ -189,29 +189,31 @@ def apply_rotary(
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, qkv: Tensor, starts: Tensor | None, segments: Tensor | None, heads: int
+    ) -> Tensor:
         qkv = qkv.contiguous()
         B, T, count, head_dim = qkv.shape  # noqa: N806
-        starts = None if starts is None else starts.to(torch.int64).expand(B, T).contiguous()
+        seen = [None if each is None else each.to(torch.int64).expand(B, T).contiguous() for each in (starts, segments)]
         sizes = torch.tensor([B, T, heads, (count - heads) // 2, head_dim], device="cpu")
         out = empty((B, T, heads * head_dim), qkv.dtype)
         log_sums = torch.empty(B, heads, T, dtype=torch.float32, device="cpu")  # log sum exp of each row of scores
-        call("attention_forward", qkv.dtype, qkv, starts, out, log_sums, sizes)
-        ctx.save_for_backward(qkv, starts, out, log_sums, sizes)
+        call("attention_forward", qkv.dtype, qkv, *seen, out, log_sums, sizes)
+        ctx.save_for_backward(qkv, *seen, out, log_sums, sizes)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        qkv, starts, out, log_sums, sizes = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        qkv, starts, segments, out, log_sums, sizes = ctx.saved_tensors
         gradient, qkv_gradient = gradient.contiguous(), empty_like(qkv)
-        call("attention_backward", qkv.dtype, qkv, starts, out, gradient, log_sums, qkv_gradient, sizes)
-        return qkv_gradient, None, None
+        call("attention_backward", qkv.dtype, qkv, starts, segments, out, gradient, log_sums, qkv_gradient, sizes)
+        return qkv_gradient, None, None, None
 
 
-def causal_attention(qkv: Tensor, starts: Tensor | None, heads: int) -> Tensor:
+def causal_attention(qkv: Tensor, starts: Tensor | None, segments: Tensor | None, heads: int) -> Tensor:
     """See `kernels.causal_attention`."""
-    return _CausalAttention.apply(qkv, starts, heads)
+    return _CausalAttention.apply(qkv, starts, segments, heads)
 
 
 class _Linear(torch.autograd.Function):

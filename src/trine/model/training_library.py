@@ -39,8 +39,8 @@ _ARGUMENTS = {  # p pointer, i int64, f float
     "token_log_probs_backward": "pppppppiifi",
     "rotary_forward": "ppppppfi",
     "rotary_backward": "pppppppfi",
-    "attention_forward": "pppppi",
-    "attention_backward": "pppppppi",
+    "attention_forward": "ppppppi",
+    "attention_backward": "ppppppppi",
     "linear_forward": "ppppiiii",
     "linear_backward": "ppppppiiii",
 }

@@ -26,6 +26,7 @@ from trine.model.kernels import (
     has_native_attention,
     linear,
     rotary_table,
+    segments_bias,
     starts_bias,
     swiglu,
 )
@@ -42,7 +43,8 @@ class KeyValueCache(Protocol):
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """Positions, mask and cache of attention, the same in every block. Without `bias` and `starts`: plain causal."""
+    """Positions, mask and cache of attention, the same in every block. Of `bias`, `starts` and `segments` one at most;
+    without them: plain causal."""
 
     rotary: tuple[Tensor, Tensor] | None
     """cos and sin, [B or 1, T, 1, d] each"""
@@ -50,6 +52,8 @@ class AttentionInputs:
     """[B or 1, T, S], added to the attention scores"""
     starts: Tensor | None
     """[B, T]: position t attends to starts[t] .. t"""
+    segments: Tensor | None
+    """[B, T]: 0 the prompt of a row, 1, 2, ... its answers, -1 padding; an answer sees the prompt and itself"""
     cache: KeyValueCache | None
 
 
@@ -102,7 +106,7 @@ class Attention(nn.Module):
         scales = (self.q_norm, self.k_norm) if config.qk_norm else None
         qkv = apply_rotary(qkv, scales, inputs.rotary, (H, K), config.norm_epsilon)
         if inputs.bias is None and inputs.cache is None:
-            return self.out(causal_attention(qkv, inputs.starts, H))
+            return self.out(causal_attention(qkv, inputs.starts, H, inputs.segments))
         query, key, value = qkv.transpose(1, 2).split((H, K, K), 1)  # [B, H or K, T, d]
         if inputs.cache is not None:
             key, value = inputs.cache.extend(layer, key, value)  # [B, K, S, d], S >= T
@@ -194,16 +198,21 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         bias: Tensor | None = None,
         starts: Tensor | None = None,
+        segments: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] after the final norm, in `compute_dtype`.
 
         `ids` [B, T]; `positions` [B, T], by default 0, 1, 2, ...; `bias` [B or 1, T, S], added to the attention scores,
-        by default causal; `starts` [B, T] int64, for packed rows: position t attends to starts[t] .. t (without `bias`
-        and `cache`); `cache`: keys and values of earlier calls.
+        by default causal; `starts` [B, T] int64, for packed rows: position t attends to starts[t] .. t; `segments`
+        [B, T] int64, for answers behind one prompt (`kernels.causal_attention`; `positions` say where each goes on),
+        whose hidden states at padding mean nothing; `cache`: keys and values of earlier calls.
+
+        Raises ValueError where two of `bias`, `starts` and `segments` are given, or one of the latter with `cache`.
         """
-        if starts is not None and (bias is not None or cache is not None):
-            raise ValueError("starts is itself an attention mask; it cannot be combined with bias or cache")
+        masks = [starts, segments, cache if bias is None else bias]
+        if sum(each is not None for each in masks) > 1:
+            raise ValueError("starts and segments are attention masks; they go with no other, nor with bias or cache")
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
         x = self.embedding(ids)  # [B, T, D], fp32
@@ -216,7 +225,9 @@ class Transformer(nn.Module):
         x, delta = x.to(self.compute_dtype), None
         if starts is not None and not has_native_attention(x, self.config.head_dim):
             bias, starts = starts_bias(starts, self.compute_dtype), None  # once, rather than in every block
-        inputs = AttentionInputs(rotary, bias, starts, cache)
+        if segments is not None and not has_native_attention(x, self.config.head_dim):
+            bias, segments = segments_bias(segments, self.compute_dtype), None
+        inputs = AttentionInputs(rotary, bias, starts, segments, cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute_blocks and torch.is_grad_enabled():
                 x, delta = checkpoint(block, x, delta, inputs, layer, use_reentrant=False)

@@ -1,7 +1,11 @@
 // Causal self-attention, forward and backward, a block of query rows at a time (after Dao et al. 2022).
 //
-// Queries, keys and values are the heads of one tensor [B][T][H + 2 K][d]. Position t attends to starts[t] .. t; key
-// blocks that are masked for every row of a query block are skipped. Saved for the backward pass: one float per row.
+// Queries, keys and values are the heads of one tensor [B][T][H + 2 K][d]. Position t attends to starts[t] .. t; or, by
+// segments, to the prompt of its row and to its own answer up to itself. Key blocks that are masked for every row of a
+// query block are skipped. Saved for the backward pass: one float per row.
+//
+// Keys and values are packed for the products, those of an answer behind those of its prompt, at a multiple of LANES: what
+// an answer gets does not depend on where in the row it stands, to the bit.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,89 +19,153 @@ constexpr int64_t BLOCK = 32;  // query rows; even, and a multiple of TILE_ROWS
 template <class T> struct Heads {
     int64_t batch, time, heads, kv_heads, head_dim;
     const T* qkv;
-    const int64_t* starts;  // [B][T], or null: 0 everywhere
+    const int64_t* starts;    // [B][T], or null: 0 everywhere
+    const int64_t* segments;  // [B][T], or null: 0 the prompt, at the beginning of a row; 1, 2, ... its answers; -1 padding
 
     int64_t stride() const { return (heads + 2 * kv_heads) * head_dim; }
-    // Row length of whole blocks, plus LANES to avoid a power of 2, with which rows would map to few cache sets.
-    int64_t padded() const { return (time + BLOCK - 1) / BLOCK * BLOCK + LANES; }
-    int64_t start(int64_t b, int64_t t) const { return starts ? starts[b * time + t] : 0; }
+    // Row length of whole blocks and of an answer's beginning, plus LANES to avoid a power of 2, with which rows would map
+    // to few cache sets.
+    int64_t padded() const { return (time + BLOCK - 1) / BLOCK * BLOCK + (segments ? 2 * LANES : LANES); }
+    int64_t prompt(int64_t b) const {
+        int64_t t = 0;
+        while (segments && t < time && segments[b * time + t] == 0) t++;
+        return t;
+    }
 };
 
-// The query rows first .. first + rows - 1 attend to keys left .. right - 1, both multiples of LANES.
+inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+// Positions begin .. end - 1, which attend to the first `prompt` positions of their row and to their own run.
+struct Run {
+    int64_t begin, end, prompt;
+
+    int64_t rows() const { return end - begin; }
+    // Where its keys stand among the packed ones, behind those of the prompt.
+    int64_t own() const { return whole_vectors(prompt); }
+    int64_t packed(int64_t t) const { return own() + t - begin; }
+};
+
+// The runs of a row: all of it; or the prompt and each answer. What belongs to none of them is padding.
+template <class T, class Each> inline void each_run(const Heads<T>& h, int64_t b, Each each) {
+    if (!h.segments) return each(Run{0, h.time, 0});
+    const int64_t *of = h.segments + b * h.time, prompt = h.prompt(b);
+    if (prompt) each(Run{0, prompt, 0});
+    for (int64_t begin = prompt, end; begin < h.time; begin = end) {
+        for (end = begin + 1; end < h.time && of[end] == of[begin];) end++;
+        if (of[begin] > 0) each(Run{begin, end, prompt});
+    }
+}
+
+// What a query sees among the packed keys: the first `prompt`, and start .. last.
+struct Sight {
+    int32_t prompt, start, last;
+
+    template <class T> Sight(const Heads<T>& h, int64_t b, const Run& run, int64_t t)
+        : prompt((int32_t)run.prompt), start((int32_t)(h.starts ? h.starts[b * h.time + t] : run.own())),
+          last((int32_t)run.packed(t)) {}
+    Sight() : prompt(0), start(1), last(0) {}  // nothing
+
+    // Mask of the keys i, i + 1, ...
+    ints of(int64_t i) const {
+        ints key = lane_numbers() + (int32_t)i;
+        return (ints)(key < prompt) | ((ints)(key >= start) & (ints)(key <= last));
+    }
+};
+
+// The query rows first .. first + rows - 1 attend to packed keys left .. right - 1, both multiples of LANES.
 struct Block {
     int64_t first, rows, left, right;
 
-    template <class T> Block(const Heads<T>& h, int64_t b, int64_t first) : first(first), rows(std::min(BLOCK, h.time - first)) {
-        left = first;
-        for (int64_t t = first; t < first + rows; t++) left = std::min(left, h.start(b, t));
-        left = left / LANES * LANES;
-        right = (first + rows + LANES - 1) / LANES * LANES;
+    template <class T> Block(const Heads<T>& h, int64_t b, const Run& run, int64_t first)
+        : first(first), rows(std::min(BLOCK, run.end - first)), left(run.packed(first)) {
+        for (int64_t t = first; t < first + rows; t++) left = std::min<int64_t>(left, Sight(h, b, run, t).start);
+        left = run.prompt ? 0 : left / LANES * LANES;
+        right = run.own() + whole_vectors(first - run.begin + rows);
     }
     int64_t keys() const { return right - left; }
 };
-
-// Mask of the keys i, i + 1, ... for a row that attends to start .. last.
-inline ints visible(int64_t i, int64_t start, int64_t last) {
-    ints key = lane_numbers() + (int32_t)i;
-    return (ints)(key >= (int32_t)start) & (ints)(key <= (int32_t)last);
-}
 
 inline floats masked(floats value, ints mask, float otherwise) { return mask ? value : spread(otherwise); }
 
 // scores [keys] -> e^(scale score - most); returns their sum and the maximum `most`.
 template <class T>
-inline void softmax_row(const float* scores, T* shares, const Block& block, int64_t start, int64_t last, float scale,
-                        float& total, float& most) {
+inline void softmax_row(const float* scores, T* shares, const Block& block, const Sight& sight, float scale, float& total,
+                        float& most) {
     floats peak = spread(-INFINITY), sums{};
     for (int64_t i = 0; i < block.keys(); i += LANES)
-        peak = maximum(peak, masked(load(scores + i), visible(block.left + i, start, last), -INFINITY));
+        peak = maximum(peak, masked(load(scores + i), sight.of(block.left + i), -INFINITY));
     most = maximum(peak) * scale;
     for (int64_t i = 0; i < block.keys(); i += LANES) {
         floats share = exponential(load(scores + i) * scale - most);
-        share = masked(share, visible(block.left + i, start, last), 0.0f);
+        share = masked(share, sight.of(block.left + i), 0.0f);
         sums += share;
         store(shares + i, share);
     }
     total = sum(sums);
 }
 
-// out [B][T][H][d]; log_sums [B][H][T]: log of the sum of e^(scale score) over the keys of a row.
+// The words of a run's rows at its place among the packed ones; rows up to a whole vector are 0.
+template <class T> inline void interleave_run(const T* rows, int64_t stride, const Run& run, int64_t d, uint32_t* to) {
+    to += run.own() / PER_WORD<T> * d;
+    std::memset(to, 0, whole_vectors(run.rows()) / PER_WORD<T> * d * sizeof(uint32_t));
+    interleave(rows + run.begin * stride, stride, run.rows(), d, to);
+}
+
+template <class T>
+inline void transpose_run(const T* rows, int64_t stride, const Run& run, int64_t d, uint32_t* to, int64_t time) {
+    transpose(as_words(rows + run.begin * stride), stride / PER_WORD<T>, run.rows(), d / PER_WORD<T>, to + run.own(), time);
+}
+
+// Keys and values of one head, packed, and room for a block.
+template <class T> struct ForwardScratch {
+    Scratch<uint32_t> keys, values;
+    Scratch<float> scores, mixed;
+    Scratch<T> shares;
+
+    ForwardScratch(int64_t time, int64_t d)
+        : keys(d / PER_WORD<T> * time), values(time / PER_WORD<T> * d), scores(BLOCK * time), mixed(BLOCK * d),
+          shares(BLOCK * time) {}
+};
+
+template <class T>
+inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
+                          int64_t head, T* out, float* log_sums) {
+    int64_t d = h.head_dim, time = h.padded();
+    float scale = 1.0f / std::sqrt((float)d), totals[BLOCK];
+    const uint32_t* query = as_words(h.qkv + (b * h.time + block.first) * h.stride() + head * d);
+    multiply<T>({query, h.stride() / PER_WORD<T>, block.rows, s.keys + block.left, time, d / PER_WORD<T>, s.scores, time,
+                 false},
+                block.keys());
+    for (int64_t i = 0; i < block.rows; i++) {
+        float most;
+        softmax_row(s.scores + i * time, s.shares + i * time, block, Sight(h, b, run, block.first + i), scale, totals[i],
+                    most);
+        log_sums[(b * h.heads + head) * h.time + block.first + i] = most + std::log(totals[i]);
+    }
+    multiply<T>({as_words(s.shares.at), time / PER_WORD<T>, block.rows, s.values + block.left / PER_WORD<T> * d, d,
+                 block.keys() / PER_WORD<T>, s.mixed, d, false},
+                d);
+    for (int64_t i = 0; i < block.rows; i++)
+        for (int64_t j = 0; j < d; j += LANES)
+            store(out + ((b * h.time + block.first + i) * h.heads + head) * d + j, load(s.mixed + i * d + j) * (1.0f / totals[i]));
+}
+
+// out [B][T][H][d], 0 at padding; log_sums [B][H][T]: log of the sum of e^(scale score) over the keys of a row.
 template <class T> inline void attention_forward(const Heads<T>& h, T* out, float* log_sums, int64_t threads) {
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
-    float scale = 1.0f / std::sqrt((float)d);
+    if (h.segments) std::memset((void*)out, 0, h.batch * h.time * h.heads * d * sizeof(T));
     in_parallel(threads, [&](Member& member) {
-        Scratch<uint32_t> keys(d / PER_WORD<T> * time), values(time / PER_WORD<T> * d);
-        Scratch<float> scores(BLOCK * time), mixed(BLOCK * d);
-        Scratch<T> shares(BLOCK * time);
+        ForwardScratch<T> s(time, d);
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
-            const T* row = h.qkv + b * h.time * h.stride();
-            const T *key = row + (h.heads + shared) * d, *value = key + h.kv_heads * d;
-            transpose(as_words(key), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, keys, time);
-            std::memset(values.at, 0, time / PER_WORD<T> * d * sizeof(uint32_t));
-            interleave(value, h.stride(), h.time, d, values);
-            for (int64_t head = shared * group; head < (shared + 1) * group; head++)
-                for (int64_t first = 0; first < h.time; first += BLOCK) {
-                    Block block(h, b, first);
-                    const uint32_t* query = as_words(row + first * h.stride() + head * d);
-                    multiply<T>({query, h.stride() / PER_WORD<T>, block.rows, keys + block.left, time, d / PER_WORD<T>,
-                                 scores, time, false},
-                                block.keys());
-                    float totals[BLOCK];
-                    for (int64_t i = 0; i < block.rows; i++) {
-                        float most;
-                        softmax_row(scores + i * time, shares + i * time, block, h.start(b, first + i), first + i, scale,
-                                    totals[i], most);
-                        log_sums[(b * h.heads + head) * h.time + first + i] = most + std::log(totals[i]);
-                    }
-                    multiply<T>({as_words(shares.at), time / PER_WORD<T>, block.rows, values + block.left / PER_WORD<T> * d,
-                                 d, block.keys() / PER_WORD<T>, mixed, d, false},
-                                d);
-                    for (int64_t i = 0; i < block.rows; i++)
-                        for (int64_t j = 0; j < d; j += LANES)
-                            store(out + ((b * h.time + first + i) * h.heads + head) * d + j,
-                                  load(mixed + i * d + j) * (1.0f / totals[i]));
-                }
+            const T* key = h.qkv + b * h.time * h.stride() + (h.heads + shared) * d;
+            each_run(h, b, [&](const Run& run) {
+                transpose_run(key, h.stride(), run, d, s.keys, time);
+                interleave_run(key + h.kv_heads * d, h.stride(), run, d, s.values);
+                for (int64_t head = shared * group; head < (shared + 1) * group; head++)
+                    for (int64_t first = run.begin; first < run.end; first += BLOCK)
+                        forward_block(h, s, run, Block(h, b, run, first), b, head, out, log_sums);
+            });
         });
     });
 }
@@ -127,19 +195,20 @@ template <class T> struct Backward {
 
 // Rows of scores and of outer value^T -> softmax and gradients of the scores, as words for the following products.
 template <class T>
-inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, const Block& block, int64_t b, int64_t head) {
+inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
+                            int64_t head) {
     const Heads<T>& h = w.h;
     constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded();
     float scale = 1.0f / std::sqrt((float)d);
     for (int64_t row = 0; row < BLOCK; row += MANY) {
         float log_sum[MANY] = {}, along[MANY] = {};
-        int64_t start[MANY], last[MANY];
+        Sight sights[MANY];
         for (int64_t k = 0; k < MANY; k++) {
             int64_t t = block.first + row + k;
             bool there = row + k < block.rows;
-            start[k] = there ? h.start(b, t) : 1, last[k] = there ? t : 0;
             if (!there) continue;
+            sights[k] = Sight(h, b, run, t);
             log_sum[k] = w.log_sums[(b * h.heads + head) * h.time + t];
             const T *out = w.out + ((b * h.time + t) * h.heads + head) * d, *outer = w.outer + (out - w.out);
             floats product{};
@@ -151,7 +220,7 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
             for (int64_t k = 0; k < MANY; k++) {
                 int64_t at = (row + k) * time + i;
                 floats share = exponential(load(s.scores + at) * scale - log_sum[k]);
-                ints seen = visible(block.left + i, start[k], last[k]);
+                ints seen = sights[k].of(block.left + i);
                 share = masked(share, seen, 0.0f);
                 store(shares[k], share);
                 store(s.slope_values + at, masked(share * (load(s.slopes + at) - along[k]) * scale, seen, 0.0f));
@@ -166,7 +235,8 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
 
 // One block of query rows: writes the gradient of queries, adds to those of keys and values.
 template <class T>
-inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, const Block& block, int64_t b, int64_t head) {
+inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
+                           int64_t head) {
     const Heads<T>& h = w.h;
     constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded(), keys = block.keys(), left = block.left;
@@ -176,7 +246,7 @@ inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, co
     multiply<T>({as_words(query), h.stride() / MANY, block.rows, s.keys + left, time, d / MANY, s.scores, time, false}, keys);
     multiply<T>({as_words(outer), outer_stride / MANY, block.rows, s.values + left, time, d / MANY, s.slopes, time, false},
                 keys);
-    slopes_of_block(w, s, block, b, head);
+    slopes_of_block(w, s, run, block, b, head);
     multiply<T>({as_words(s.slope_values.at), time / MANY, block.rows, s.key_rows + left / MANY * d, d, keys / MANY,
                  s.query_gradient, d, false},
                 d);
@@ -204,26 +274,41 @@ inline void store_transposed(const float* sums, int64_t sums_stride, int64_t tim
         }
 }
 
+// The packed rows of a run, and its gradients begun at 0.
+template <class T>
+inline void pack_run(const BackwardScratch<T>& s, const T* key, const T* value, int64_t stride, const Run& run, int64_t d,
+                     int64_t time) {
+    transpose_run(key, stride, run, d, s.keys, time);
+    transpose_run(value, stride, run, d, s.values, time);
+    interleave_run(key, stride, run, d, s.key_rows);
+    for (int64_t j = 0; j < d; j++) {
+        std::fill_n(s.key_gradient + j * time + run.own(), whole_vectors(run.rows()), 0.0f);
+        std::fill_n(s.value_gradient + j * time + run.own(), whole_vectors(run.rows()), 0.0f);
+    }
+}
+
 template <class T> inline void attention_backward(const Backward<T>& w, int64_t threads) {
     const Heads<T>& h = w.h;
     int64_t d = h.head_dim, time = h.padded(), group = h.heads / h.kv_heads;
+    if (h.segments) std::memset((void*)w.gradient, 0, h.batch * h.time * h.stride() * sizeof(T));
     in_parallel(threads, [&](Member& member) {
         BackwardScratch<T> s(time, d);
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
-            int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
+            int64_t b = index / h.kv_heads, shared = index % h.kv_heads, prompt = h.prompt(b);
             int64_t key_place = b * h.time * h.stride() + (h.heads + shared) * d, value_place = key_place + h.kv_heads * d;
-            const T *key = h.qkv + key_place, *value = h.qkv + value_place;
-            transpose(as_words(key), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, s.keys, time);
-            transpose(as_words(value), h.stride() / PER_WORD<T>, h.time, d / PER_WORD<T>, s.values, time);
-            std::memset(s.key_rows.at, 0, time / PER_WORD<T> * d * sizeof(uint32_t));
-            interleave(key, h.stride(), h.time, d, s.key_rows);
-            std::fill_n(s.key_gradient.at, d * time, 0.0f);
-            std::fill_n(s.value_gradient.at, d * time, 0.0f);
-            for (int64_t head = shared * group; head < (shared + 1) * group; head++)
-                for (int64_t first = 0; first < h.time; first += BLOCK)
-                    backward_block(w, s, Block(h, b, first), b, head);
-            store_transposed<T>(s.key_gradient, time, h.time, d, w.gradient + key_place, h.stride());
-            store_transposed<T>(s.value_gradient, time, h.time, d, w.gradient + value_place, h.stride());
+            auto store = [&](const Run& run) {
+                int64_t place = run.begin * h.stride(), rows = run.rows();
+                store_transposed<T>(s.key_gradient + run.own(), time, rows, d, w.gradient + key_place + place, h.stride());
+                store_transposed<T>(s.value_gradient + run.own(), time, rows, d, w.gradient + value_place + place, h.stride());
+            };
+            each_run(h, b, [&](const Run& run) {
+                pack_run(s, h.qkv + key_place, h.qkv + value_place, h.stride(), run, d, time);
+                for (int64_t head = shared * group; head < (shared + 1) * group; head++)
+                    for (int64_t first = run.begin; first < run.end; first += BLOCK)
+                        backward_block(w, s, run, Block(h, b, run, first), b, head);
+                if (run.begin >= prompt) store(run);
+            });
+            if (prompt) store(Run{0, prompt, 0});  // to which every answer has added
         });
     });
 }

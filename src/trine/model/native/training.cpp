@@ -77,13 +77,15 @@
         if (bias_gradient) sum_rows(gradient, bias_gradient, rows, outputs, threads);                                     \
     }                                                                                                                     \
     /* sizes: B, T, H, K, d */                                                                                            \
-    void trine_attention_forward_##NAME(const T* qkv, const int64_t* starts, T* out, float* log_sums,                     \
-                                        const int64_t* sizes, int64_t threads) {                                          \
-        attention_forward<T>({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts}, out, log_sums, threads);    \
+    void trine_attention_forward_##NAME(const T* qkv, const int64_t* starts, const int64_t* segments, T* out,             \
+                                        float* log_sums, const int64_t* sizes, int64_t threads) {                         \
+        Heads<T> heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts, segments};                          \
+        attention_forward<T>(heads, out, log_sums, threads);                                                              \
     }                                                                                                                     \
-    void trine_attention_backward_##NAME(const T* qkv, const int64_t* starts, const T* out, const T* outer,               \
-                                         const float* log_sums, T* gradient, const int64_t* sizes, int64_t threads) {     \
-        Heads<T> heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts};                                    \
+    void trine_attention_backward_##NAME(const T* qkv, const int64_t* starts, const int64_t* segments, const T* out,      \
+                                         const T* outer, const float* log_sums, T* gradient, const int64_t* sizes,        \
+                                         int64_t threads) {                                                               \
+        Heads<T> heads{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], qkv, starts, segments};                          \
         attention_backward<T>({heads, out, outer, log_sums, gradient}, threads);                                          \
     }
 

@@ -122,7 +122,7 @@ def _check_labels(items: list[Item], place: Path) -> None:
 
 
 def _objective(config: DpoConfig, parallel: Parallel, parts: dict[str, Part], model: Transformer) -> DirectObjective:
-    given = parallel, parts["train"], parts.get("held_out"), config, model.compute_dtype
+    given = parallel, parts["train"], parts.get("held_out"), config
     if config.loss != "kto":
         return PairObjective(*given)
     return LabelObjective(*given, class_weights=class_weights(config, parts["train"].plan))

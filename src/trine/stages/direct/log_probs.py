@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from trine.algorithms.masked import sum_dtype
 from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
-from trine.data.packing import segments_bias
 from trine.data.reply_rows import Group, ReplyRows, lay_out, lay_out_shared
 from trine.model.transformer import Transformer
 
@@ -36,24 +35,24 @@ class AnswerLogProbs(nn.Module):
 
 
 def answer_log_probs(
-    module: nn.Module, groups: Sequence[Group], device: torch.device, dtype: torch.dtype, *, share_prompt: bool = False
+    module: nn.Module, groups: Sequence[Group], device: torch.device, *, share_prompt: bool = False
 ) -> Tensor:
     """Log-probabilities [A] of all answers of `groups`, in order: sums over their tokens, float64 where there is one.
 
-    `module` is an `AnswerLogProbs`, which may be wrapped; `dtype` is its model's compute dtype.
+    `module` is an `AnswerLogProbs`, which may be wrapped.
 
     Example::
 
         groups = [([1, 2], [[3, 4], [5]])]  # a prompt and two answers to it
-        sums = answer_log_probs(AnswerLogProbs(model), groups, torch.device("cpu"), torch.float32)
+        sums = answer_log_probs(AnswerLogProbs(model), groups, torch.device("cpu"))
     """
     rows = (lay_out_shared(groups) if share_prompt else lay_out(groups)).to(device)
-    return _sums(module(rows.ids, rows.rows, rows.columns, rows.targets, **_seen(rows, dtype)), rows.lengths)
+    return _sums(module(rows.ids, rows.rows, rows.columns, rows.targets, **_seen(rows)), rows.lengths)
 
 
-def _seen(rows: ReplyRows, dtype: torch.dtype) -> dict[str, Tensor]:
+def _seen(rows: ReplyRows) -> dict[str, Tensor]:
     if rows.segments is not None:
-        return {"positions": rows.positions, "bias": segments_bias(rows.segments, dtype)}
+        return {"positions": rows.positions, "segments": rows.segments}
     assert rows.starts is not None
     return {"positions": rows.positions, "starts": rows.starts}
 

@@ -62,12 +62,9 @@ class DirectObjective(StepObjective):
 
     name = "dpo"
 
-    def __init__(
-        self, parallel: Parallel, train: Part, held_out: Part | None, config: DpoConfig, dtype: torch.dtype
-    ) -> None:
-        """`dtype`: the compute dtype of the model."""
+    def __init__(self, parallel: Parallel, train: Part, held_out: Part | None, config: DpoConfig) -> None:
         assert parallel.module is not None
-        self.parallel, self.module, self.world, self.dtype = parallel, parallel.module, parallel.world, dtype
+        self.parallel, self.module, self.world = parallel, parallel.module, parallel.world
         self.train, self.held_out, self.config = train, held_out, config
         self.watch = ChosenWatch(against_reference=config.has_reference)
         self._figures: list[Figures] = []
@@ -136,9 +133,7 @@ class DirectObjective(StepObjective):
 
     def log_probs(self, groups: Sequence[Group]) -> Tensor:
         """Sums [A] over the tokens of each answer."""
-        return answer_log_probs(
-            self.module, groups, self.world.device, self.dtype, share_prompt=self.config.share_prompt
-        )
+        return answer_log_probs(self.module, groups, self.world.device, share_prompt=self.config.share_prompt)
 
     def _weights(self, batch: MicroBatch) -> Tensor:
         return torch.tensor(batch.weights, dtype=torch.float32, device=self.world.device)
@@ -242,11 +237,10 @@ class LabelObjective(DirectObjective):
         train: Part,
         held_out: Part | None,
         config: DpoConfig,
-        dtype: torch.dtype,
         class_weights: tuple[float, float],
     ) -> None:
         """`class_weights`: of desirable and of undesirable answers."""
-        super().__init__(parallel, train, held_out, config, dtype)
+        super().__init__(parallel, train, held_out, config)
         self.class_weights = class_weights
         self.reference_point = 0.0
 

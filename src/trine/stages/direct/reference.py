@@ -71,7 +71,8 @@ class ReferenceModel:
         """What else than weights and ids decides the bits."""
         device, dtype = self.model.output_weight.device, self.model.compute_dtype
         version = (torch.__version__, str(torch.get_num_threads()), device.type, str(dtype))
-        return [*version, str(self.share_prompt), str(self.world.size), str(plan.micro_batch_size), str(plan.seed)]
+        rows = "segments" if self.share_prompt else "starts"
+        return [*version, rows, str(self.world.size), str(plan.micro_batch_size), str(plan.seed)]
 
     def _fingerprint(self, plan: Plan) -> str:
         rows = [
@@ -101,15 +102,15 @@ class ReferenceModel:
         width = len(plan.items[0].answers)
         table = torch.zeros(len(plan.items), width + 1, dtype=torch.float64)
         module = AnswerLogProbs(self.model)
-        device, dtype = self.model.output_weight.device, self.model.compute_dtype
+        device = self.model.output_weight.device
         with progress_bar(f"reference of {name}", len(plan.steps)) as bar:
             for step in plan.steps:
                 for batch in plan.micro_batches(step, self.world):
                     own = [place for place, weight in enumerate(batch.weights) if weight]
-                    sums = answer_log_probs(module, plan.groups(batch), device, dtype, share_prompt=self.share_prompt)
+                    sums = answer_log_probs(module, plan.groups(batch), device, share_prompt=self.share_prompt)
                     found = [sums.view(-1, width)]
                     if plan.mismatches is not None:
-                        found.append(answer_log_probs(module, plan.mismatched_groups(batch), device, dtype).view(-1, 1))
+                        found.append(answer_log_probs(module, plan.mismatched_groups(batch), device).view(-1, 1))
                     rows = torch.cat(found, 1).to("cpu", torch.float64)
                     table[[batch.items[place] for place in own], : rows.shape[1]] = rows[own]
                 bar.advance_or_stop()

@@ -221,7 +221,7 @@ def summed_log_probs(model: Transformer, rollouts: list[Rollout], temperature: f
         padded = pad_rollouts(rollouts[start : start + ROWS_AT_ONCE], pad, model.output_weight.device)
         hidden = model(padded.ids)[padded.rows, padded.columns]
         found = target_log_probs(hidden, model.output_weight, padded.targets, temperature)
-        sums.index_add_(0, padded.rows.cpu() + start, found.cpu().double())
+        sums.index_add_(0, padded.owners.cpu() + start, found.cpu().double())
     return sums
 
 

@@ -111,8 +111,8 @@ class AnswerScores(nn.Module):
             parts.append(self.model.head(states) + self.model.offset)
         if batch.shared is not None:
             shared = batch.shared
-            bias = shared.bias(self.model.trunk.compute_dtype)
-            scores = self.model(shared.ids, shared.ends, positions=shared.positions, bias=bias)  # [R, k]
+            seen = {"positions": shared.positions, "segments": shared.segments}
+            scores = self.model(shared.ids, shared.ends, **seen)  # [R, k]
             parts.append(scores[batch.shared_ends[:, 0], batch.shared_ends[:, 1]])
         return torch.cat(parts)[batch.order]
 

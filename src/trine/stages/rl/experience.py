@@ -1,43 +1,71 @@
 """What one iteration of online RL learns from: rollouts as tensors, with their scores and advantages.
 
-Rows are prompt + response, right-padded: causality keeps the padding out, so padding changes nothing.
+Rows are prompt + response, right-padded: causality keeps the padding out, so padding changes nothing. Responses to one
+prompt can share a row and the prompt, which is then read once for all of them.
 Of a conversation of several turns only what the policy wrote is learned from: no mask, no flat tensor and no figure
 holds a token that it did not write. Shapes: B responses, T row length, R longest response, N response tokens that the
 policy wrote, of all rows (row by row).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trine.algorithms.text_groups import Aggregation, token_weights
-from trine.data.packing import pad
+from trine.data.packing import pack_answers, pad
 from trine.records import Answer, Rollout
 from trine.stages.rl.exchange import rollouts_as_bytes, rollouts_from_bytes
 
 
 @dataclass(frozen=True)
 class PaddedRollouts:
-    """Rollouts as tensors: `ids` [B, T]; response token n of all N is predicted at (`rows`[n], `columns`[n])."""
+    """Rollouts as tensors: `ids` [B, T]; response token n of all N is predicted at (`rows`[n], `columns`[n]).
+
+    `owners` [N]: the rollout that each token is of. `seen`: what else `Transformer.forward` takes to read `ids`.
+    """
 
     ids: Tensor
     rows: Tensor
     columns: Tensor
     targets: Tensor
+    owners: Tensor
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def pad_rollouts(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) -> PaddedRollouts:
-    """The tensors of a (micro-)batch of rollouts."""
+def pad_rollouts(
+    rollouts: Sequence[Rollout], pad_id: int, device: torch.device, *, share_prompts: bool = False
+) -> PaddedRollouts:
+    """The tensors of a (micro-)batch of rollouts, a row for each; or for each prompt, with all responses to it."""
+    if share_prompts:
+        return _behind_shared_prompts(rollouts, device)
     ids, _ = pad([[*rollout.prompt_ids, *rollout.response_ids] for rollout in rollouts], pad_id)
     rows = torch.tensor([row for row, rollout in enumerate(rollouts) for _ in rollout.written_places])
     columns = torch.tensor(
         [len(rollout.prompt_ids) - 1 + place for rollout in rollouts for place in rollout.written_places]
     )
     targets = ids[rows, columns + 1]
-    return PaddedRollouts(ids.to(device), rows.to(device), columns.to(device), targets.to(device))
+    ids, rows, columns, targets = (each.to(device) for each in (ids, rows, columns, targets))
+    return PaddedRollouts(ids, rows, columns, targets, owners=rows)
+
+
+def _behind_shared_prompts(rollouts: Sequence[Rollout], device: torch.device) -> PaddedRollouts:
+    of_prompt: dict[tuple[int, ...], list[int]] = {}
+    for number, rollout in enumerate(rollouts):
+        of_prompt.setdefault(tuple(rollout.prompt_ids), []).append(number)
+    packed = pack_answers([[p, *(rollouts[each].response_ids for each in of)] for p, of in of_prompt.items()])
+    places = {each: (row, place) for row, of in enumerate(of_prompt.values()) for place, each in enumerate(of)}
+    found: list[tuple[int, int, int, int]] = []  # row, column, target, owner
+    for number, rollout in enumerate(rollouts):
+        first = int(packed.ends[places[number]]) + 1 - len(rollout.response_ids)
+        for place in rollout.written_places:
+            column = first + place - 1 if place else len(rollout.prompt_ids) - 1
+            found.append((places[number][0], column, rollout.response_ids[place], number))
+    rows, columns, targets, owners = torch.tensor(found).to(device).unbind(1)
+    seen = {"positions": packed.positions.to(device), "segments": packed.segments.to(device)}
+    return PaddedRollouts(packed.ids.to(device), rows, columns, targets, owners, seen)
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ class HeldOut:
         found = torch.zeros(len(rollouts))
         for start in range(0, len(rollouts), size):
             padded = objective.pad(rollouts[start : start + size])
-            rows = padded.rows.cpu() + start
-            found.index_add_(0, rows, -objective.reference_log_probs(padded).float().cpu())
+            owners = padded.owners.cpu() + start
+            found.index_add_(0, owners, -objective.reference_log_probs(padded).float().cpu())
         return found + torch.tensor([sum(rollout.log_probs) for rollout in rollouts])
 
     def _keep(self, score: float, kl: float) -> None:

@@ -34,7 +34,6 @@ from trine.model.transformer import Transformer
 from trine.records import Answer, Rollout, Term
 from trine.rewards.base import Reward
 from trine.runtime.errors import TrineError
-from trine.runtime.seeds import generator_for
 from trine.stages.policy_gradient import POLICY_TERMS
 from trine.stages.rl.exchange import sum_over_processes
 from trine.stages.rl.experience import (
@@ -49,6 +48,8 @@ from trine.stages.rl.experience import (
     response_mask,
 )
 from trine.stages.rl.groups import learned_responses
+from trine.stages.rl.minibatches import dealt, minibatches_of
+from trine.stages.rl.networks import can_share_prompts
 from trine.stages.rl.observations import Observer
 from trine.stages.rl.phases import Phases
 from trine.stages.rl.prompts import Prompt
@@ -93,6 +94,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.running, self.phases = RunningState(config), Phases()
         self.held_out: Callable[[], dict[str, Any]] = dict
         self.needs_critic = config.advantage == "gae"
+        self.shares_prompts = config.samples_per_prompt > 1 and can_share_prompts(model.policy)
         self.iteration = self._resampled = 0
         self._part: Part = "both"
         self.observer = Observer(config)
@@ -217,7 +219,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         for start in range(0, len(rollouts), size):
             padded = self.pad(rollouts[start : start + size])
             hidden.append(self._run(padded, "value_hidden")[0].float().cpu())
-            targets.append(scores[padded.rows.cpu() + start])
+            targets.append(scores[padded.owners.cpu() + start])
         reshard(self.module)
         weight = self.model.value_head.weight
         found = ridge_regression(torch.cat(hidden), torch.cat(targets)).expand(weight.shape).to(self.device)
@@ -301,26 +303,21 @@ class RolloutObjective(IterationObjective[list[int]]):
         return self._experience
 
     def _minibatches(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[int]]:
-        """Row numbers by minibatch, a fresh permutation every epoch, within a minibatch sorted by length."""
-        size = self.config.minibatch_size
-        order = generator_for(self.config.seed, "minibatch", iteration, epoch).permutation(len(rollouts)).tolist()
-        lengths = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-        return [sorted(order[start : start + size], key=lengths.__getitem__) for start in range(0, len(order), size)]
+        return minibatches_of(rollouts, self.config, iteration, epoch, by_prompt=self.shares_prompts)
 
     def _epoch(self, iteration: int, epoch: int, rollouts: Sequence[Rollout]) -> list[list[list[int]]]:
-        """Row numbers of this process by minibatch and micro-batch: sorted by length, so that micro-batches hold little
-        padding, and then dealt out."""
-        micro = self.config.micro_batch_size
-        dealt = [rows[self.world.rank :: self.world.size] for rows in self._minibatches(iteration, epoch, rollouts)]
-        return [[rows[start : start + micro] for start in range(0, len(rows), micro)] for rows in dealt]
+        """Row numbers of this process by minibatch and micro-batch."""
+        return dealt(self._minibatches(iteration, epoch, rollouts), self.config.micro_batch_size, self.world)
 
     # Forward passes
 
     def pad(self, rollouts: Sequence[Rollout]) -> PaddedRollouts:
-        return pad_rollouts(rollouts, self.chat.tokenizer.pad, self.device)
+        return pad_rollouts(rollouts, self.chat.tokenizer.pad, self.device, share_prompts=self.shares_prompts)
 
     def _run(self, padded: PaddedRollouts, part: Part) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.module(padded.ids, padded.rows, padded.columns, padded.targets, part)
+        found: tuple[Tensor, ...] = self.module(
+            padded.ids, padded.rows, padded.columns, padded.targets, part, **padded.seen
+        )
         return found
 
     def _forward(self, padded: PaddedRollouts, part: Part) -> tuple[Tensor, Tensor, Tensor]:
@@ -337,7 +334,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         """Log-probabilities [N] of the response tokens under the reference."""
         if self.reference is self.model.policy:
             return self._run(padded, "reference")[0]
-        hidden = self.reference(padded.ids)[padded.rows, padded.columns]
+        hidden = self.reference(padded.ids, **padded.seen)[padded.rows, padded.columns]
         return target_log_probs(hidden, self.reference.output_weight, padded.targets, self.config.temperature)
 
     # State and figures

@@ -18,24 +18,32 @@ Part = Literal["both", "policy", "critic", "reference", "value_hidden"]
 
 
 class TokenPass(nn.Module):
-    """Log-probabilities, entropies and values of tokens at positions (rows, columns) of `ids` [B, T]."""
+    """Log-probabilities, entropies and values of tokens at positions (rows, columns) of `ids` [B, T].
+
+    `seen` is what else `Transformer.forward` takes, where responses stand behind one prompt.
+    """
 
     def __init__(self, model: PolicyWithValue, temperature: float) -> None:
         super().__init__()
         self.model, self.temperature = model, temperature
 
-    def forward(self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, part: Part) -> tuple[Tensor, ...]:
+    def forward(
+        self, ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, part: Part, **seen: Tensor
+    ) -> tuple[Tensor, ...]:
         """(log-probabilities, entropies, values), [N] each; of one network alone what it gives."""
         model = self.model
         if part == "value_hidden":
-            return (model.value_hidden(ids, rows, columns),)
+            return (model.value_hidden(ids, rows, columns, **seen),)
         if part == "critic":
-            return (model.values(model.value_hidden(ids, rows, columns)),)
+            return (model.values(model.value_hidden(ids, rows, columns, **seen)),)
         if part == "reference":
             with lora_off(model.policy):
-                hidden = model.policy(ids)[rows, columns]
+                hidden = model.policy(ids, **seen)[rows, columns]
             return (target_log_probs(hidden, model.policy.output_weight, targets, self.temperature),)
-        hidden, values = (model.policy(ids)[rows, columns], None) if part == "policy" else model(ids, rows, columns)
+        if part == "policy":
+            hidden, values = model.policy(ids, **seen)[rows, columns], None
+        else:
+            hidden, values = model(ids, rows, columns, **seen)
         found = token_log_probs(hidden, model.policy.output_weight, targets, self.temperature)
         return found if values is None else (*found, values)
 
