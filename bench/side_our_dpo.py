@@ -37,10 +37,11 @@ def objective_of(pairs: int, batch: int, micro_batch: int) -> PairObjective:
         items = [Item(tuple(each["prompt"]), (tuple(each["chosen"]), tuple(each["rejected"]))) for each in found]
         plan = Plan(items, batch, micro_batch, seed=0)
         folder = Path(OPTIONS["folder"]) / "dpo"
-        reference = ReferenceModel(MODEL, ALONE, share_prompt=False).log_probs(plan, "pairs", [folder])
+        share = MODEL.can_share_prompts
+        reference = ReferenceModel(MODEL, ALONE, share_prompt=share).log_probs(plan, "pairs", [folder])
         config = DpoConfig(out=folder, model="unused", preferences=folder, batch_size=batch)
         parallel = parallelise(AnswerLogProbs(MODEL), list(MODEL.blocks), ALONE, "auto")
-        OBJECTIVES[key] = PairObjective(parallel, Part(plan, reference), None, config)
+        OBJECTIVES[key] = PairObjective(parallel, Part(plan, reference), None, config, share_prompt=share)
     return OBJECTIVES[key]
 
 

@@ -581,7 +581,7 @@ def dpo(
     epochs: float = ...,
     batch_size: int = ...,
     micro_batch_size: int = ...,
-    share_prompt: bool = ...,
+    share_prompt: Literal["auto", "on", "off"] = ...,
     parallel: Literal["auto", "ddp", "fsdp"] = ...,
     lora: LoraConfig | Mapping[str, Any] = ...,
     optimizer: OptimizerConfig | Mapping[str, Any] = ...,

@@ -14,7 +14,7 @@ from trine.model.transformer import Transformer
 from trine.runtime.distributed import ALONE, World
 from trine.stages.direct.dpo import class_weights
 from trine.stages.direct.items import Item
-from trine.stages.direct.log_probs import AnswerLogProbs
+from trine.stages.direct.log_probs import AnswerLogProbs, shares_prompt
 from trine.stages.direct.objective import DirectObjective, LabelObjective, PairObjective, Part
 from trine.stages.direct.plan import Plan
 from trine.stages.direct.reference import ReferenceModel
@@ -70,14 +70,14 @@ def objective_of(
     plan = Plan(items, config.batch_size, config.micro_batch_size, config.seed, mismatched=config.loss == "kto")
     found = None
     if config.has_reference:
-        source = ReferenceModel(reference or model, world, share_prompt=config.share_prompt)
+        source = ReferenceModel(reference or model, world, share_prompt=shares_prompt(config, model))
         found = source.log_probs(plan, "items.jsonl", [folder, folder / "run"])
     part = Part(plan, found)
     parallel = parallelise(AnswerLogProbs(model), list(model.blocks), world, kind)
     given = parallel, part, part if held_out else None, config
     if config.loss == "kto":
         return LabelObjective(*given, class_weights=class_weights(config, plan))
-    return PairObjective(*given)
+    return PairObjective(*given, share_prompt=shares_prompt(config, model))
 
 
 def gradients(objective: DirectObjective, model: Transformer, step: int = 0) -> dict[str, Tensor]:

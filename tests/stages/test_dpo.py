@@ -282,3 +282,9 @@ def test_a_share_of_the_records_is_held_out_and_data_sets_of_the_hub_are_read(
     assert len(list((folder / "reference").glob(".pairs*.reference-*"))) == 2 and not (tmp_path / "owner").exists()
     with pytest.raises(ValueError, match="give one of them"):
         dpo_config(tmp_path / "both", finetune_run, tmp_path, held_out=tmp_path, held_out_share=0.3)
+
+
+@pytest.mark.parametrize(("written", "means"), [("false", "off"), (True, "on"), ("auto", "auto")])
+def test_a_shared_prompt_as_earlier_runs_wrote_it(written: Any, means: str) -> None:
+    config = DpoConfig(out=Path("x"), model="m", preferences=Path("p"), share_prompt=written)
+    assert config.share_prompt == means

@@ -79,9 +79,9 @@ def gradients_with(tmp_path: Path, loss: str, items: list[Item] | None = None, *
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rank", [0, 4])
-@pytest.mark.parametrize("share_prompt", [False, True])
+@pytest.mark.parametrize("share_prompt", ["off", "on"])
 def test_the_loss_begins_at_log_2_to_the_last_bit(
-    tmp_path: Path, dtype: torch.dtype, rank: int, share_prompt: bool
+    tmp_path: Path, dtype: torch.dtype, rank: int, share_prompt: str
 ) -> None:
     model = tiny_model(dtype=dtype)
     config = dpo_config(share_prompt=share_prompt)
@@ -122,7 +122,7 @@ def test_micro_batches_do_not_change_a_step(tmp_path: Path, loss: str) -> None:
 
 @pytest.mark.parametrize("loss", ["dpo", "simpo"])
 def test_one_prompt_for_both_answers_is_two_rows(tmp_path: Path, loss: str) -> None:
-    same(*(gradients_with(tmp_path, loss, share_prompt=shared) for shared in (False, True)))
+    same(*(gradients_with(tmp_path, loss, share_prompt=shared) for shared in ("off", "on")))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -222,7 +222,7 @@ def test_every_loss_name_gives_another_gradient(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [
     {"gamma": 0.5}, {"ipo_reduction": "sum"}, {"loss": "ipo", "label_smoothing": 0.1}, {"desirable_weight": 2},
     {"loss": "simpo", "length_normalized": True}, {"loss": "orpo", "chosen_weight": 0.5},
-    {"loss": "kto", "batch_size": 1}, {"loss": "robust", "label_smoothing": 0}, {"loss": "kto", "share_prompt": True},
+    {"loss": "kto", "batch_size": 1}, {"loss": "robust", "label_smoothing": 0}, {"loss": "kto", "share_prompt": "on"},
 ])  # fmt: skip
 def test_a_setting_that_would_change_nothing_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(reversed(changes))):

@@ -28,7 +28,6 @@ from trine.model.heads import PolicyWithValue
 from trine.model.transformer import Transformer
 from trine.records import Message, Rollout
 from trine.stages.rl.experience import pad_rollouts
-from trine.stages.rl.networks import can_share_prompts
 from trine.stages.rl.ppo import PpoObjective
 from trine.stages.rl.prompts import Prompt
 
@@ -40,7 +39,7 @@ def policy_of(family: str = "gpt2", dtype: torch.dtype = torch.float32, seed: in
     model = tiny_model(SHAPES[family](VOCABULARY, 64, 2, width=64, heads=2), seed, dtype)
     if family == "gpt2":
         make_likely(model, END, 2.0)
-    if not can_share_prompts(model):
+    if not model.can_share_prompts:
         pytest.skip("prompts are shared by the C++ of attention, which is not there")
     return model
 

@@ -1,9 +1,9 @@
 """Config of the stage dpo: preferences without rollouts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trine.config.base import (
     LoopConfig,
@@ -97,9 +97,10 @@ class DpoConfig(StageConfig):
     """pairs (kto: answers) per optimizer step; which share a step is decided once, by the seed"""
     micro_batch_size: ChangesBits[PositiveInt] = 8
     """pairs (kto: answers) per forward pass; changes memory, not results"""
-    share_prompt: ChangesBits[bool] = False
-    """read a pair's prompt once, with both answers behind it, instead of once for each answer: faster where prompts are
-    longer than answers; changes speed and memory only"""
+    share_prompt: ChangesBits[Literal["auto", "on", "off"]] = "auto"
+    """read a pair's prompt once, with both answers behind it, instead of once for each answer: faster, the more so the
+    longer prompts are; changes speed and memory only. auto: on a CPU with the C++ of attention; elsewhere it takes a
+    mask as large as the square of a row"""
     parallel: ChangesBits[Literal["auto", "ddp", "fsdp"]] = "auto"
     """under torchrun: ddp keeps the whole model in every process, fsdp shards it over them; auto is ddp"""
     lora: LoraConfig = LoraConfig(learning_rate=5e-5)
@@ -120,6 +121,12 @@ class DpoConfig(StageConfig):
     def has_reference(self) -> bool:
         return self.loss not in WITHOUT_REFERENCE
 
+    @field_validator("share_prompt", mode="before")
+    @classmethod
+    def _as_once_written(cls, value: Any) -> Any:
+        """Configs of earlier runs say true or false."""
+        return {"true": "on", "false": "off"}.get(str(value).lower(), value)
+
     @model_validator(mode="after")
     def _of_this_loss(self) -> "DpoConfig":
         """A setting that the loss does not have is a mistake, not a default."""
@@ -132,6 +139,6 @@ class DpoConfig(StageConfig):
             raise ValueError("loss=robust needs the share of wrong labels: give label_smoothing, above 0 and below 0.5")
         if self.loss == "kto" and self.batch_size < 2:
             raise ValueError("loss=kto compares the answers of a step with each other: give batch_size 2 or more")
-        if self.loss == "kto" and self.share_prompt:
+        if self.loss == "kto" and self.share_prompt == "on":
             raise ValueError("share_prompt is of pairs, and loss=kto reads each answer by itself: leave it out")
         return self

@@ -191,6 +191,12 @@ class Transformer(nn.Module):
     def output_weight(self) -> Tensor:
         return self.embedding.weight if self.config.tied_embeddings else self.head.weight
 
+    @property
+    def can_share_prompts(self) -> bool:
+        """Whether answers behind one prompt (`segments`) are read without a mask of [T, T]: by the C++ of attention."""
+        like = torch.empty(0, dtype=self.compute_dtype, device=self.output_weight.device)
+        return has_native_attention(like, self.config.head_dim)
+
     def forward(
         self,
         ids: Tensor,

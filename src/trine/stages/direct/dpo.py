@@ -22,7 +22,7 @@ from trine.records import Judgement
 from trine.runtime.errors import TrineError
 from trine.runtime.progress import say
 from trine.stages.direct.items import Item, Items, ItemWriter, Kind
-from trine.stages.direct.log_probs import AnswerLogProbs
+from trine.stages.direct.log_probs import AnswerLogProbs, shares_prompt
 from trine.stages.direct.objective import DirectObjective, LabelObjective, PairObjective, Part
 from trine.stages.direct.plan import Plan
 from trine.stages.direct.reference import ReferenceModel
@@ -102,7 +102,7 @@ def _with_reference(config: DpoConfig, stage: StageRun, model: Transformer, foun
     sizes = (config.batch_size, config.micro_batch_size, config.seed)
     reference = None
     if config.has_reference:
-        reference = ReferenceModel(model, stage.world, share_prompt=config.share_prompt)
+        reference = ReferenceModel(model, stage.world, share_prompt=shares_prompt(config, model))
     parts = {}
     for name, items in found.items():
         source = places(config)["train"]
@@ -124,7 +124,7 @@ def _check_labels(items: list[Item], place: Path) -> None:
 def _objective(config: DpoConfig, parallel: Parallel, parts: dict[str, Part], model: Transformer) -> DirectObjective:
     given = parallel, parts["train"], parts.get("held_out"), config
     if config.loss != "kto":
-        return PairObjective(*given)
+        return PairObjective(*given, share_prompt=shares_prompt(config, model))
     return LabelObjective(*given, class_weights=class_weights(config, parts["train"].plan))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trine.algorithms.masked import sum_dtype
 from trine.algorithms.text_log_probs import target_log_probs, token_log_probs
+from trine.config.dpo import DpoConfig
 from trine.data.reply_rows import Group, ReplyRows, lay_out, lay_out_shared
 from trine.model.transformer import Transformer
 
@@ -32,6 +33,13 @@ class AnswerLogProbs(nn.Module):
         if torch.is_grad_enabled():
             return token_log_probs(hidden, self.model.output_weight, targets)[0]
         return target_log_probs(hidden, self.model.output_weight, targets)
+
+
+def shares_prompt(config: DpoConfig, model: Transformer) -> bool:
+    """Whether the answers of a pair are read behind one prompt: as the config says, else where that is fast."""
+    if config.share_prompt == "auto":
+        return config.loss != "kto" and model.can_share_prompts
+    return config.share_prompt == "on"
 
 
 def answer_log_probs(

@@ -62,10 +62,13 @@ class DirectObjective(StepObjective):
 
     name = "dpo"
 
-    def __init__(self, parallel: Parallel, train: Part, held_out: Part | None, config: DpoConfig) -> None:
+    def __init__(
+        self, parallel: Parallel, train: Part, held_out: Part | None, config: DpoConfig, *, share_prompt: bool = False
+    ) -> None:
+        """`share_prompt`: a pair's answers are read behind one prompt, as they were by the reference."""
         assert parallel.module is not None
         self.parallel, self.module, self.world = parallel, parallel.module, parallel.world
-        self.train, self.held_out, self.config = train, held_out, config
+        self.train, self.held_out, self.config, self.share_prompt = train, held_out, config, share_prompt
         self.watch = ChosenWatch(against_reference=config.has_reference)
         self._figures: list[Figures] = []
 
@@ -133,7 +136,7 @@ class DirectObjective(StepObjective):
 
     def log_probs(self, groups: Sequence[Group]) -> Tensor:
         """Sums [A] over the tokens of each answer."""
-        return answer_log_probs(self.module, groups, self.world.device, share_prompt=self.config.share_prompt)
+        return answer_log_probs(self.module, groups, self.world.device, share_prompt=self.share_prompt)
 
     def _weights(self, batch: MicroBatch) -> Tensor:
         return torch.tensor(batch.weights, dtype=torch.float32, device=self.world.device)

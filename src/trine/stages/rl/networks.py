@@ -8,7 +8,6 @@ from trine.config.rewards import parts_of
 from trine.config.rl import PpoConfig
 from trine.model.folder import save_model, save_score_model
 from trine.model.heads import PolicyWithValue, ScoreModel
-from trine.model.kernels import has_native_attention
 from trine.model.transformer import Transformer
 from trine.runtime.distributed import World
 from trine.runtime.errors import TrineError
@@ -104,9 +103,3 @@ def write_policy(stage: StageRun, model: PolicyWithValue, chat: Chat | TextForma
     critic = ScoreModel(model.critic or model.policy)
     critic.head, critic.offset = model.value_head, model.value_offset
     stage.write_model("critic", chat.tokenizer, lambda folder: save_score_model(critic, folder, pad_token_id=pad))
-
-
-def can_share_prompts(model: Transformer) -> bool:
-    """Whether `model` reads responses behind one prompt without a mask of [T, T]."""
-    like = torch.empty(0, dtype=model.compute_dtype, device=model.output_weight.device)
-    return has_native_attention(like, model.config.head_dim)

@@ -49,7 +49,6 @@ from trine.stages.rl.experience import (
 )
 from trine.stages.rl.groups import learned_responses
 from trine.stages.rl.minibatches import dealt, minibatches_of
-from trine.stages.rl.networks import can_share_prompts
 from trine.stages.rl.observations import Observer
 from trine.stages.rl.phases import Phases
 from trine.stages.rl.prompts import Prompt
@@ -94,7 +93,7 @@ class RolloutObjective(IterationObjective[list[int]]):
         self.running, self.phases = RunningState(config), Phases()
         self.held_out: Callable[[], dict[str, Any]] = dict
         self.needs_critic = config.advantage == "gae"
-        self.shares_prompts = config.samples_per_prompt > 1 and can_share_prompts(model.policy)
+        self.shares_prompts = config.samples_per_prompt > 1 and model.policy.can_share_prompts
         self.iteration = self._resampled = 0
         self._part: Part = "both"
         self.observer = Observer(config)
