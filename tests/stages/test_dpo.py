@@ -14,6 +14,7 @@ from tests.stages.direct_items import dpo_config
 from tests.tiny import tiny_chat
 from trine.catalog.loading import open_hardware, open_model
 from trine.config.base import LoopConfig
+from trine.config.dpo import DpoConfig
 from trine.config.lora import LoraConfig
 from trine.data.files import read_preferences
 from trine.data.judgement_texts import Reading
