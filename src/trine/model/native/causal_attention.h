@@ -57,13 +57,13 @@ template <class T, class Each> inline void each_run(const Heads<T>& h, int64_t b
 }
 
 // What a query sees among the packed keys: the first `prompt`, and start .. last.
-struct Sight {
+struct Mask {
     int32_t prompt, start, last;
 
-    template <class T> Sight(const Heads<T>& h, int64_t b, const Run& run, int64_t t)
+    template <class T> Mask(const Heads<T>& h, int64_t b, const Run& run, int64_t t)
         : prompt((int32_t)run.prompt), start((int32_t)(h.starts ? h.starts[b * h.time + t] : run.own())),
           last((int32_t)run.packed(t)) {}
-    Sight() : prompt(0), start(1), last(0) {}  // nothing
+    Mask() : prompt(0), start(1), last(0) {}  // nothing
 
     // Mask of the keys i, i + 1, ...
     ints of(int64_t i) const {
@@ -78,7 +78,7 @@ struct Block {
 
     template <class T> Block(const Heads<T>& h, int64_t b, const Run& run, int64_t first)
         : first(first), rows(std::min(BLOCK, run.end - first)), left(run.packed(first)) {
-        for (int64_t t = first; t < first + rows; t++) left = std::min<int64_t>(left, Sight(h, b, run, t).start);
+        for (int64_t t = first; t < first + rows; t++) left = std::min<int64_t>(left, Mask(h, b, run, t).start);
         left = run.prompt ? 0 : left / LANES * LANES;
         right = run.own() + whole_vectors(first - run.begin + rows);
     }
@@ -89,15 +89,15 @@ inline floats masked(floats value, ints mask, float otherwise) { return mask ? v
 
 // scores [keys] -> e^(scale score - most); returns their sum and the maximum `most`.
 template <class T>
-inline void softmax_row(const float* scores, T* shares, const Block& block, const Sight& sight, float scale, float& total,
+inline void softmax_row(const float* scores, T* shares, const Block& block, const Mask& mask, float scale, float& total,
                         float& most) {
     floats peak = spread(-INFINITY), sums{};
     for (int64_t i = 0; i < block.keys(); i += LANES)
-        peak = maximum(peak, masked(load(scores + i), sight.of(block.left + i), -INFINITY));
+        peak = maximum(peak, masked(load(scores + i), mask.of(block.left + i), -INFINITY));
     most = maximum(peak) * scale;
     for (int64_t i = 0; i < block.keys(); i += LANES) {
         floats share = exponential(load(scores + i) * scale - most);
-        share = masked(share, sight.of(block.left + i), 0.0f);
+        share = masked(share, mask.of(block.left + i), 0.0f);
         sums += share;
         store(shares + i, share);
     }
@@ -138,7 +138,7 @@ inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const R
                 block.keys());
     for (int64_t i = 0; i < block.rows; i++) {
         float most;
-        softmax_row(s.scores + i * time, s.shares + i * time, block, Sight(h, b, run, block.first + i), scale, totals[i],
+        softmax_row(s.scores + i * time, s.shares + i * time, block, Mask(h, b, run, block.first + i), scale, totals[i],
                     most);
         log_sums[(b * h.heads + head) * h.time + block.first + i] = most + std::log(totals[i]);
     }
@@ -203,12 +203,12 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
     float scale = 1.0f / std::sqrt((float)d);
     for (int64_t row = 0; row < BLOCK; row += MANY) {
         float log_sum[MANY] = {}, along[MANY] = {};
-        Sight sights[MANY];
+        Mask masks[MANY];
         for (int64_t k = 0; k < MANY; k++) {
             int64_t t = block.first + row + k;
             bool there = row + k < block.rows;
             if (!there) continue;
-            sights[k] = Sight(h, b, run, t);
+            masks[k] = Mask(h, b, run, t);
             log_sum[k] = w.log_sums[(b * h.heads + head) * h.time + t];
             const T *out = w.out + ((b * h.time + t) * h.heads + head) * d, *outer = w.outer + (out - w.out);
             floats product{};
@@ -220,7 +220,7 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
             for (int64_t k = 0; k < MANY; k++) {
                 int64_t at = (row + k) * time + i;
                 floats share = exponential(load(s.scores + at) * scale - log_sum[k]);
-                ints seen = sights[k].of(block.left + i);
+                ints seen = masks[k].of(block.left + i);
                 share = masked(share, seen, 0.0f);
                 store(shares[k], share);
                 store(s.slope_values + at, masked(share * (load(s.slopes + at) - along[k]) * scale, seen, 0.0f));
