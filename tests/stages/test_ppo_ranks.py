@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.conftest import PLAIN_CPU
 from tests.several_processes import free_port, in_processes
 from tests.stages import test_ppo_noticed
-from trine.config.base import LoopConfig
+from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.lora import LoraConfig
 from trine.config.rl import KlConfig, PpoConfig
 from trine.runtime.errors import TrineError
@@ -30,11 +30,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def config(start: Path, out: Path, **changes: Any) -> PpoConfig:
+    """Adam's epsilon is large: with a small one a gradient of nothing but rounding moves its weight a whole step."""
     settings: dict[str, Any] = {
         "out": out, "model": str(start), "prompts": start / "prompts.jsonl",
         "reward": "tests.stages.test_ppo_noticed:spread", "iterations": 2, "batch_size": 8, "minibatch_size": 4,
         "micro_batch_size": 2, "max_new_tokens": 8, "held_out": start / "prompts.jsonl", "hardware": PLAIN_CPU,
         "loop": LoopConfig(save_every=0, evaluate_every=5),
+        "optimizer": OptimizerConfig(kind="adamw", learning_rate=0.003, epsilon=0.01),
     }  # fmt: skip
     return PpoConfig(**settings | changes)
 
@@ -56,7 +58,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     for row, expected in zip(figures(ours), figures(theirs), strict=True):
         assert row.keys() == expected.keys()
         for name, value in expected.items():
-            assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (ours.name, row["step"], name)
+            assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (ours.name, row["step"], name)
     for name in ("policy", "critic"):
         assert (ours / name).exists() == (theirs / name).exists()
         if not (theirs / name).exists():
