@@ -1,4 +1,4 @@
-"""The loss of a discriminative task: cross-entropy of the label (Radford et al. 2018, eq. 4)."""
+"""Losses of a discriminative task: cross-entropy of a label (Radford et al. 2018, eq. 4), squared error of a score."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,3 +10,8 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     `logits` [N, C], -inf for what is no choice of an example; `labels` [N].
     """
     return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
+    """Sum over examples of (logit - score)^2; `logits` [N, 1], `scores` [N]."""
+    return F.mse_loss(logits.float().squeeze(-1), scores, reduction="sum")

@@ -79,8 +79,8 @@ class FinetuneConfig(StageConfig):
     (Not GPT-1's auxiliary loss, which stands beside that of a classification head)"""
     task: Task | None = None
     """train a linear head on the hidden state of an extract token, as GPT-1 did, instead of answers. The examples are
-    classify: {text, label}; entail: {premise, hypothesis, label}; similar: {first, second, label}; choose: {context,
-    options, label}; or what well-known data sets call these fields"""
+    classify: {text, label}; entail: {premise, hypothesis, label}; similar: {first, second, label}, a name or
+    a score; choose: {context, options, label}; or what well-known data sets call these fields"""
     trains: Literal["everything", "head"] = "everything"
     """with task: everything (the head and the new tokens are the only new parameters), or the head and the embeddings
     of the new tokens alone"""
@@ -93,7 +93,8 @@ class FinetuneConfig(StageConfig):
     """with task and held_out_share: the field (such as movie) whose records are all trained on or all held out; null:
     records with the same texts"""
     compare_with: ByContent[Path | None] = None
-    """with task: a finished run of the same task on the same held-out examples, to test against (exact McNemar)"""
+    """with task: a finished run of the same task on the same held-out examples, to test against (exact
+    McNemar; of scores the difference of the correlations)"""
     task_tokens: tuple[str, ...] = ()
     """GPT-2's way: names of task tokens, such as '[question]' '[answer]', added to the tokenizer and to the embeddings.
     The examples are then plain text: {text}, {prompt, response}, {prompt, task, response} with the name of a task

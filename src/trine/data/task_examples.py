@@ -6,9 +6,10 @@
     choose     {"context": "He opened the door", "options": ["and left.", "blue."], "label": 0}
 
 A label is a name, a whole number or true and false. That of a choice is the place of the right option, from 0, or its
-letter, or its text.
+letter, or its text; that of a similarity may be a score, as STS-B has them: any number.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,7 @@ FIELDS: dict[Task, tuple[tuple[str, ...], ...]] = {
     "similar": (("first", "second"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2")),
     "choose": (("context", "options"), ("question", "options"), ("question", "choices"), ("ctx", "endings")),
 }
-LABEL_FIELDS = ("label", "answer", "is_duplicate")
+LABEL_FIELDS = ("label", "answer", "is_duplicate", "score")
 
 
 def read_task_examples(path: Path, task: Task, held_out_by: str | None = None) -> list[TaskExample]:
@@ -69,6 +70,30 @@ def label_names(examples: Sequence[TaskExample]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if numbers else sorted(names))
 
 
+def are_scores(examples: Sequence[TaskExample]) -> bool:
+    """Whether the labels, of a similarity, are scores: numbers, and not all of them whole ones.
+
+    Raises `TrineError` where names stand among real numbers.
+    """
+    real = next((example for example in examples if _number(example.label) % 1 > 0), None)
+    named = next((example for example in examples if math.isnan(_number(example.label))), None)
+    if real is None or named is None:
+        return real is not None
+    raise TrineError(
+        f"{named.name}: the label {named.label!r:.60} is a name, and that of {real.name} is a score, {real.label}: all "
+        "of them have to be scores, or names"
+    )
+
+
+def _number(label: str) -> float:
+    """NaN for a name."""
+    try:
+        found = float(label)
+    except ValueError:
+        return math.nan
+    return found if math.isfinite(found) else math.nan
+
+
 def _example(record: Mapping[str, Any], place: str, task: Task, held_out_by: str | None) -> TaskExample:
     fields = next((names for names in FIELDS[task] if all(record.get(name) is not None for name in names)), None)
     if fields is None:
@@ -81,7 +106,7 @@ def _example(record: Mapping[str, Any], place: str, task: Task, held_out_by: str
     else:
         texts = tuple(_text(record[name], place, name) for name in fields)
         readings = (texts, texts[::-1]) if task == "similar" else (texts,)
-        label = _label(record, place)
+        label = _label(record, place, task)
     group = "\0".join(readings[0])
     if held_out_by is not None:
         if record.get(held_out_by) is None:
@@ -112,16 +137,18 @@ def _label_value(record: Mapping[str, Any], place: str) -> Any:
     raise TrineError(f"{place}: no field 'label'; there are {', '.join(record):.120}")
 
 
-def _label(record: Mapping[str, Any], place: str) -> str:
+def _label(record: Mapping[str, Any], place: str, task: Task) -> str:
     value = _label_value(record, place)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if task == "similar" and isinstance(value, float) and math.isfinite(value):
+        return str(value)
     if not isinstance(value, int | str) or not str(value).strip() or not is_unicode(str(value)):
         raise TrineError(
             f"{place}: field 'label' must be a name, a whole number or true and false, found {value!r:.60}; a real "
-            "number is a score, which `trine finetune --task` does not learn"
+            "number is a score, which --task similar learns, of two texts, and `trine reward --scores`, of one"
         )
     return str(value).strip()
 

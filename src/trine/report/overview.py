@@ -88,8 +88,10 @@ def functions(results: Results) -> str:
 
 def finetune(results: Results) -> str:
     if results.get("task"):
-        accuracy = percent(results.get("held_out_accuracy"))
-        return f"a head trained on {whole(results.get('examples'))} examples; accuracy {accuracy} on held-out ones"
+        found = f"accuracy {percent(results.get('held_out_accuracy'))}"
+        if "held_out_pearson" in results:
+            found = f"correlation (Pearson) {number(results['held_out_pearson'])}"
+        return f"a head trained on {whole(results.get('examples'))} examples; {found} on held-out ones"
     return f"trained on {whole(results.get('examples'))} examples"
 
 

@@ -67,6 +67,12 @@ def _texts(examples: Sequence[TaskExample]) -> list[str]:
 
 def right_of_run(folder: Path, examples: Sequence[TaskExample]) -> tuple[str, list[bool]]:
     """(what to call it, which of the same held-out examples are right) of a finished run of the same task."""
+    name, rows = rows_of_run(folder, examples)
+    return name, [row["label"] == row["predicted"] for row in rows]
+
+
+def rows_of_run(folder: Path, examples: Sequence[TaskExample]) -> tuple[str, list[dict[str, Any]]]:
+    """(what to call it, its line for each of the same held-out examples) of a finished run of the same task."""
     if not (folder / PREDICTIONS).is_file() or not (folder / "done.json").is_file():
         raise TrineError(
             f"compare_with={folder} is no finished run of `trine finetune --task` with held-out examples; "
@@ -80,7 +86,7 @@ def right_of_run(folder: Path, examples: Sequence[TaskExample]) -> tuple[str, li
             "this run; give both the same examples, held_out, held_out_share and held_out_by"
         )
     weight = read_json(folder / "done.json").get("auxiliary_weight")
-    return f"{folder.name} (lambda {weight:g})", [row["label"] == row["predicted"] for row in rows]
+    return f"{folder.name} (lambda {weight:g})", rows
 
 
 def _keys(rows: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:

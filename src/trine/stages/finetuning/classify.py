@@ -9,8 +9,8 @@ that writes the new tokens around one text or two, and a reward for PPO.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from trine.catalog.loading import open_tokenizer
 from trine.catalog.locating import is_hub_data_set
 from trine.config.finetuning import FinetuneConfig
 from trine.data.data_sets import data_set_records
-from trine.data.task_examples import divided, label_names, read_task_examples, task_examples_of
+from trine.data.task_examples import are_scores, divided, label_names, read_task_examples, task_examples_of
 from trine.model.classifier import TaskModel, TaskSettings, TaskTokens, reading_ids
 from trine.model.folder import save_task_model
 from trine.model.lora import merge_lora
@@ -34,12 +34,14 @@ from trine.stages.finetuning.accuracies import (
     against,
     baselines,
     right_of_run,
+    rows_of_run,
     words_of,
     write_predictions,
 )
 from trine.stages.finetuning.shown_rows import print_rows
 from trine.stages.finetuning.shown_tasks import first_task_rows
 from trine.stages.finetuning.task_objective import Encoded, TaskLoss, TaskObjective
+from trine.stages.finetuning.task_scores import ScoreScale, correlations, in_words, scale_of, write_scores
 from trine.stages.finetuning.task_tokens import open_grown, train_named_rows
 from trine.tokenizer.growth import with_special_tokens, with_template
 from trine.tokenizer.tokenizer import Tokenizer
@@ -49,6 +51,8 @@ from trine.training.stage_run import StageRun, stage_run
 TOKENS = TaskTokens()
 OPTION = ("option",)
 """the one label of a choice: its logit says how well an option fits"""
+SCORE = ("score",)
+"""the one label of a similarity that is given as a number: its logit is that number, standardised"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def run(config: FinetuneConfig) -> Path:
     tokenizer = with_special_tokens(open_tokenizer(config.model, config.adapter)[0], TOKENS.names)
     train, held_out = read_both(config)
     labels = labels_of(config, train, held_out)
-    prepared = prepare(train, tokenizer, labels, config)
+    prepared = prepare(train, tokenizer, target_of(labels, train), config)
     say(f"finetune: {words_on(prepared, labels)}")
     print_rows(first_task_rows(prepared.examples, prepared.encoded, tokenizer, config, config.show))
     return config.out
@@ -88,9 +92,10 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
             training_library()
     if config.row_tokens > trunk.config.context:
         raise TrineError(f"row_tokens={config.row_tokens} is longer than the model's context, {trunk.config.context}")
-    prepared, tests = (prepare(examples, tokenizer, labels, config) for examples in (train, held_out))
+    target = target_of(labels, train)
+    prepared, tests = (prepare(examples, tokenizer, target, config) for examples in (train, held_out))
     if config.compare_with is not None:
-        right_of_run(config.compare_with, tests.examples)  # said before hours of training
+        rows_of_run(config.compare_with, tests.examples)  # said before hours of training
     model = with_head(trunk, labels, config, tokenizer).to(stage.hardware.device)
     steps = max(1, round(config.epochs * len(prepared.examples) / config.batch_size))
     say(f"finetune: {words_on(prepared, labels)}, {len(tests.examples)} held out; {steps} steps")
@@ -102,8 +107,9 @@ def _train(config: FinetuneConfig, stage: StageRun) -> dict[str, Any]:
     with world.main_first(f"model of {stage.path}"):
         if world.is_main:
             write(config, stage, whole, tokenizer)
-            results |= evaluated(config, stage.path, prepared, tests, labels, objective.probabilities)
-    return results | described(config, prepared, tests, labels)
+            results |= evaluated(config, stage.path, prepared, tests, labels, objective.predicted, target)
+    scale = {"scores_were": asdict(target)} if isinstance(target, ScoreScale) else {}
+    return results | described(config, prepared, tests, labels) | scale
 
 
 def write(config: FinetuneConfig, stage: StageRun, model: TaskModel, tokenizer: Tokenizer) -> None:
@@ -161,6 +167,8 @@ def labels_of(config: FinetuneConfig, train: Sequence[TaskExample], held_out: Se
     """The labels to learn; raises `TrineError` unless there are some to tell apart, the held-out ones among them."""
     if config.task == "choose":
         return OPTION
+    if config.task == "similar" and are_scores([*train, *held_out]):
+        return SCORE
     labels = tuple(label_names(train))
     if len(labels) < 2:
         raise TrineError(f"{config.examples}: every example has the label {labels[0]!r}; there is nothing to learn")
@@ -187,9 +195,12 @@ def with_head(trunk: Transformer, labels: Sequence[str], config: FinetuneConfig,
 
 
 def prepare(
-    examples: Sequence[TaskExample], tokenizer: Tokenizer, labels: Sequence[str], config: FinetuneConfig
+    examples: Sequence[TaskExample], tokenizer: Tokenizer, target: Callable[[str], float], config: FinetuneConfig
 ) -> Prepared:
-    """`examples` as readings of at most `row_tokens` tokens; those that are too long as `too_long` says."""
+    """`examples` as readings of at most `row_tokens` tokens; those that are too long as `too_long` says.
+
+    `target` makes of a label what the head learns.
+    """
     tokens = [tokenizer.special[name] for name in TOKENS.names]
     kept: list[TaskExample] = []
     encoded, cut, dropped = Encoded([], []), 0, 0
@@ -204,11 +215,18 @@ def prepare(
                 kept.append(example)
                 spans = [reading_ids(tokens, texts, config.row_tokens, config.truncation_side) for texts in readings]
                 encoded.readings.append([TokenSpan(tuple(ids), tuple(of_text)) for ids, of_text in spans])
-                encoded.labels.append(int(example.label) if labels == OPTION else labels.index(example.label))
+                encoded.labels.append(target(example.label))
             bar.advance_or_stop()
     if examples and not kept:
         raise TrineError(f"every example is longer than row_tokens={config.row_tokens}, and was dropped; raise it")
     return Prepared(kept, encoded, cut, dropped)
+
+
+def target_of(labels: Sequence[str], train: Sequence[TaskExample]) -> Callable[[str], float]:
+    """What makes of a label what the head learns: its place, or the score in deviations from the mean of `train`."""
+    if labels == OPTION:
+        return int
+    return scale_of(train) if labels == SCORE else labels.index
 
 
 def _refuse_if_asked(example: TaskExample, length: int, config: FinetuneConfig) -> None:
@@ -227,7 +245,7 @@ def template_of(tokens: TaskTokens) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def words_on(prepared: Prepared, labels: Sequence[str]) -> str:
     """How many examples of each label there are, and what was done to the long ones."""
     counts = Counter(example.label for example in prepared.examples)
-    each = "" if labels == OPTION else f" ({', '.join(f'{counts[name]} {name}' for name in labels):.200})"
+    each = "" if labels in (OPTION, SCORE) else f" ({', '.join(f'{counts[name]} {name}' for name in labels):.200})"
     cut = f", {prepared.cut} cut at row_tokens" if prepared.cut else ""
     return f"{len(prepared.examples)} examples{each}{cut}" + (
         f", {prepared.dropped} dropped" if prepared.dropped else ""
@@ -241,9 +259,7 @@ def described(config: FinetuneConfig, prepared: Prepared, tests: Prepared, label
         "task": config.task,
         "trains": config.trains,
         "auxiliary_weight": config.auxiliary_weight,
-        "labels": {name: counts[name] for name in sorted(counts)}
-        if labels == OPTION
-        else {n: counts[n] for n in labels},
+        "labels": {} if labels == SCORE else {n: counts[n] for n in (sorted(counts) if labels == OPTION else labels)},
         "examples": len(prepared.examples),
         "cut": prepared.cut,
         "dropped": prepared.dropped,
@@ -259,12 +275,20 @@ def evaluated(
     prepared: Prepared,
     tests: Prepared,
     labels: Sequence[str],
-    probabilities: Sequence[Sequence[float]],
+    predicted: Sequence[Sequence[float]],
+    target: Callable[[str], float],
 ) -> dict[str, Any]:
-    """Print and return the accuracies on the held-out examples, those of the baselines and of `compare_with` beside."""
+    """Print and return the accuracies on the held-out examples, those of the baselines and of `compare_with` beside; of
+    scores, the correlations."""
     if not tests.examples:
         return {}
-    right = write_predictions(folder, tests.examples, labels, probabilities)
+    if isinstance(target, ScoreScale):
+        scores = [target.original(row[0]) for row in predicted]
+        write_scores(folder, tests.examples, scores)
+        found = correlations(tests.examples, scores, config.compare_with, config.seed)
+        sys.stdout.write(in_words(found))
+        return {"correlations": found}
+    right = write_predictions(folder, tests.examples, labels, predicted)
     others = baselines(prepared.examples, tests.examples, str(config.task))
     if config.compare_with is not None:
         name, theirs = right_of_run(config.compare_with, tests.examples)

@@ -1,18 +1,21 @@
 """GPT-1's loss L3 = L2 + lambda L1 (Radford et al. 2018, eq. 5) on readings packed several to a row.
 
-L2 is the cross-entropy of the labels, L1 the language-modelling loss on all tokens of the texts, labelled examples or
-not; the new tokens are no part of the texts. Both are means over the whole step: over its examples, and over its text
-tokens. (OpenAI's code takes the mean over each text first: the same for one text, and for texts of one length.)
+L2 is the cross-entropy of the labels (of scores their squared error, standardised), L1 the language-modelling loss on
+all tokens of the texts, labelled examples or not; the new tokens are no part of the texts. Both are means over the
+whole step: over its examples, and over its text tokens. (OpenAI's code takes the mean over each text first: the same
+for one text, and for texts of one length.)
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trine.algorithms.text_labels import label_loss
+from trine.algorithms.text_correlation import pearson
+from trine.algorithms.text_labels import label_loss, score_loss
 from trine.algorithms.text_log_probs import cross_entropy_sum
 from trine.config.finetuning import FinetuneConfig
 from trine.data.packing import fit_rows, pack
@@ -26,10 +29,17 @@ from trine.training.parallel import Parallel
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples as tokens: the readings of each (of which `trained` marks the texts' tokens), and its label's number."""
+    """Examples as tokens: the readings of each (of which `trained` marks the texts' tokens), and its label's number.
+
+    Of scores `labels` are real numbers, standardised.
+    """
 
     readings: list[list[TokenSpan]]
-    labels: list[int]
+    labels: list[float]
+
+    @property
+    def scored(self) -> bool:
+        return any(isinstance(label, float) for label in self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,7 +105,7 @@ class TaskLoss(nn.Module):
         `ids`, `targets`, `weights` [R, T] as in `Batch`; `labels` [N]; `places` is what else `TaskModel` takes.
         """
         hidden, logits = self.model(ids, **places)
-        loss = label_loss(logits, labels)
+        loss = (score_loss if labels.is_floating_point() else label_loss)(logits, labels)
         if not self.language_modelling:
             return loss, loss.new_zeros(()), logits
         weight = self.model.trunk.output_weight
@@ -121,7 +131,8 @@ class TaskObjective(StepObjective):
         self.module, self.world = parallel.module, parallel.world
         self.examples, self.held_out, self.config = examples, held_out, config
         self.first, self.each = self.world.share(config.batch_size, "batch_size")
-        self.probabilities: list[list[float]] = []
+        self.error = "squared_error" if examples.scored else "classification"
+        self.predicted: list[list[float]] = []
         self._epoch, self._order = -1, [0]
 
     def batches(self, step: int) -> Sequence[TaskBatch]:
@@ -145,12 +156,13 @@ class TaskObjective(StepObjective):
     def counts(self, batch: TaskBatch) -> dict[str, float]:
         examples = float(len(batch.labels))
         text = {"language_modelling": batch.rows.count} if self.config.auxiliary_weight else {}
-        return {"classification": examples, "accuracy": examples} | text
+        return {self.error: examples, **({} if self.examples.scored else {"accuracy": examples}), **text}
 
     def terms(self, batch: TaskBatch) -> dict[str, Term]:
         loss, text, logits = losses(self.module, batch)
-        right = (logits.argmax(-1) == batch.labels).sum()
-        terms = {"classification": Term(loss), "accuracy": Term(right, weight=0.0)}
+        terms = {self.error: Term(loss)}
+        if not self.examples.scored:
+            terms["accuracy"] = Term((logits.argmax(-1) == batch.labels).sum(), weight=0.0)
         if self.config.auxiliary_weight:
             terms["language_modelling"] = Term(text, weight=self.config.auxiliary_weight)
         return terms
@@ -162,26 +174,31 @@ class TaskObjective(StepObjective):
 
     @torch.no_grad()
     def evaluate(self, final: bool) -> dict[str, Any]:
-        """Loss and accuracy on the held-out examples; keeps their `probabilities` of the labels."""
+        """Loss, and accuracy or correlation, on the held-out examples; keeps what is `predicted` of them: the
+        probabilities of the labels, or the one score."""
         if not len(self.held_out):
             return {}
         order = sorted(range(len(self.held_out)), key=self.held_out.tokens)
-        probabilities: list[list[float]] = [[]] * len(order)
+        predicted: list[list[float]] = [[]] * len(order)
         loss = 0.0
         for start in range(0, len(order), self.config.micro_batch_size):
             chosen = order[start : start + self.config.micro_batch_size]
             batch = pack_task(self.held_out, chosen, self.config.row_tokens).to(self.world.device)
             each, _, logits = losses(self.module, batch)
             loss += float(each)
-            for example, row in zip(chosen, torch.softmax(logits.float(), -1).tolist(), strict=True):
-                probabilities[example] = row
-        self.probabilities = probabilities
-        return {"held_out_loss": loss / len(order), "held_out_accuracy": self.right_share()}
+            found = logits.float() if self.held_out.scored else torch.softmax(logits.float(), -1)
+            for example, row in zip(chosen, found.tolist(), strict=True):
+                predicted[example] = row
+        self.predicted = predicted
+        return {"held_out_loss": loss / len(order)} | self._figure()
 
-    def right_share(self) -> float:
-        """Accuracy by the last evaluation."""
-        return sum(map(_is_right, self.probabilities, self.held_out.labels)) / len(self.held_out)
+    def _figure(self) -> dict[str, float]:
+        """How good the last evaluation was."""
+        labels = self.held_out.labels
+        if self.held_out.scored:
+            return {"held_out_pearson": pearson(np.array(self.predicted)[:, 0], np.array(labels))}
+        return {"held_out_accuracy": sum(map(_is_right, self.predicted, labels)) / len(labels)}
 
 
-def _is_right(probabilities: list[float], label: int) -> bool:
+def _is_right(probabilities: list[float], label: float) -> bool:
     return max(range(len(probabilities)), key=probabilities.__getitem__) == label
