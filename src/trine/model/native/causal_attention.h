@@ -35,8 +35,8 @@ template <class T> struct Heads {
 
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
-// Positions begin .. end - 1, which attend to the first `prompt` positions of their row and to their own run.
-struct Run {
+// Positions begin .. end - 1, which attend to the first `prompt` positions of their row and to their own segment.
+struct Segment {
     int64_t begin, end, prompt;
 
     int64_t rows() const { return end - begin; }
@@ -45,14 +45,14 @@ struct Run {
     int64_t packed(int64_t t) const { return own() + t - begin; }
 };
 
-// The runs of a row: all of it; or the prompt and each answer. What belongs to none of them is padding.
-template <class T, class Each> inline void each_run(const Heads<T>& h, int64_t b, Each each) {
-    if (!h.segments) return each(Run{0, h.time, 0});
+// The segments of a row: all of it; or the prompt and each answer. What belongs to none of them is padding.
+template <class T, class Each> inline void each_segment(const Heads<T>& h, int64_t b, Each each) {
+    if (!h.segments) return each(Segment{0, h.time, 0});
     const int64_t *of = h.segments + b * h.time, prompt = h.prompt(b);
-    if (prompt) each(Run{0, prompt, 0});
+    if (prompt) each(Segment{0, prompt, 0});
     for (int64_t begin = prompt, end; begin < h.time; begin = end) {
         for (end = begin + 1; end < h.time && of[end] == of[begin];) end++;
-        if (of[begin] > 0) each(Run{begin, end, prompt});
+        if (of[begin] > 0) each(Segment{begin, end, prompt});
     }
 }
 
@@ -60,9 +60,9 @@ template <class T, class Each> inline void each_run(const Heads<T>& h, int64_t b
 struct Mask {
     int32_t prompt, start, last;
 
-    template <class T> Mask(const Heads<T>& h, int64_t b, const Run& run, int64_t t)
-        : prompt((int32_t)run.prompt), start((int32_t)(h.starts ? h.starts[b * h.time + t] : run.own())),
-          last((int32_t)run.packed(t)) {}
+    template <class T> Mask(const Heads<T>& h, int64_t b, const Segment& segment, int64_t t)
+        : prompt((int32_t)segment.prompt), start((int32_t)(h.starts ? h.starts[b * h.time + t] : segment.own())),
+          last((int32_t)segment.packed(t)) {}
     Mask() : prompt(0), start(1), last(0) {}  // nothing
 
     // Mask of the keys i, i + 1, ...
@@ -76,11 +76,11 @@ struct Mask {
 struct Block {
     int64_t first, rows, left, right;
 
-    template <class T> Block(const Heads<T>& h, int64_t b, const Run& run, int64_t first)
-        : first(first), rows(std::min(BLOCK, run.end - first)), left(run.packed(first)) {
-        for (int64_t t = first; t < first + rows; t++) left = std::min<int64_t>(left, Mask(h, b, run, t).start);
-        left = run.prompt ? 0 : left / LANES * LANES;
-        right = run.own() + whole_vectors(first - run.begin + rows);
+    template <class T> Block(const Heads<T>& h, int64_t b, const Segment& segment, int64_t first)
+        : first(first), rows(std::min(BLOCK, segment.end - first)), left(segment.packed(first)) {
+        for (int64_t t = first; t < first + rows; t++) left = std::min<int64_t>(left, Mask(h, b, segment, t).start);
+        left = segment.prompt ? 0 : left / LANES * LANES;
+        right = segment.own() + whole_vectors(first - segment.begin + rows);
     }
     int64_t keys() const { return right - left; }
 };
@@ -104,16 +104,18 @@ inline void softmax_row(const float* scores, T* shares, const Block& block, cons
     total = sum(sums);
 }
 
-// The words of a run's rows at its place among the packed ones; rows up to a whole vector are 0.
-template <class T> inline void interleave_run(const T* rows, int64_t stride, const Run& run, int64_t d, uint32_t* to) {
-    to += run.own() / PER_WORD<T> * d;
-    std::memset(to, 0, whole_vectors(run.rows()) / PER_WORD<T> * d * sizeof(uint32_t));
-    interleave(rows + run.begin * stride, stride, run.rows(), d, to);
+// The words of the rows of a segment at its place among the packed ones; rows up to a whole vector are 0.
+template <class T>
+inline void interleave_segment(const T* rows, int64_t stride, const Segment& segment, int64_t d, uint32_t* to) {
+    to += segment.own() / PER_WORD<T> * d;
+    std::memset(to, 0, whole_vectors(segment.rows()) / PER_WORD<T> * d * sizeof(uint32_t));
+    interleave(rows + segment.begin * stride, stride, segment.rows(), d, to);
 }
 
 template <class T>
-inline void transpose_run(const T* rows, int64_t stride, const Run& run, int64_t d, uint32_t* to, int64_t time) {
-    transpose(as_words(rows + run.begin * stride), stride / PER_WORD<T>, run.rows(), d / PER_WORD<T>, to + run.own(), time);
+inline void transpose_segment(const T* rows, int64_t stride, const Segment& segment, int64_t d, uint32_t* to, int64_t time) {
+    const uint32_t* from = as_words(rows + segment.begin * stride);
+    transpose(from, stride / PER_WORD<T>, segment.rows(), d / PER_WORD<T>, to + segment.own(), time);
 }
 
 // Keys and values of one head, packed, and room for a block.
@@ -128,8 +130,8 @@ template <class T> struct ForwardScratch {
 };
 
 template <class T>
-inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
-                          int64_t head, T* out, float* log_sums) {
+inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const Segment& segment, const Block& block,
+                          int64_t b, int64_t head, T* out, float* log_sums) {
     int64_t d = h.head_dim, time = h.padded();
     float scale = 1.0f / std::sqrt((float)d), totals[BLOCK];
     const uint32_t* query = as_words(h.qkv + (b * h.time + block.first) * h.stride() + head * d);
@@ -138,7 +140,7 @@ inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const R
                 block.keys());
     for (int64_t i = 0; i < block.rows; i++) {
         float most;
-        softmax_row(s.scores + i * time, s.shares + i * time, block, Mask(h, b, run, block.first + i), scale, totals[i],
+        softmax_row(s.scores + i * time, s.shares + i * time, block, Mask(h, b, segment, block.first + i), scale, totals[i],
                     most);
         log_sums[(b * h.heads + head) * h.time + block.first + i] = most + std::log(totals[i]);
     }
@@ -147,7 +149,8 @@ inline void forward_block(const Heads<T>& h, const ForwardScratch<T>& s, const R
                 d);
     for (int64_t i = 0; i < block.rows; i++)
         for (int64_t j = 0; j < d; j += LANES)
-            store(out + ((b * h.time + block.first + i) * h.heads + head) * d + j, load(s.mixed + i * d + j) * (1.0f / totals[i]));
+            store(out + ((b * h.time + block.first + i) * h.heads + head) * d + j,
+                  load(s.mixed + i * d + j) * (1.0f / totals[i]));
 }
 
 // out [B][T][H][d], 0 at padding; log_sums [B][H][T]: log of the sum of e^(scale score) over the keys of a row.
@@ -159,12 +162,12 @@ template <class T> inline void attention_forward(const Heads<T>& h, T* out, floa
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads;
             const T* key = h.qkv + b * h.time * h.stride() + (h.heads + shared) * d;
-            each_run(h, b, [&](const Run& run) {
-                transpose_run(key, h.stride(), run, d, s.keys, time);
-                interleave_run(key + h.kv_heads * d, h.stride(), run, d, s.values);
+            each_segment(h, b, [&](const Segment& segment) {
+                transpose_segment(key, h.stride(), segment, d, s.keys, time);
+                interleave_segment(key + h.kv_heads * d, h.stride(), segment, d, s.values);
                 for (int64_t head = shared * group; head < (shared + 1) * group; head++)
-                    for (int64_t first = run.begin; first < run.end; first += BLOCK)
-                        forward_block(h, s, run, Block(h, b, run, first), b, head, out, log_sums);
+                    for (int64_t first = segment.begin; first < segment.end; first += BLOCK)
+                        forward_block(h, s, segment, Block(h, b, segment, first), b, head, out, log_sums);
             });
         });
     });
@@ -195,8 +198,8 @@ template <class T> struct Backward {
 
 // Rows of scores and of outer value^T -> softmax and gradients of the scores, as words for the following products.
 template <class T>
-inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
-                            int64_t head) {
+inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, const Segment& segment, const Block& block,
+                            int64_t b, int64_t head) {
     const Heads<T>& h = w.h;
     constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded();
@@ -208,7 +211,7 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
             int64_t t = block.first + row + k;
             bool there = row + k < block.rows;
             if (!there) continue;
-            masks[k] = Mask(h, b, run, t);
+            masks[k] = Mask(h, b, segment, t);
             log_sum[k] = w.log_sums[(b * h.heads + head) * h.time + t];
             const T *out = w.out + ((b * h.time + t) * h.heads + head) * d, *outer = w.outer + (out - w.out);
             floats product{};
@@ -235,8 +238,8 @@ inline void slopes_of_block(const Backward<T>& w, const BackwardScratch<T>& s, c
 
 // One block of query rows: writes the gradient of queries, adds to those of keys and values.
 template <class T>
-inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, const Run& run, const Block& block, int64_t b,
-                           int64_t head) {
+inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, const Segment& segment, const Block& block,
+                           int64_t b, int64_t head) {
     const Heads<T>& h = w.h;
     constexpr int64_t MANY = PER_WORD<T>;
     int64_t d = h.head_dim, time = h.padded(), keys = block.keys(), left = block.left;
@@ -246,7 +249,7 @@ inline void backward_block(const Backward<T>& w, const BackwardScratch<T>& s, co
     multiply<T>({as_words(query), h.stride() / MANY, block.rows, s.keys + left, time, d / MANY, s.scores, time, false}, keys);
     multiply<T>({as_words(outer), outer_stride / MANY, block.rows, s.values + left, time, d / MANY, s.slopes, time, false},
                 keys);
-    slopes_of_block(w, s, run, block, b, head);
+    slopes_of_block(w, s, segment, block, b, head);
     multiply<T>({as_words(s.slope_values.at), time / MANY, block.rows, s.key_rows + left / MANY * d, d, keys / MANY,
                  s.query_gradient, d, false},
                 d);
@@ -274,16 +277,16 @@ inline void store_transposed(const float* sums, int64_t sums_stride, int64_t tim
         }
 }
 
-// The packed rows of a run, and its gradients begun at 0.
+// The packed rows of a segment, and its gradients begun at 0.
 template <class T>
-inline void pack_run(const BackwardScratch<T>& s, const T* key, const T* value, int64_t stride, const Run& run, int64_t d,
-                     int64_t time) {
-    transpose_run(key, stride, run, d, s.keys, time);
-    transpose_run(value, stride, run, d, s.values, time);
-    interleave_run(key, stride, run, d, s.key_rows);
+inline void pack_segment(const BackwardScratch<T>& s, const T* key, const T* value, int64_t stride, const Segment& segment,
+                         int64_t d, int64_t time) {
+    transpose_segment(key, stride, segment, d, s.keys, time);
+    transpose_segment(value, stride, segment, d, s.values, time);
+    interleave_segment(key, stride, segment, d, s.key_rows);
     for (int64_t j = 0; j < d; j++) {
-        std::fill_n(s.key_gradient + j * time + run.own(), whole_vectors(run.rows()), 0.0f);
-        std::fill_n(s.value_gradient + j * time + run.own(), whole_vectors(run.rows()), 0.0f);
+        std::fill_n(s.key_gradient + j * time + segment.own(), whole_vectors(segment.rows()), 0.0f);
+        std::fill_n(s.value_gradient + j * time + segment.own(), whole_vectors(segment.rows()), 0.0f);
     }
 }
 
@@ -296,19 +299,20 @@ template <class T> inline void attention_backward(const Backward<T>& w, int64_t 
         member.each(h.batch * h.kv_heads, [&](int64_t index) {
             int64_t b = index / h.kv_heads, shared = index % h.kv_heads, prompt = h.prompt(b);
             int64_t key_place = b * h.time * h.stride() + (h.heads + shared) * d, value_place = key_place + h.kv_heads * d;
-            auto store = [&](const Run& run) {
-                int64_t place = run.begin * h.stride(), rows = run.rows();
-                store_transposed<T>(s.key_gradient + run.own(), time, rows, d, w.gradient + key_place + place, h.stride());
-                store_transposed<T>(s.value_gradient + run.own(), time, rows, d, w.gradient + value_place + place, h.stride());
+            auto store = [&](const Segment& segment) {
+                int64_t rows = segment.rows();
+                T* to = w.gradient + segment.begin * h.stride();
+                store_transposed<T>(s.key_gradient + segment.own(), time, rows, d, to + key_place, h.stride());
+                store_transposed<T>(s.value_gradient + segment.own(), time, rows, d, to + value_place, h.stride());
             };
-            each_run(h, b, [&](const Run& run) {
-                pack_run(s, h.qkv + key_place, h.qkv + value_place, h.stride(), run, d, time);
+            each_segment(h, b, [&](const Segment& segment) {
+                pack_segment(s, h.qkv + key_place, h.qkv + value_place, h.stride(), segment, d, time);
                 for (int64_t head = shared * group; head < (shared + 1) * group; head++)
-                    for (int64_t first = run.begin; first < run.end; first += BLOCK)
-                        backward_block(w, s, run, Block(h, b, run, first), b, head);
-                if (run.begin >= prompt) store(run);
+                    for (int64_t first = segment.begin; first < segment.end; first += BLOCK)
+                        backward_block(w, s, segment, Block(h, b, segment, first), b, head);
+                if (segment.begin >= prompt) store(segment);
             });
-            if (prompt) store(Run{0, prompt, 0});  // to which every answer has added
+            if (prompt) store(Segment{0, prompt, 0});  // to which every answer has added
         });
     });
 }
