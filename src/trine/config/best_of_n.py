@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig
+from trine.config.queries import check_query_tokens
 from trine.config.resumption import ByContent, ChangesBits
 from trine.config.rewards import RewardSetting
 from trine.records import Closing, Form
@@ -44,8 +45,5 @@ class BestOfNConfig(StageConfig):
 
     @model_validator(mode="after")
     def _of_text(self) -> "BestOfNConfig":
-        if self.query_tokens and self.form == "chat":
-            raise ValueError("query_tokens are the first tokens of plain text: add form=text")
-        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
-            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
+        check_query_tokens(self.query_tokens, self.form)
         return self

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from trine.config.base import ModelName, NonNegativeInt, PositiveFloat, PositiveInt, StageConfig, Word
+from trine.config.queries import check_query_tokens
 from trine.config.resumption import ByContent, MayChange
 from trine.config.rewards import OptionalReward
 from trine.records import Closing, Form
@@ -86,8 +87,7 @@ class EvaluateConfig(StageConfig):
             missing = [name for name in needed if given[name] is None]
             if missing:
                 raise ValueError(f"the task {BEFORE_AND_AFTER} needs {', '.join(missing)} too")
-        if self.query_tokens and (self.form == "chat" or len(self.query_tokens) != 2):
-            raise ValueError("query_tokens are two numbers of tokens of plain text, fewest and most: add form=text")
+        check_query_tokens(self.query_tokens, self.form)
         if self.asked_tasks and not self.models and not self.write_examples:
             raise ValueError("tasks need models to ask")
         for name in self.models:

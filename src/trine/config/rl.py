@@ -17,6 +17,7 @@ from trine.config.base import (
 )
 from trine.config.lora import LoraConfig
 from trine.config.policy_gradient import PolicyGradientConfig
+from trine.config.queries import check_query_tokens
 from trine.config.resumption import ByContent, ChangesBits, Extends, MayChange
 from trine.config.rewards import OptionalReward, parts_of, reward_kind
 from trine.records import Closing, Form
@@ -347,10 +348,7 @@ class PpoConfig(PolicyGradientConfig):
                 "reward=null leaves nothing to learn from: name a reward, or, for on-policy distillation, a reference "
                 "(the teacher)"
             )
-        if self.query_tokens and self.form == "chat":
-            raise ValueError("query_tokens are the first tokens of plain text: add form=text")
-        if self.query_tokens and (len(self.query_tokens) != 2 or self.query_tokens[0] > self.query_tokens[1]):
-            raise ValueError(f"query_tokens={list(self.query_tokens)} are to be two numbers, fewest and most")
+        check_query_tokens(self.query_tokens, self.form)
         if self.user is not None and self.form == "text":
             raise ValueError("a user answers in conversations: leave user out, or set form=chat")
         if "" in self.stop_strings:
