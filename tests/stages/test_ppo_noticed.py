@@ -11,6 +11,7 @@ from tests.conftest import PLAIN_CPU, QUIET_LOOP
 from tests.tiny import make_likely, tiny_chat, tiny_config, tiny_model, tiny_tokenizer
 from trine.config.rl import KlConfig, PpoConfig
 from trine.data.files import write_examples
+from trine.model.config import ModelConfig
 from trine.model.folder import save_model
 from trine.records import Example, Message
 from trine.runtime.errors import TrineError
@@ -28,8 +29,12 @@ def spread(prompts: list[str], responses: list[str]) -> list[float]:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder and, beside it, a file with one prompt."""
-    folder = tmp_path_factory.mktemp("start")
-    model = tiny_model(tiny_config("gpt2", vocab_size=320, context=CONTEXT))
+    return started(tmp_path_factory.mktemp("start"), tiny_config("gpt2", vocab_size=320, context=CONTEXT))
+
+
+def started(folder: Path, shape: ModelConfig) -> Path:
+    """The same of a model of this shape."""
+    model = tiny_model(shape)
     make_likely(model, 3, 2.0)
     save_model(model, folder)
     tiny_tokenizer().save(folder)

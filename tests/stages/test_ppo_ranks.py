@@ -10,15 +10,21 @@ from safetensors.torch import load_file
 
 from tests.conftest import PLAIN_CPU
 from tests.several_processes import free_port, in_processes
-from tests.stages import test_ppo_noticed
+from tests.stages.test_ppo_noticed import CONTEXT, started
 from trine.config.base import LoopConfig, OptimizerConfig
 from trine.config.lora import LoraConfig
 from trine.config.rl import KlConfig, PpoConfig
+from trine.model.config import gpt2_config
 from trine.runtime.errors import TrineError
 from trine.runtime.signals import Interrupted, stop_request
 from trine.stages.rl import ppo
 
-start = test_ppo_noticed.start
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a shape whose attention is in C++, so that responses share their prompt."""
+    return started(tmp_path_factory.mktemp("start"), gpt2_config(320, CONTEXT, 2, width=32, heads=1))
+
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "shared": {"critic": "shared", "samples_per_prompt": 2, "kl": KlConfig(coefficient=0.1, in_loss="k3")},
