@@ -126,11 +126,12 @@ def split(
     seed: int = ...,
     overwrite: bool = ...,
     hardware: HardwareConfig | Mapping[str, Any] = ...,
+    form: Literal["chat", "text"] = ...,
     parts: Mapping[str, float] = ...,
     by: str | None = ...,
     max_records: int = ...,
 ) -> Result:
-    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
+    """Divide texts or conversations into parts that have no group in common, such as no film."""
 
 def finetune(
     out: _Path,

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import PLAIN_CPU
 from trine.config.loading import validated
 from trine.config.split import SplitConfig
+from trine.data.exchanges import read_examples
 from trine.data.sources import is_held_out
 from trine.runtime.errors import TrineError
 from trine.stages.tasks.split import part_of, run
@@ -83,3 +84,39 @@ def test_a_part_without_any_record_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     with pytest.raises(TrineError, match="none of 1 records falls into the part"):
         split(tmp_path / "out", tmp_path / "one.jsonl")
+
+
+def test_prompts_are_divided_with_their_answers_and_read_again(tmp_path: Path) -> None:
+    """Two records of one group stay together; a conversation keeps its turns."""
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    rows: list[dict[str, Any]] = [{"prompt": f"{n} + 1?", "answer": n + 1, "group": str(n // 2)} for n in range(80)]
+    rows += [{"messages": [*turns, {"role": "assistant", "content": "I."}]}, {"prompt": turns}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = SplitConfig(out=tmp_path / "out", records=path, parts=PARTS, form="chat", hardware=PLAIN_CPU)
+    files = [run(config) / "parts" / f"{name}.jsonl" for name in PARTS]
+    found = [read_examples(file, answered=False) for file in files]
+    assert not {each.group for each in found[0]} & {each.group for each in found[1]}
+    whole = read_examples(path, answered=False)
+    assert all(each.prompt in {one.prompt for one in whole} for part in found for each in part)
+    assert all(each.columns["answer"] == int(each.prompt[0].content[:2]) + 1 for each in found[0] if each.columns)
+    told = next((each for part in found for each in part if each.response), None)
+    assert told is None or [message.role for message in told.prompt] == ["system", "user"]
+
+
+@pytest.mark.parametrize("row", [{"text": "The same."}, {"prompt": "The same?"}])
+def test_what_is_the_same_is_in_one_part(row: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [row] * 20 + [{name: f"{value} {n}" for name, value in row.items()} for n in range(40)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    form = "text" if "text" in row else "chat"
+    folder = run(SplitConfig(out=tmp_path / "out", records=path, parts=PARTS, form=form, hardware=PLAIN_CPU))
+    groups = [{json.loads(line)["group"] for line in (folder / "parts" / f"{name}.jsonl").open()} for name in PARTS]
+    assert not groups[0] & groups[1]
+    counts = json.loads((folder / "done.json").read_text("utf-8"))["parts"]
+    assert {each["records"] - each["groups"] for each in counts.values()} <= {0, 19}
+
+
+def test_texts_are_no_conversations(reviews: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrineError, match=r"reviews.jsonl:1"):
+        run(SplitConfig(out=tmp_path / "out", records=reviews, form="chat", hardware=PLAIN_CPU))

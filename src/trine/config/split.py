@@ -7,22 +7,27 @@ from pydantic import Field, model_validator
 
 from trine.config.base import NonNegativeInt, Share, StageConfig
 from trine.config.resumption import ByContent
+from trine.records import Form
 
 _NAME = re.compile(r"\w[\w.-]*")
 
 
 class SplitConfig(StageConfig):
-    """Divide texts with labels or scores into parts that have no group in common, such as no film."""
+    """Divide texts or conversations into parts that have no group in common, such as no film."""
 
-    first = ("parts", "by", "max_records")
+    first = ("parts", "by", "form", "max_records")
 
     records: ByContent[Path]
     """texts: JSON Lines, JSON, CSV or Parquet (also compressed) with a field text, sentence or review, or a folder of
-    such files; folders named by their labels, as aclImdb; or owner/name of a data set on the Hugging Face hub"""
+    such files; folders named by their labels, as aclImdb; or owner/name of a data set on the Hugging Face hub; with
+    form chat conversations, or prompts alone, in any form that `trine ppo` reads"""
+    form: Form = "text"
+    """text: the records are texts, with labels, scores or whatever else; chat: prompts, with or without answers"""
     parts: dict[str, Share] = Field(default={"train": 0.9, "held_out": 0.1})
     """parts to write, as parts/NAME.jsonl, each with its share of the groups; what is left over is in none"""
     by: str | None = None
-    """field whose records all go into one part, such as movie; of records without it, and null: the text"""
+    """field whose records all go into one part, such as movie; of records without it, and null: the text; of
+    prompts their field group, or the prompt"""
     max_records: NonNegativeInt = 0
     """use at most this many records, chosen by seed; 0 uses all"""
 
