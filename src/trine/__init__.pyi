@@ -606,10 +606,11 @@ def best_of_n(
     samples: int = ...,
     max_prompts: int = ...,
     max_new_tokens: int = ...,
+    keep_cut: bool = ...,
     temperature: float = ...,
     rows: int = ...,
 ) -> Result:
-    """Sample n answers to each prompt and write the one that a reward scores highest, as examples for finetune."""
+    """Sample n answers to each prompt, score them by a reward, and write what others learn from: the best as examples"""
 
 def control(
     environment: str,

@@ -72,8 +72,9 @@ class Conversation:
     """What a record gives to learn from: messages, or a plain text.
 
     `learned`: for each message, whether the model is trained to write it; only answers are. `text`: all of a record
-    that is a plain text, which has no messages and is learned as a whole. `place` is where it stands (file:line), for
-    errors; `name`, `group` and `columns` as in `Example`, but that without a field `group` it is the first question.
+    that is a plain text, which has no messages and is learned as a whole; with its end, if it `ended`. `place` is where
+    it stands (file:line), for errors; `name`, `group` and `columns` as in `Example`, but that without a field `group`
+    it is the first question.
     """
 
     messages: tuple[Message, ...] = ()
@@ -83,6 +84,7 @@ class Conversation:
     name: str = ""
     group: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    ended: bool = True
 
     @property
     def answers(self) -> tuple[int, ...]:

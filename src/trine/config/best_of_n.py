@@ -12,7 +12,8 @@ from trine.records import Closing, Form
 
 
 class BestOfNConfig(StageConfig):
-    """Sample n answers to each prompt and write the one that a reward scores highest, as examples for finetune."""
+    """Sample n answers to each prompt, score them by a reward, and write what others learn from: the best as examples
+    for finetune, the best and the worst as pairs, and all of them with thumbs, for dpo."""
 
     first = ("samples", "max_prompts", "max_new_tokens", "temperature")
 
@@ -36,8 +37,11 @@ class BestOfNConfig(StageConfig):
     max_prompts: NonNegativeInt = 0
     """use at most this many prompts, chosen at random; 0 uses all"""
     max_new_tokens: PositiveInt = 64
-    """token budget of an answer; one that does not end within it is never the best, since it would be taught to end
-    where it was cut"""
+    """token budget of an answer; one that does not end within it is left out, since it would be taught to end where it
+    was cut"""
+    keep_cut: bool = False
+    """with form text: answers that were cut at max_new_tokens count too; their records say ended=false, so that no end
+    is learned from them"""
     temperature: PositiveFloat = 1.0
     """sampling temperature"""
     rows: ChangesBits[PositiveInt] = 256
@@ -46,4 +50,6 @@ class BestOfNConfig(StageConfig):
     @model_validator(mode="after")
     def _of_text(self) -> "BestOfNConfig":
         check_query_tokens(self.query_tokens, self.form)
+        if self.keep_cut and self.form == "chat":
+            raise ValueError("keep_cut is of plain text; an answer in a conversation has to end: add form=text")
         return self

@@ -4,7 +4,7 @@
     {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}           ShareGPT
     {"instruction": ..., "input": ..., "output": ...}                                                  Alpaca
     {"prompt": ..., "response": ...}    {"prompt": ..., "completion": ...}    {"question": ..., "answer": ...}
-    {"text": ...}
+    {"text": ...}    {"text": ..., "ended": false}: cut, so that its end is not learned
 
 A form is recognised by its keys, the first of `FORMS` that fits. Every assistant message is learned unless it says
 `"train": false` (or, as OpenAI's fine-tuning has it, `"weight": 0`); a `prompt` is context, and an answer inside it is
@@ -148,9 +148,10 @@ def _conversation(form: Form, record: Record, place: str) -> Conversation:
         raise TrineError(f"{place}: nothing to train on: {_why_nothing(messages)} (field {form.fields[0]!r})")
     question = next((message.content for message in messages if message.role == "user"), text)
     name, group = (record.get(key) for key in ("name", "group"))
+    ended = not text or str(record.get("ended", True)).strip().lower() not in ("false", "0", "no")
     return Conversation(
         messages, found.learned, text, place, place if name is None else str(name),
-        question if group is None else str(group), columns,
+        question if group is None else str(group), columns, ended,
     )  # fmt: skip
 
 

@@ -97,10 +97,11 @@ def format_to_learn(tokenizer: Tokenizer) -> Chat:
     return TemplateFormat(tokenizer.with_chat_template(PLAIN_TEMPLATE.replace("END", end)))
 
 
-def text_span(tokenizer: Tokenizer, text: str) -> TokenSpan:
-    """A plain text and the end of text, all of it trained but BOS, where the model has one."""
-    ids = [*tokenizer.prompt_ids(text), tokenizer.end_of_text]
-    given = len(ids) - len(tokenizer.encode(text)) - 1
+def text_span(tokenizer: Tokenizer, text: str, *, ended: bool = True) -> TokenSpan:
+    """A plain text and, if it `ended`, the end of text, all of it trained but BOS, where the model has one."""
+    asked = tokenizer.prompt_ids(text)
+    given = len(asked) - len(tokenizer.encode(text))
+    ids = [*asked, tokenizer.end_of_text] if ended else asked
     return TokenSpan(tuple(ids), (False,) * given + (True,) * (len(ids) - given))
 
 

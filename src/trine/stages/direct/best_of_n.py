@@ -1,10 +1,12 @@
 """Best-of-n fine-tuning (RAFT, Dong et al. 2023): the baseline that every method of preference learning has to beat.
 
 Of n samples to each prompt the one that a reward scores highest becomes an example; `trine finetune` learns from those.
-Only answers that ended by themselves can be the best: an example teaches where an answer ends.
+Only answers that ended by themselves can be the best: an example teaches where an answer ends. The same answers are
+written as pairs and with thumbs too, which `trine dpo` learns from: methods side by side, at equal samples.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -32,7 +34,7 @@ from trine.training.stage_run import StageRun, stage_run
 
 @stage_run("model", "adapter", "prompts", "reward")
 def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
-    """Sample, score, and write the best answers as train.jsonl."""
+    """Sample, score, and write the best answers as train.jsonl, best and worst as pairs.jsonl, all as thumbs.jsonl."""
     reward = open_reward(config.reward, stage.hardware, config.closed)
     tokenizer, context = open_tokenizer(config.model, config.adapter)
     form = answer_format(tokenizer, config.form)
@@ -45,13 +47,20 @@ def run(config: BestOfNConfig, stage: StageRun) -> dict[str, Any]:
     model = stage.open_model(config.model, config.adapter)[0]
     answers = sampled_answers(Engine(model, rows=config.rows), form, prompts, config)
     scores = reward.score(answers).view(-1, config.samples)
-    best = best_rows(prompts, answers, scores)
+    given = prompts, answers, scores
+    best = best_rows(*given, keep_cut=config.keep_cut)
     if not best:
         raise TrineError("no sampled answer ended within the budget; raise max_new_tokens or fine-tune longer")
-    write_jsonl(stage.path / "train.jsonl", best)
-    say(f"best_of_n: {len(best)} examples of {len(prompts)} prompts, each the best of {config.samples}")
+    pairs, thumbs = (make(*given, keep_cut=config.keep_cut) for make in (pair_rows, thumb_rows))
+    for name, rows in (("train", best), ("pairs", pairs), ("thumbs", thumbs)):
+        write_jsonl(stage.path / f"{name}.jsonl", rows)
+    say(
+        f"best_of_n: {len(best)} examples of {len(prompts)} prompts, each the best of {config.samples}; "
+        f"{len(pairs)} pairs, {len(thumbs)} thumbs"
+    )
     return {
-        "examples": len(best), "prompts": len(prompts), "none_ended": len(prompts) - len(best),
+        "examples": len(best), "prompts": len(prompts), "none_ended": len(prompts) - len(best), "pairs": len(pairs),
+        "thumbs": {"up": sum(row["label"] for row in thumbs), "down": sum(not row["label"] for row in thumbs)},
         "samples": config.samples, "ended_share": sum(answer.ended for answer in answers) / len(answers),
         "score": mean_median_deviation(scores[~scores.isnan()].tolist()),
         "best_score": mean_median_deviation([row["score"] for row in best]), "nats": best_of_n_nats(config.samples),
@@ -85,27 +94,92 @@ def sampled_answers(
     ]
 
 
-def best_rows(prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor) -> list[dict[str, Any]]:
-    """For each prompt the record of its best answer that ended, is not empty and has a score; of equals the first.
+def usable_places(answers: Sequence[Answer], scores: Tensor, *, keep_cut: bool) -> list[int]:
+    """Of the answers to one prompt those to learn from, the worst first; of equals the last: not empty, scored, and
+    ended by themselves unless cut ones count too."""
+    values: list[float] = scores.tolist()
+    usable = [
+        place
+        for place, answer in enumerate(answers)
+        if (answer.ended or keep_cut) and answer.response.strip() and not math.isnan(values[place])
+    ]
+    return sorted(usable, key=lambda place: (values[place], -place))
 
-    `answers` are those to the first prompt, then to the second, ...; `scores` [prompts, samples]. The score is a field
-    of the record. A prompt without such an answer gives none.
+
+def best_rows(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor, *, keep_cut: bool = False
+) -> list[dict[str, Any]]:
+    """For each prompt the record of its best usable answer, its score beside it; none where no answer is usable.
+
+    `answers` are those to the first prompt, then to the second, ...; `scores` [prompts, samples].
     """
     found = []
-    samples = scores.shape[1]
-    for number, prompt in enumerate(prompts):
-        of_prompt = answers[number * samples : (number + 1) * samples]
-        applies = ~scores[number].isnan()
-        usable = [p for p, answer in enumerate(of_prompt) if answer.ended and answer.response.strip() and applies[p]]
+    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
+        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
         if usable:
-            best = max(zip(scores[number, usable].tolist(), (-place for place in usable), strict=True))
-            found.append(_record(prompt, of_prompt[-best[1]].response, best[0]))
+            answer, score = of_prompt[usable[-1]], float(given[usable[-1]])
+            found.append(_example(prompt, answer) | {"score": score} | _cut(answer))
     return found
 
 
-def _record(prompt: Prompt, response: str, score: float) -> dict[str, Any]:
+def pair_rows(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor, *, keep_cut: bool = False
+) -> list[dict[str, Any]]:
+    """For each prompt the pair of its best and its worst usable answer, where their scores differ."""
+    found = []
+    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
+        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
+        if not usable or given[usable[-1]] == given[usable[0]]:
+            continue
+        row = _asked(prompt)
+        for name, place in (("chosen", usable[-1]), ("rejected", usable[0])):
+            row |= {name: of_prompt[place].response, f"score_{name}": float(given[place])}
+            row |= {} if of_prompt[place].ended else {f"{name}_ended": False}
+        found.append(row)
+    return found
+
+
+def thumb_rows(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor, *, keep_cut: bool = False
+) -> list[dict[str, Any]]:
+    """Every usable answer with a thumb, up where it scores above the mean of those to its prompt."""
+    found = []
+    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
+        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
+        if not usable or given[usable[-1]] == given[usable[0]]:
+            continue
+        mean = float(given[usable].mean())
+        for place in sorted(usable):
+            answer, score = of_prompt[place], float(given[place])
+            row = _asked(prompt) | {"response": answer.response, "label": score > mean, "score": score}
+            found.append(row | _cut(answer))
+    return found
+
+
+def _by_prompt(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor
+) -> Iterator[tuple[Prompt, Sequence[Answer], Tensor]]:
+    samples = scores.shape[1]
+    for number, prompt in enumerate(prompts):
+        yield prompt, answers[number * samples : (number + 1) * samples], scores[number]
+
+
+def _cut(answer: Answer) -> dict[str, Any]:
+    return {} if answer.ended else {"ended": False}
+
+
+def _asked(prompt: Prompt) -> dict[str, Any]:
+    """The prompt as a record has it, with the other fields of its own."""
+    taken = ("response", "text", "prompt", "label", "score", "chosen", "rejected", "ended")
+    kept = {name: value for name, value in prompt.columns.items() if name not in taken}
+    asked = prompt.query if prompt.query is not None else [asdict(message) for message in prompt.messages]
+    return {**kept, "prompt": asked}
+
+
+def _example(prompt: Prompt, answer: Answer) -> dict[str, Any]:
     """As finetune reads it: a conversation with its answer, or a whole text."""
-    kept = {name: value for name, value in prompt.columns.items() if name not in ("response", "text", "prompt")}
-    if prompt.query is not None:
-        return {**kept, "text": prompt.query + response, "score": score}
-    return {**kept, "prompt": [asdict(message) for message in prompt.messages], "response": response, "score": score}
+    row = _asked(prompt)
+    if prompt.query is None:
+        return row | {"response": answer.response}
+    row.pop("prompt")
+    return row | {"text": prompt.query + answer.response}

@@ -89,7 +89,7 @@ class Renderer:
     def _rendered(self, conversation: Conversation) -> list[tuple[TokenSpan, Sequence[int]]]:
         """Spans, each with the places of the messages that are trained in it."""
         if conversation.text:
-            return [(text_span(self.chat.tokenizer, conversation.text), ())]
+            return [(text_span(self.chat.tokenizer, conversation.text, ended=conversation.ended), ())]
         answers = conversation.answers[-1:] if self.train == "last" else conversation.answers
         try:
             spans = self.chat.conversation(conversation.messages, answers)
