@@ -610,7 +610,7 @@ def best_of_n(
     temperature: float = ...,
     rows: int = ...,
 ) -> Result:
-    """Sample n answers to each prompt, score them by a reward, and write what others learn from: the best as examples"""
+    """Sample n answers to each prompt; write the best by a reward as examples, best and worst as pairs, all as thumbs."""
 
 def control(
     environment: str,

@@ -110,6 +110,7 @@ GIVEN = {
     "reviews-words": ["reviews=r.jsonl"],
     "reviews-encoder": ["reviews=r.jsonl"],
     "reviews-gpt": ["reviews=r.jsonl"],
+    "methods": ["sentiment=runs/sentiment", "queries=q.jsonl"],
     "refresh": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
     "critic-first": ["quickstart=runs/quickstart", "prompts=p.jsonl", "held_out=h.jsonl"],
     "sentiment": ["reviews=r.jsonl"],

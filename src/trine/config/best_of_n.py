@@ -12,8 +12,7 @@ from trine.records import Closing, Form
 
 
 class BestOfNConfig(StageConfig):
-    """Sample n answers to each prompt, score them by a reward, and write what others learn from: the best as examples
-    for finetune, the best and the worst as pairs, and all of them with thumbs, for dpo."""
+    """Sample n answers to each prompt; write the best by a reward as examples, best and worst as pairs, all as thumbs."""
 
     first = ("samples", "max_prompts", "max_new_tokens", "temperature")
 
