@@ -75,7 +75,7 @@ def answer_figures(models: list[Transformer], chat: Chat, spans: list[TokenSpan]
     """The share of fresh answers that end by themselves, and five answers, before and after, by index."""
     prompts = [list(span.ids[: span.trained.index(True)]) for span in spans]
     sampling = Sampling(max_new_tokens=budget, temperature=0.0, eos_ids=chat.end_ids)
-    both = [Engine(model, rows=8).generate(prompts, sampling) for model in models]
+    both = [Engine(model, rows=64).generate(prompts, sampling) for model in models]
     ended = [sum(each.ended for each in rollouts) / max(len(rollouts), 1) for rollouts in both]
     samples = [
         {"prompt": chat.tokenizer.decode(prompts[index]), "before": chat.text(both[0][index].response_ids),
