@@ -2,7 +2,7 @@
 
     python -m bench.task_tokens runs/gpt2/tasks
 
-reads the run's own examples. Printed as JSON: exact answers, records, 95 % intervals of Wilson.
+reads the run's own examples, those with an answer. Printed as JSON: exact answers, records, 95 % intervals of Wilson.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> int:
     run = parser.parse_args().run
     config = FinetuneConfig(**read_config_file(run / "config.yaml", FinetuneConfig))
     model, tokenizer = open_model(str(run), open_hardware(config.hardware))
-    asked = [parts_of(row) for row in read_jsonl(config.examples)]
+    asked = [parts_of(row) for row in read_jsonl(config.examples) if "prompt" in row]
     ids = [task_prompt_ids(tokenizer, parts) for parts, _ in asked]
     sampling = Sampling(MAX_NEW_TOKENS, temperature=0.0, eos_ids=tokenizer.stop_ids)
     answers = [tokenizer.decode(each.response_ids) for each in Engine(model, rows=len(ids)).generate(ids, sampling)]
@@ -45,7 +45,7 @@ def parts_of(row: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     """(token, text behind it) of a record's prompt, the first without a token; and the answer."""
     start = [("", row["prompt"])]
     if "slots" not in row:
-        return start + [(row["task"], "")] * ("task" in row), row["response"]
+        return start + ([(row["task"], "")] if "task" in row else []), row["response"]
     *before, (last, answer) = row["slots"].items()
     return [*start, *before, (last, "")], answer
 
