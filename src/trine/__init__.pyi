@@ -610,7 +610,7 @@ def best_of_n(
     temperature: float = ...,
     rows: int = ...,
 ) -> Result:
-    """Sample n answers to each prompt; write the best by a reward as examples, best and worst as pairs, all as thumbs."""
+    """Sample n answers to each prompt; write the best by a reward as examples, the rest as pairs and thumbs too."""
 
 def control(
     environment: str,

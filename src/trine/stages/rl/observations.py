@@ -51,6 +51,8 @@ class Observer:
     def iteration(self, iteration: int, experience: Experience, reward: Reward) -> dict[str, float]:
         """Figures of an iteration, before its updates; says which alarms begin to hold."""
         figures = rollout_statistics(experience) | part_means(reward, experience.answers, self.world)
+        if self.config.advantage != "gae":
+            figures.pop("explained_variance")  # of a critic that there is not
         if self.held_out is not None and iteration % self.config.held_out_every == 0:
             scores = self.held_out.score(experience.answers).to(self.world.device)
             figures |= _held_out_figures(self.world.all_gather(scores).cpu())
