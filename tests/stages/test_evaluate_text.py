@@ -119,7 +119,7 @@ def test_the_report_shows_shares_halves_and_perplexity_and_no_parsing(folder: Pa
     ("changes", "words"),
     [
         ({"form": "chat"}, "the task ppo needs base too"),
-        ({"form": "text", "query_tokens": [8]}, "query_tokens are two numbers of tokens of plain text"),
+        ({"form": "text", "query_tokens": [8]}, r"query_tokens=\[8\] are to be two numbers, fewest and most"),
         ({"form": "chat", "base": "b", "query_tokens": [2, 8]}, "add form=text"),
     ],
 )
