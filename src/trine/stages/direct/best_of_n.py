@@ -114,11 +114,9 @@ def best_rows(
     `answers` are those to the first prompt, then to the second, ...; `scores` [prompts, samples].
     """
     found = []
-    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
-        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
-        if usable:
-            answer, score = of_prompt[usable[-1]], float(given[usable[-1]])
-            found.append(_example(prompt, answer) | {"score": score} | _cut(answer))
+    for prompt, of_prompt, given, usable in _by_prompt(prompts, answers, scores, keep_cut):
+        answer, score = of_prompt[usable[-1]], float(given[usable[-1]])
+        found.append(_example(prompt, answer) | {"score": score} | _cut(answer))
     return found
 
 
@@ -127,9 +125,8 @@ def pair_rows(
 ) -> list[dict[str, Any]]:
     """For each prompt the pair of its best and its worst usable answer, where their scores differ."""
     found = []
-    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
-        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
-        if not usable or given[usable[-1]] == given[usable[0]]:
+    for prompt, of_prompt, given, usable in _by_prompt(prompts, answers, scores, keep_cut):
+        if given[usable[-1]] == given[usable[0]]:
             continue
         row = _asked(prompt)
         for name, place in (("chosen", usable[-1]), ("rejected", usable[0])):
@@ -144,9 +141,8 @@ def thumb_rows(
 ) -> list[dict[str, Any]]:
     """Every usable answer with a thumb, up where it scores above the mean of those to its prompt."""
     found = []
-    for prompt, of_prompt, given in _by_prompt(prompts, answers, scores):
-        usable = usable_places(of_prompt, given, keep_cut=keep_cut)
-        if not usable or given[usable[-1]] == given[usable[0]]:
+    for prompt, of_prompt, given, usable in _by_prompt(prompts, answers, scores, keep_cut):
+        if given[usable[-1]] == given[usable[0]]:
             continue
         mean = float(given[usable].mean())
         for place in sorted(usable):
@@ -157,11 +153,15 @@ def thumb_rows(
 
 
 def _by_prompt(
-    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor
-) -> Iterator[tuple[Prompt, Sequence[Answer], Tensor]]:
+    prompts: Sequence[Prompt], answers: Sequence[Answer], scores: Tensor, keep_cut: bool
+) -> Iterator[tuple[Prompt, Sequence[Answer], Tensor, list[int]]]:
+    """Each prompt that has a usable answer, with its answers, their scores and the usable ones' places."""
     samples = scores.shape[1]
     for number, prompt in enumerate(prompts):
-        yield prompt, answers[number * samples : (number + 1) * samples], scores[number]
+        of_prompt = answers[number * samples : (number + 1) * samples]
+        usable = usable_places(of_prompt, scores[number], keep_cut=keep_cut)
+        if usable:
+            yield prompt, of_prompt, scores[number], usable
 
 
 def _cut(answer: Answer) -> dict[str, Any]:
