@@ -610,7 +610,7 @@ def best_of_n(
     temperature: float = ...,
     rows: int = ...,
 ) -> Result:
-    """Sample n answers to each prompt; write the best by a reward as examples for finetune, and pairs and thumbs for dpo."""
+    """Sample n answers to each prompt; write the best by a reward as examples, and pairs and thumbs for dpo."""
 
 def control(
     environment: str,

@@ -12,7 +12,7 @@ from trine.records import Closing, Form
 
 
 class BestOfNConfig(StageConfig):
-    """Sample n answers to each prompt; write the best by a reward as examples for finetune, and pairs and thumbs for dpo."""
+    """Sample n answers to each prompt; write the best by a reward as examples, and pairs and thumbs for dpo."""
 
     first = ("samples", "max_prompts", "max_new_tokens", "temperature")
 
